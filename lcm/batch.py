@@ -1,0 +1,63 @@
+"""The batch that every model reads, and the one place where a target is shifted against its context.
+
+Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PAD = -1
+"""The document number of an empty slot."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents side by side in rows of S slots. Nothing ever attends across two documents.
+
+    emb:          codec vectors exactly as stored in the shards, never normalised here; zero where the slot is empty
+    doc:          number of the document of each slot within its row, PAD where the slot is empty
+    pos:          place of the concept inside its document: 0, 1, 2, …; 0 where the slot is empty
+    is_target:    whether the concept's loss is wanted: a fact of the data, position 0 included
+    row:          what seeds each row's randomness: a function of (seed, epoch, number of the row in the plan) alone
+    step_targets: targets of the whole optimizer step, over all ranks and micro-batches
+    """
+
+    emb: Float[Tensor, "B S D"]
+    doc: Int[Tensor, "B S"]
+    pos: Int[Tensor, "B S"]
+    is_target: Bool[Tensor, "B S"]
+    row: Int[Tensor, " B"]
+    step_targets: Int[Tensor, ""]
+
+    def to(self, device: Any, non_blocking: bool = False) -> Self:
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+    def before(self, state: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:
+        """The state each slot may be predicted from: that of the slot before it, and zero at position 0.
+
+        The only shift in lcm/. Position 0 never sees the slot before it, which belongs to another document.
+        """
+        shifted = torch.cat([torch.zeros_like(state[:, :1]), state[:, :-1]], dim=1)
+        return shifted.masked_fill((self.pos == 0).unsqueeze(-1), 0)
+
+    def targets(self, predicts_first: bool) -> Bool[Tensor, "B S"]:
+        """The slots whose loss counts, for a model that can (or cannot) predict the first concept of a document."""
+        return self.is_target if predicts_first else self.is_target & (self.pos > 0)
+
+
+def document_mask(doc: Int[Tensor, "B S"]) -> Bool[Tensor, "B S S"]:
+    """True where query slot i may see key slot j: the same document, and j not after i.
+
+    Padding is a document of its own, so no row of the mask is ever empty.
+    """
+    slots = doc.shape[1]
+    causal = torch.ones(slots, slots, dtype=torch.bool, device=doc.device).tril()
+    return (doc[:, :, None] == doc[:, None, :]) & causal
