@@ -115,7 +115,7 @@ class TrainerConfig(Section):
     log_every: int = Field(10, gt=0)
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
     resume: str = "auto"
-    """auto: go on from runs/NAME/checkpoints/last.ckpt where there is one. none: start anew. Else a checkpoint's path."""
+    """auto: go on from checkpoints/last.ckpt of the run where there is one. none: start anew. Else a checkpoint."""
 
 
 class RunConfig(Section):
@@ -138,6 +138,8 @@ class CodecRecord(Section):
     end_of_text: str = "End of text."
     prompt_suffix: str = "[MODEL]:"
     """The sentence that ends the prompt of a pair; generate and evaluate append it."""
+    default_task: Literal["continue", "answer"] = "continue"
+    """answer where every training document was a pair: the prompt suffix is then appended unless told otherwise."""
     stop_threshold: float
     """Cosine to the end-of-text vector from which a concept ends the text."""
 
@@ -156,8 +158,14 @@ class Config(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Without this, a cluster's DATA=/scratch would crash a run, and SEED=99 would change it unseen."""
         return (init_settings,)
 
 

@@ -1,7 +1,7 @@
 """The one exception that the command line turns into a single line.
 
-    ValueError
-    └── UserError    something a person can put right: a setting, a file, a corpus
+ValueError
+└── UserError    something a person can put right: a setting, a file, a corpus
 """
 
 from pathlib import Path

@@ -1,0 +1,39 @@
+# make setup · make demo · make test · make test-slow        (README.md says what each is for)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup setup-all demo test test-slow checks clean
+
+setup: $(VENV)/.setup
+
+setup-all: $(VENV)/.setup-all
+
+# A torch that is already in the environment stays as it is: its version replaces the pinned one.
+$(VENV)/.setup: pyproject.toml constraints.txt
+	./install.sh "$(PYTHON)" "$(VENV)" dev
+	touch $@
+
+$(VENV)/.setup-all: $(VENV)/.setup
+	./install.sh "$(PYTHON)" "$(VENV)" all,dev
+	touch $@
+
+demo: setup
+	BIN="$(abspath $(BIN))" examples/demo.sh
+
+checks: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: checks
+	$(BIN)/pytest -q -n 2 --dist loadfile
+
+# Once with every extra on the pinned torch, once with none of them on a newer torch: tests, then the whole demo.
+test-slow: setup-all
+	$(BIN)/pytest -q -m slow
+	tests/with_newer_torch.sh "$(PYTHON)"
+
+clean:
+	rm -rf $(VENV) .venv-newer demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

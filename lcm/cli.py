@@ -1,0 +1,172 @@
+"""The `lcm` command: one word, then that command's own options. Each command imports only what it needs.
+
+Exit status: 0 success · 1 something a person can put right, in one line · 2 wrong usage · 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lcm.errors import UserError, existing_file
+
+COMMANDS = {
+    "doctor": "what is installed, what works, what to run to fix it",
+    "prepare": "text files → sentences → vectors → shards",
+    "verify": "check a data set's shards against its manifest",
+    "train": "train a concept model from a YAML file",
+    "generate": "continue a text, or answer it",
+    "evaluate": "score a model; writes results.json and report.html",
+    "encode": "one sentence a line → .npy of vectors",
+    "decode": ".npy of vectors → one sentence a line",
+    "export": "a training checkpoint → model.safetensors and config.yaml",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; everything a user can cause ends in one line on stderr, never in a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from lcm import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _run(words[0], words[1:])
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"lcm {words[0]}: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lcm {words[0]}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(["usage: lcm COMMAND [options]        (lcm COMMAND --help tells them all)", "", *lines])
+
+
+def _run(name: str, rest: list[str]) -> int:
+    match name:
+        case "train":
+            from lcm.train import main as train
+
+            return train(rest)
+        case "doctor":
+            from lcm import doctor
+
+            return _parsed(name, rest, doctor.add_arguments, doctor.run)
+        case "prepare":
+            from lcm import prepare
+
+            return _parsed(name, rest, prepare.add_arguments, prepare.run)
+        case "verify":
+            from lcm import verify
+
+            return _parsed(name, rest, verify.add_arguments, verify.run)
+        case "generate":
+            from lcm import generate
+
+            return _parsed(name, rest, generate.add_arguments, generate.run)
+        case "evaluate":
+            from lcm import evaluate
+
+            return _parsed(name, rest, evaluate.add_arguments, evaluate.run)
+        case "encode":
+            return _parsed(name, rest, _encode_arguments, _encode)
+        case "decode":
+            return _parsed(name, rest, _decode_arguments, _decode)
+        case "export":
+            from lcm import checkpoint
+
+            return _parsed(name, rest, checkpoint.add_arguments, checkpoint.run)
+    raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")
+
+
+def _parsed(
+    name: str,
+    rest: list[str],
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+) -> int:
+    parser = argparse.ArgumentParser(prog=f"lcm {name}", description=COMMANDS[name], allow_abbrev=False)
+    add_arguments(parser)
+    return run(parser.parse_args(rest))
+
+
+def _encode_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, metavar="F.txt", help="UTF-8 text, one sentence a line")
+    parser.add_argument("--output", required=True, metavar="F.npy", help="(lines, dim) float32")
+    _codec_arguments(parser)
+
+
+def _encode(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from lcm.codec import load_codec
+
+    try:
+        sentences = existing_file(args.input, "--input").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--input={args.input}: not UTF-8 at byte {error.start}; convert it first") from error
+    if not sentences:
+        raise UserError(f"--input={args.input}: empty; expected one sentence a line")
+    vectors = load_codec(args.codec).encode(sentences, lang=args.lang)
+    # Through an open file, because numpy adds ".npy" to a name that lacks it.
+    with _writable(args.output).open("wb") as file:
+        np.save(file, vectors.numpy())
+    print(json.dumps({"sentences": len(sentences), "dim": vectors.shape[1], "output": args.output}))
+    return 0
+
+
+def _decode_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", required=True, metavar="F.npy", help="(n, dim) vectors")
+    parser.add_argument("--output", metavar="F.txt", help="one sentence a line (default: stdout)")
+    parser.add_argument("--beam", type=int, default=1, metavar="N", help="1 is greedy (default: 1)")
+    _codec_arguments(parser)
+
+
+def _decode(args: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from lcm.codec import load_codec
+
+    path = existing_file(args.input, "--input")
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"--input={path}: not a .npy file of numbers") from error
+    codec = load_codec(args.codec)
+    if vectors.ndim != 2 or vectors.shape[1] != codec.dim:
+        raise UserError(f"--input={path}: shape {vectors.shape}, expected (n, {codec.dim}) for codec '{args.codec}'")
+    text = "".join(s + "\n" for s in codec.decode(torch.from_numpy(vectors).float(), lang=args.lang, beam=args.beam))
+    if args.output:
+        _writable(args.output).write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _codec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--codec", default="mini", help="'mini' or a codec's folder (default: mini)")
+    parser.add_argument("--lang", default="eng_Latn", help="FLORES code of the language (default: eng_Latn)")
+
+
+def _writable(path: str) -> Path:
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--output={path}: its folder does not exist")
+    return Path(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

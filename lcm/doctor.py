@@ -1,0 +1,131 @@
+"""`lcm doctor`: what is installed, what works, and the command that puts right what does not."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import lcm
+
+INSTALL = 'pip install -e ".[{}]"'
+EXTRAS = {
+    "sonar": ("sonar-space", "fairseq2", "soundfile"),
+    "deepspeed": ("deepspeed",),
+    "sat": ("wtpsplit",),
+    "data": ("datasets",),
+    "eval": ("sacrebleu", "torchmetrics"),
+    "wandb": ("wandb",),
+}
+NEEDED = ("torch", "lightning", "webdataset", "pydantic", "sentencepiece", "safetensors", "nupunkt", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. state: ok, absent (an extra that is not installed), or broken. fix: what to run."""
+
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    value: str
+    fix: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every finding; status 1 if something that the base needs is broken."""
+    findings = examine()
+    if args.json:
+        print(json.dumps([asdict(f) for f in findings], indent=1))
+    else:
+        marks = {"ok": "✓", "absent": "·", "broken": "✗"}
+        for f in findings:
+            print(f"{marks[f.state]} {f.name:16}{f.value}" + (f"  →  {f.fix}" if f.fix else ""))
+    return int(any(f.state == "broken" for f in findings))
+
+
+def examine() -> list[Finding]:
+    """Everything that decides whether the commands will work on this machine."""
+    return [
+        _python(),
+        _own_name(),
+        *(_package(name) for name in NEEDED),
+        *(_extra(extra, names) for extra, names in EXTRAS.items()),
+        *_machine(),
+        _codec(),
+    ]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    good = sys.version_info >= (3, 11)
+    fix = "" if good else "make setup PYTHON=python3.11"
+    return Finding("python", "ok" if good else "broken", sys.version.split()[0], fix)
+
+
+def _own_name() -> Finding:
+    """On PyPI `lcm` is another project; installed beside this one, the two overwrite each other's files."""
+    if other := _version("lcm"):
+        fix = f"pip uninstall -y lcm && {INSTALL.format('dev')}"
+        return Finding("lcm", "broken", f"another distribution named 'lcm' ({other}) is installed too", fix)
+    return Finding("lcm", "ok", f"{lcm.__version__} from {Path(lcm.__file__).parent}")
+
+
+def _package(name: str) -> Finding:
+    version = _version(name)
+    if version is None:
+        return Finding(name, "broken", "not installed", f"pip install {name}")
+    return Finding(name, "ok", version)
+
+
+def _extra(extra: str, names: tuple[str, ...]) -> Finding:
+    versions = {name: _version(name) for name in names}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        return Finding(f"[{extra}]", "absent", f"{', '.join(missing)} not installed (optional)", INSTALL.format(extra))
+    return Finding(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _machine() -> list[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    findings = [
+        Finding("cores", "ok", str(os.cpu_count())),
+        Finding("disk here", "ok" if free > 2 else "broken", f"{free:.0f} GiB free", "" if free > 2 else "free 2 GiB"),
+        Finding("C++ compiler", "ok" if compiler else "absent", compiler or "none: no trainer.compile on CPU"),
+    ]
+    try:
+        import torch
+    except ImportError as error:
+        return [*findings, Finding("device", "broken", f"torch does not import: {error}", "pip install torch")]
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return [*findings, Finding("device", "ok", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")]
+    return [*findings, Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads (no CUDA device)")]
+
+
+def _codec() -> Finding:
+    """The embedded codec, tried on a sentence."""
+    sentence = "The sea was calm."
+    try:
+        from lcm.codec import load_codec
+
+        codec = load_codec("mini")
+        back = codec.decode(codec.encode([sentence]))[0]
+    except (ImportError, OSError, ValueError) as error:
+        return Finding("codec mini", "broken", str(error), "reinstall: the package's files are damaged")
+    if back != sentence:
+        return Finding("codec mini", "broken", f"'{sentence}' came back as '{back}'", "reinstall torch")
+    return Finding("codec mini", "ok", f"'{sentence}' → {codec.dim} numbers → '{back}'")

@@ -1,0 +1,123 @@
+"""Scores of predicted concepts against the true ones, and of texts against references: pure functions.
+
+Shapes.  n predictions · c candidates · s concepts of one document · D concept width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+PAR_FLOOR = 0.1
+"""PAR divides by a cosine. Where that is smaller, the ratio says more about it than about the prediction."""
+BLOCK = 1024
+"""Predictions whose distances to all candidates are held at once."""
+
+
+def l2(predicted: Float[Tensor, "n D"], truth: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+    """‖x̂_n − x_n‖ (paper §2.4.1). With x̂_n decoded and encoded again first, it is the round-trip L2."""
+    return (predicted - truth).norm(dim=-1)
+
+
+def contrastive_accuracy(
+    predicted: Float[Tensor, "n D"],
+    candidates: Float[Tensor, "c D"],
+    document: Int[Tensor, " c"],
+    place: Int[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """Share of the candidates that are farther from x̂_n than x_n is, x_n and its two neighbours left out (§2.4.1).
+
+    candidates: the true concepts of the evaluation set, document after document; `document` numbers theirs
+    place:      where among them x_n is
+
+    A candidate equal to x_n is not farther. NaN where no candidate is left. Holds BLOCK × c distances, never c × c × D.
+    """
+    everything = candidates.double()
+    squared = everything.square().sum(dim=1)
+    # Equal vectors may come out of a matrix product with different last digits: these are ties, not victories.
+    tie = 1e-9 * squared.max().clamp(min=1e-12)
+    shares = []
+    for rows, own in zip(predicted.double().split(BLOCK), place.split(BLOCK), strict=True):
+        # Without ‖x̂‖², which is the same on both sides of every comparison.
+        distance = squared - 2 * rows @ everything.T
+        allowed = torch.ones_like(distance, dtype=torch.bool)
+        for step in (-1, 0, 1):
+            other = (own + step).clamp(0, len(candidates) - 1)
+            same = document[other] == document[own]
+            allowed[same.nonzero().squeeze(1), other[same]] = False
+        farther = (distance > distance.gather(1, own[:, None]) + tie) & allowed
+        shares.append(farther.sum(dim=1) / allowed.sum(dim=1))
+    return torch.cat(shares).float()
+
+
+def par(
+    predicted: Float[Tensor, "n D"], sequence: Float[Tensor, "s D"], place: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """max_{m<n} cos(x̂_n, x_m) / max_{m<n} cos(x_n, x_m): above 1, closer to its past than the true sentence (§2.4.1).
+
+    `sequence` is one document and `place` says where in it each x_n is. NaN where n = 0, and where the denominator is
+    below PAR_FLOOR.
+    """
+    past = torch.arange(len(sequence)) < place[:, None]
+    directions = normalize(sequence.float(), dim=1)
+    ours = (normalize(predicted.float(), dim=1) @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
+    theirs = (directions[place] @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
+    return torch.where(theirs >= PAR_FLOOR, ours / theirs, torch.nan)
+
+
+def rouge(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed, both sides given as sentences.
+
+    The tokens of `rouge-score` are runs of a–z and 0–9, so only English and its like can be scored. Nothing is downloaded.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scores = [
+        scorer.score(target="\n".join(reference), prediction="\n".join(prediction))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    return {name: np.array([score[name].fmeasure for score in scores], dtype=np.float64) for name in ROUGE}
+
+
+def length_ratio(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
+    """Words of all predictions over words of all references."""
+    written, wanted = (sum(len(s.split()) for text in texts for s in text) for texts in (predictions, references))
+    return written / wanted if wanted else float("nan")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95% bootstrap interval. All NaN where there was nothing to average."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    totals: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"], samples: int = 1000, seed: int = 0
+) -> Interval:
+    """Σ totals / Σ counts, and the 2.5% and 97.5% quantiles of it over resampled units.
+
+    A unit is a text, or a document with the sum of its sentences' scores and their number: the sentences of a document
+    are not independent, so they are drawn together.
+    """
+    totals, counts = totals[counts > 0], counts[counts > 0]
+    if not len(totals):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    random = np.random.default_rng(seed)
+    step = max(1, 4_000_000 // len(totals))
+    means = []
+    for start in range(0, samples, step):
+        drawn = random.integers(len(totals), size=(min(step, samples - start), len(totals)))
+        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Interval(float(totals.sum() / counts.sum()), float(low), float(high))

@@ -1,0 +1,107 @@
+"""The `lcm` command: help for everything, one line for every mistake, results on stdout."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lcm import doctor
+from lcm.cli import COMMANDS, main
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+    assert main([]) == 2
+
+
+def test_an_unknown_command_is_one_line(capsys):
+    assert main(["trian"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "lcm trian: no such command" in captured.err
+    assert "train" in captured.err
+
+
+def test_an_interrupt_is_one_line_and_status_130(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "lcm doctor: interrupted\n"
+
+
+def test_sentences_go_to_vectors_and_back(tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("The sea was calm.\nHe was born in London.\n")
+    assert main(["encode", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.npy")]) == 0
+    assert json.loads(capsys.readouterr().out)["sentences"] == 2
+    assert np.load(tmp_path / "v.npy").shape == (2, 512)
+    assert main(["decode", "--input", str(tmp_path / "v.npy")]) == 0
+    assert capsys.readouterr().out == "The sea was calm.\nHe was born in London.\n"
+    assert main(["decode", "--input", str(tmp_path / "v.npy"), "--output", str(tmp_path / "out.txt")]) == 0
+    assert (tmp_path / "out.txt").read_text() == (tmp_path / "in.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_unusable_text_is_one_line(content, expected, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "in.txt").write_bytes(content)
+    assert main(["encode", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.npy")]) == 1
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("array", [np.zeros(512), np.zeros((3, 7)), np.array(["text"])])
+def test_unusable_vectors_are_one_line(array, tmp_path, capsys):
+    np.save(tmp_path / "v.npy", array)
+    assert main(["decode", "--input", str(tmp_path / "v.npy")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_pickle_in_npy_clothing_is_not_opened(tmp_path, capsys):
+    np.save(tmp_path / "v.npy", np.array([object], dtype=object), allow_pickle=True)
+    assert main(["decode", "--input", str(tmp_path / "v.npy")]) == 1
+    assert "not a .npy file of numbers" in capsys.readouterr().err
+
+
+def test_a_missing_output_folder_is_told_before_work(tmp_path, capsys):
+    np.save(tmp_path / "v.npy", np.zeros((1, 512), dtype=np.float32))
+    assert main(["decode", "--input", str(tmp_path / "v.npy"), "--output", str(tmp_path / "no" / "out.txt")]) == 1
+    assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_the_doctor_finds_this_machine_well(capsys):
+    assert main(["doctor", "--json"]) == 0
+    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["torch"]["state"] == "ok"
+    assert findings["codec mini"]["state"] == "ok"
+    assert "The sea was calm." in findings["codec mini"]["value"]
+
+
+def test_the_doctor_names_what_is_missing_and_the_command_that_mends_it(monkeypatch, capsys):
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: {"lcm": "0.4.1", "nupunkt": None}.get(name, real(name)))
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "another distribution named 'lcm' (0.4.1)" in out
+    assert "pip uninstall -y lcm" in out
+    assert "pip install nupunkt" in out

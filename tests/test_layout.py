@@ -1,0 +1,53 @@
+"""The shape of the project itself: imports go one way, files stay small, heavy libraries stay optional."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = [
+    "errors", "config", "text", "sources", "codec", "shards", "verify", "normalizer", "prepare", "batch", "plan",
+    "data", "transformer", "models", "module", "checkpoint", "train", "bank", "generate", "metrics", "evaluate",
+    "report", "doctor", "cli",
+]  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """The lcm modules that a file imports, by their first name: 'codec' for lcm.codec.tokenizer."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lcm."):
+            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("lcm.")}
+    return found
+
+
+def test_imports_go_one_way():
+    place = {name: i for i, name in enumerate(ORDER)}
+    for path in sorted((ROOT / "lcm").rglob("*.py")):
+        own = path.relative_to(ROOT / "lcm").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in place, f"{path} is not in the order of docs/architecture.md"
+        upward = {name for name in imports_of(path) if place[name] > place[own]}
+        assert not upward, f"lcm/{own} imports {upward}, which come after it"
+
+
+@pytest.mark.parametrize("folder", ["lcm", "data_prep", "tests", "benchmarks"])
+def test_no_file_is_much_over_300_lines(folder):
+    lengths = {p: len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
+    assert not {str(p): n for p, n in lengths.items() if n > 300}
+
+
+def test_importing_lcm_needs_none_of_the_extras():
+    code = (
+        "import sys\n"
+        "for extra in ('fairseq2', 'sonar', 'deepspeed', 'wtpsplit', 'datasets', 'sacrebleu'):\n"
+        "    sys.modules[extra] = None\n"
+        "import lcm, lcm.cli, lcm.train, lcm.prepare, lcm.verify, lcm.generate, lcm.evaluate, lcm.report, lcm.doctor\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -1,0 +1,74 @@
+"""Every command and every line of Python that README.md shows runs as printed (training cut to a few steps)."""
+
+import json
+import lzma
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORTER = {"train": ["--trainer.max_steps", "4", "--data.workers", "0"]}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A newcomer's working folder: the repository's configs, and a text file of their own."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    with lzma.open(ROOT / "examples/corpus/moby-dick.jsonl.xz", "rt", encoding="utf-8") as chapters:
+        paragraphs = [p for _ in range(12) for p in json.loads(next(chapters))["text"].split("\n\n")]
+    (folder / "my.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return folder
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_runs_as_printed(folder):
+    ours = [words[1:] for words in commands() if words[0] == "lcm"]
+    assert [words[0] for words in ours] == ["prepare", "train", "generate", "evaluate"]
+    for words in ours:
+        out = run([sys.executable, "-m", "lcm.cli", *words, *SHORTER.get(words[0], [])], folder)
+        if words[0] == "generate":
+            assert out.strip()
+    assert (folder / "runs/mine/model.safetensors").is_file()
+    assert (folder / "runs/mine/report/report.html").is_file()
+    (python,) = blocks("python")
+    assert run([sys.executable, "-c", python], folder).strip()
+
+
+def test_every_make_target_exists():
+    targets = {words[1] for words in commands() if words[0] == "make"}
+    assert {"demo", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_config_that_is_named_exists():
+    for name in re.findall(r"`(base_\w[\w.]*)`", README):
+        assert (ROOT / "configs" / f"{name}.yaml").is_file(), name

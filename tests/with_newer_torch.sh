@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The promise "any torch from 2.6 up, with none of the extras": fast tests and the whole demo on a newer torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv-newer
+[ -x $venv/bin/python ] || "$1" -m venv $venv
+$venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+./install.sh "$1" $venv dev
+for extra in sonar fairseq2 deepspeed; do
+    if $venv/bin/python -c "import $extra" 2>/dev/null; then
+        echo "$extra is installed in $venv, which must have none of the extras" >&2
+        exit 1
+    fi
+done
+$venv/bin/pytest -q -n 2 --dist loadfile
+BIN="$PWD/$venv/bin" DEMO=demo/newer-torch examples/demo.sh
