@@ -4,7 +4,7 @@ Shapes.  B rows · S slots · D concept width · M model width · N targets in t
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,11 +33,11 @@ class Batch:
     row: Int[Tensor, " B"]
     step_targets: Int[Tensor, ""]
 
-    def to(self, device: Any, non_blocking: bool = False) -> Self:
+    def to(self, device: Any, non_blocking: bool = False) -> "Batch":
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
         return replace(self, **moved)
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Batch":
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
     def before(self, state: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:

@@ -42,7 +42,7 @@ def contrastive_accuracy(
     # Equal vectors may come out of a matrix product with different last digits: these are ties, not victories.
     tie = 1e-9 * squared.max().clamp(min=1e-12)
     shares = []
-    for rows, own in zip(predicted.double().split(BLOCK), place.split(BLOCK), strict=True):
+    for rows, own in zip(torch.split(predicted.double(), BLOCK), torch.split(place, BLOCK), strict=True):
         # Without ‖x̂‖², which is the same on both sides of every comparison.
         distance = squared - 2 * rows @ everything.T
         allowed = torch.ones_like(distance, dtype=torch.bool)
@@ -75,7 +75,7 @@ def rouge(
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed, both sides given as sentences.
 
-    The tokens of `rouge-score` are runs of a–z and 0–9, so only English and its like can be scored. Nothing is downloaded.
+    Its tokens are runs of a–z and 0–9, so only English and its like can be scored. Nothing is downloaded.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -8,8 +8,9 @@ Every vector that crosses these methods is a raw codec vector. Inside, all mathe
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -37,13 +38,14 @@ class Sampling:
     seed: int = 0
 
 
+@runtime_checkable
 class Context(Protocol):
     """What a model remembers of the concepts so far, one document a row: caches and lengths."""
 
     @property
     def lengths(self) -> Int[Tensor, " B"]: ...
 
-    def select(self, rows: Int[Tensor, " R"]) -> Self:
+    def select(self, rows: Int[Tensor, " R"]) -> "Context":
         """The same context for these rows, in this order: drop finished rows, repeat for several samples, reorder."""
         ...
 
@@ -80,3 +82,8 @@ class ConceptModel(nn.Module, ABC):
     @abstractmethod
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> Context:
         """The context after one more concept in every row."""
+
+
+def derive_seed(*numbers: int) -> int:
+    """A generator's seed from several numbers, none negative, such as a run's seed and a row's; none correlate."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -1,0 +1,23 @@
+"""Train Large Concept Models: language models that predict the next sentence as a vector.
+
+import lcm
+model = lcm.load("runs/mine")
+print(model.generate("It was a bright cold day in April.", max_sentences=3).text)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lcm.inference import LCM
+
+__version__ = "0.1.0"
+
+
+def load(folder: str | Path, device: str | None = None) -> LCM:
+    """A trained model beside its codec: `.generate(text, max_sentences=…)`, `.model`, `.codec`. See lcm.inference."""
+    from lcm.inference import load as load_lcm  # torch takes a second to import: only who loads a model pays
+
+    return load_lcm(folder, device)

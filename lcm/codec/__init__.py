@@ -1,0 +1,48 @@
+"""Sentences ↔ vectors: everything outside this folder needs `load_codec` alone.
+
+    codec = load_codec("mini")
+    vectors = codec.encode(["The sea was calm."])        # (1, codec.dim)
+    codec.decode(vectors)                                # ["The sea was calm."]
+
+A codec is a folder; `Codec.save` writes one.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lcm.codec.codec import Codec
+from lcm.codec.storage import NEEDED, missing_files
+from lcm.errors import UserError
+
+__all__ = ["Codec", "load_codec"]
+
+PACKAGED = {"mini": Path(__file__).parent / "assets" / "mini"}
+
+
+def load_codec(
+    name: str | Path = "mini", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Codec:
+    """A codec by name ("mini" is in the package), or from a folder written by `Codec.save`.
+
+    `device`: CUDA where there is one, else the CPU. `dtype`, of the matrix products: bfloat16 on a CUDA device that has
+    it, else float32. Raises UserError that says which file is missing and where it was looked for.
+    """
+    if str(name) == "sonar":
+        raise UserError(
+            "codec 'sonar' is not available in this version: use 'mini', which needs no download, "
+            f"or a folder with {', '.join(NEEDED)}"
+        )
+    folder = PACKAGED.get(str(name), Path(name))
+    if missing := missing_files(folder):
+        raise UserError(
+            f"codec {str(name)!r}: no {', '.join(missing)} in {folder.resolve()}; "
+            f"expected {' or '.join(map(repr, PACKAGED))}, or a folder with {', '.join(NEEDED)}"
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if dtype is None:
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        dtype = torch.bfloat16 if bf16 else torch.float32
+    return Codec(str(name), folder, device, dtype)

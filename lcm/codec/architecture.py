@@ -1,0 +1,241 @@
+"""SONAR's text encoder and decoder in plain torch (Duquenne et al. 2023, arXiv 2308.11466), in any size.
+
+Matrix products run in the precision of their weights; the residual stream, norms and pooling are always fp32.
+
+Shapes.  B rows (sentences or hypotheses) · P pieces · S pieces with those in the cache · D width of model and concept
+         H heads · K head width · L layers · V vocabulary
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the weights do not tell. The defaults are SONAR's own."""
+
+    vocabulary: int
+    dim: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_heads: int
+    decoder_heads: int
+    encoder_ffn: int
+    decoder_ffn: int
+    positions: int = 512
+    """The longest sequence, language token and end included."""
+    position_offset: int = 2
+    """The sinusoid of the first position: fairseq counts from pad + 1."""
+    shared_embedding: bool = True
+    """One table for the encoder and the decoder, or one each."""
+
+
+class Cache:
+    """Keys and values of the decoder's self-attention, allocated once for `positions`; `length` of them are filled."""
+
+    def __init__(self, decoder: "Decoder", rows: int, positions: int) -> None:
+        weight, heads = decoder.embed.weight, decoder.sizes.decoder_heads
+        shape = (2, len(decoder.layers), rows, heads, positions, decoder.sizes.dim // heads)
+        self.kv = torch.empty(shape, device=weight.device, dtype=weight.dtype)
+        self.length = 0
+
+    def extend(
+        self, layer: int, k: Float[Tensor, "B H P K"], v: Float[Tensor, "B H P K"]
+    ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
+        """Keys and values of all pieces so far. `Decoder` moves `length` on after its last layer."""
+        end = self.length + k.shape[2]
+        self.kv[0, layer, :, :, self.length : end] = k
+        self.kv[1, layer, :, :, self.length : end] = v
+        return self.kv[0, layer, :, :, :end], self.kv[1, layer, :, :, :end]
+
+    def select(self, rows: Int[Tensor, " N"]) -> None:
+        """Go on with these rows only, in this order; a row may come several times, N never exceeds B."""
+        # One at a time: a copy of everything would be fresh memory at every step, which costs more than the copying.
+        for kv in self.kv.view(-1, *self.kv.shape[2:]):
+            kv[: len(rows), :, : self.length] = kv[:, :, : self.length].index_select(0, rows)
+        self.kv = self.kv[:, :, : len(rows)]
+
+
+class Embedding(nn.Module):
+    """Pieces → vectors with sinusoidal positions; the same table turns states into logits (tied)."""
+
+    positions: Float[Tensor, "P D"]
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(sizes.vocabulary, sizes.dim))
+        nn.init.normal_(self.weight, std=sizes.dim**-0.5)
+        self.register_buffer("positions", sinusoids(sizes), persistent=False)
+
+    def forward(self, pieces: Int[Tensor, "B P"], start: int = 0) -> Float[Tensor, "B P D"]:
+        """`start`: the position of the first piece."""
+        x = F.embedding(pieces, self.weight).float() * math.sqrt(self.weight.shape[1])
+        return x + self.positions[start : start + pieces.shape[1]]
+
+    def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        return F.linear(state.to(self.weight.dtype), self.weight).float()
+
+
+def sinusoids(sizes: Sizes) -> Float[Tensor, "P D"]:
+    """fairseq's table of positions: all sines, then all cosines."""
+    half = sizes.dim // 2
+    frequency = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
+    angle = torch.outer(torch.arange(sizes.positions) + float(sizes.position_offset), frequency)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of pieces to pieces."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B P D"],
+        mask: Bool[Tensor, "B 1 1 P"] | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "B P D"]:
+        """`mask`: the keys that are real. With a cache, x is what follows its positions."""
+        x = x.to(self.q_proj.weight.dtype)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.output_proj(y.transpose(1, 2).flatten(2))
+
+
+class MemoryAttention(nn.Module):
+    """Cross-attention to a memory of one vector.
+
+    The softmax over one slot is 1 whatever the query: queries, keys and their norm do nothing, and are not built.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.v_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return self.output_proj(self.v_proj(vectors.to(self.v_proj.weight.dtype)))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.inner_proj, self.output_proj = nn.Linear(dim, inner), nn.Linear(inner, dim)
+
+    def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        return self.output_proj(F.relu(self.inner_proj(x.to(self.inner_proj.weight.dtype))))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.self_attn_layer_norm = nn.LayerNorm(sizes.dim)
+        self.self_attn = SelfAttention(sizes.dim, sizes.encoder_heads)
+        self.ffn_layer_norm = nn.LayerNorm(sizes.dim)
+        self.ffn = FeedForward(sizes.dim, sizes.encoder_ffn)
+
+    def forward(self, x: Float[Tensor, "B P D"], mask: Bool[Tensor, "B 1 1 P"] | None) -> Float[Tensor, "B P D"]:
+        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
+        return x + self.ffn(self.ffn_layer_norm(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.self_attn_layer_norm = nn.LayerNorm(sizes.dim)
+        self.self_attn = SelfAttention(sizes.dim, sizes.decoder_heads)
+        self.encoder_decoder_attn = MemoryAttention(sizes.dim)
+        self.ffn_layer_norm = nn.LayerNorm(sizes.dim)
+        self.ffn = FeedForward(sizes.dim, sizes.decoder_ffn)
+
+    def forward(
+        self, x: Float[Tensor, "B P D"], memory: Float[Tensor, "B D"], cache: Cache | None, layer: int
+    ) -> Float[Tensor, "B P D"]:
+        # A single new piece sees everything before it: only the prefix needs the causal mask.
+        x = x + self.self_attn(self.self_attn_layer_norm(x), causal=x.shape[1] > 1, cache=cache, layer=layer)
+        x = x + memory[:, None]
+        return x + self.ffn(self.ffn_layer_norm(x))
+
+
+class Encoder(nn.Module):
+    """Pieces → one vector: the mean over the pieces after the final norm."""
+
+    def __init__(self, sizes: Sizes, embed: Embedding) -> None:
+        super().__init__()
+        self.embed = embed
+        self.layers = nn.ModuleList(EncoderLayer(sizes) for _ in range(sizes.encoder_layers))
+        self.layer_norm = nn.LayerNorm(sizes.dim)
+
+    def forward(self, pieces: Int[Tensor, "B P"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """`lengths`: how many pieces of each row are real; what lies beyond them changes nothing."""
+        real = torch.arange(pieces.shape[1], device=pieces.device) < lengths[:, None]
+        mask = None if bool(real.all()) else real[:, None, None]
+        x = self.embed(pieces)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return (self.layer_norm(x) * real[..., None]).sum(1) / lengths[:, None]
+
+
+class Decoder(nn.Module):
+    """One vector → the pieces of its sentence, one after the other."""
+
+    def __init__(self, sizes: Sizes, embed: Embedding) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.embed = embed
+        self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.decoder_layers))
+        self.layer_norm = nn.LayerNorm(sizes.dim)
+
+    def memory(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "L B D"]:
+        """What each layer's cross-attention adds to every piece: computed once for a sentence."""
+        layers = [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+        return torch.stack([layer.encoder_decoder_attn(vectors) for layer in layers])
+
+    def forward(
+        self, pieces: Int[Tensor, "B P"], memory: Float[Tensor, "L B D"], cache: Cache | None = None
+    ) -> Float[Tensor, "B P D"]:
+        """States; `logits` turns them into scores of the next piece. With a cache, pieces are those that follow it."""
+        start = cache.length if cache else 0
+        assert start == 0 or pieces.shape[1] == 1, "the causal mask knows no offset"
+        x = self.embed(pieces, start)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, memory[number], cache, number)
+        if cache:
+            cache.length += pieces.shape[1]
+        return self.layer_norm(x)
+
+    def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        return self.embed.logits(state)
+
+
+class SonarText(nn.Module):
+    """The encoder and the decoder of one codec."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        embed = Embedding(sizes)
+        self.encoder = Encoder(sizes, embed)
+        self.decoder = Decoder(sizes, embed if sizes.shared_embedding else Embedding(sizes))
+
+    def products_in(self, dtype: torch.dtype) -> "SonarText":
+        """Cast the matrices, and with them every matrix product; norms stay in fp32."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+            elif isinstance(module, Embedding):
+                module.weight.data = module.weight.data.to(dtype)
+        return self

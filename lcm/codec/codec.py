@@ -1,0 +1,176 @@
+"""Sentences ↔ vectors: batches by a budget of pieces, the longest first, results in the order of the input.
+
+Shapes.  n sentences · D concept width
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lcm.codec import storage
+from lcm.codec.architecture import SonarText
+from lcm.codec.search import Rules, beam_search, greedy
+from lcm.codec.tokenizer import Tokenizer
+from lcm.errors import UserError
+
+Progress = Callable[[int], None]
+"""Is told how many more sentences are finished."""
+
+STOP_THRESHOLD = 0.95
+"""For a codec whose own was never measured."""
+SLACK = 9
+"""Positions of the decoder beyond the longest sentence: prefix, end, and a few pieces more than were encoded."""
+PIECES = {"cpu": 1024, "cuda": 32768}
+"""Pieces of one encoder batch, padding included, by kind of device: what was fastest."""
+ROWS = {"cpu": 256, "cuda": 1024}
+"""Hypotheses of one decoder batch."""
+logger = logging.getLogger(__name__)
+
+
+class Codec:
+    """A text encoder and its decoder, from a folder. `lcm.codec.load_codec` makes one.
+
+    name:           what `load_codec` was given
+    dim:            width of a vector
+    languages:      FLORES codes such as eng_Latn
+    max_pieces:     the longest sentence that is encoded whole
+    stop_threshold: cosine to the vector of "End of text." from which a concept counts as the end
+    fingerprint:    changes with the weights, the vocabulary or the configuration
+    """
+
+    def __init__(self, name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.name, self.folder, self.device, self.dtype = name, folder, device, dtype
+        self.config = storage.read_json(folder / storage.CONFIG)
+        self.card = storage.read_json(folder / storage.CARD) if (folder / storage.CARD).is_file() else {}
+        try:
+            sizes = storage.read_sizes(self.config)
+            special, languages = self.config["special"], self.config["languages"]
+            self.max_pieces: int = self.config["max_pieces"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder / storage.CONFIG}: {error} is missing or misplaced; copy it again") from error
+        self.dim = sizes.dim
+        self.languages: tuple[str, ...] = tuple(languages)
+        self.stop_threshold: float = self.card.get("stop_threshold", STOP_THRESHOLD)
+        self.tokenizer = Tokenizer(folder / storage.VOCABULARY, special, languages, sizes.vocabulary)
+        self.model = SonarText(sizes)
+        storage.load_weights(self.model, folder / storage.WEIGHTS)
+        self.model.products_in(dtype).to(device).requires_grad_(False).eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return storage.fingerprint(self.folder)
+
+    def pieces(self, sentence: str) -> int:
+        """The length of a sentence in pieces, language token and end not counted."""
+        return len(self.tokenizer.encode([sentence])[0])
+
+    def fits(self, sentence: str, lang: str = "eng_Latn") -> bool:
+        """Whether `encode` takes the sentence whole."""
+        self.tokenizer.language(lang)
+        return self.pieces(sentence) <= self.max_pieces
+
+    @torch.no_grad()
+    def encode(
+        self, sentences: Sequence[str], lang: str = "eng_Latn", *, progress: Progress | None = None
+    ) -> Float[Tensor, "n {self.dim}"]:
+        """fp32 vectors on the CPU. A sentence over `max_pieces` is cut, and a warning counts them and shows the first.
+
+        Raises UserError for an unknown language and for strings that are not text.
+        """
+        if isinstance(sentences, str):
+            raise UserError("encode takes a list of sentences, not one string: encode([sentence])")
+        start = self.tokenizer.language(lang)
+        all_pieces = self._cut(sentences, self.tokenizer.encode(sentences))
+        rows = [[start, *pieces, self.tokenizer.end] for pieces in all_pieces]
+        vectors = torch.empty(len(rows), self.dim)
+        for batch in batches([len(row) for row in rows], PIECES.get(self.device.type, PIECES["cpu"])):
+            vectors[batch] = self._encode_rows([rows[i] for i in batch]).cpu()
+            if progress:
+                progress(len(batch))
+        return vectors
+
+    def _cut(self, sentences: Sequence[str], all_pieces: list[list[int]]) -> list[list[int]]:
+        too_long = [i for i, pieces in enumerate(all_pieces) if len(pieces) > self.max_pieces]
+        if too_long:
+            logger.warning(
+                "%d of %d sentences were cut to %d pieces; the first: %.80r",
+                len(too_long), len(sentences), self.max_pieces, sentences[too_long[0]],
+            )  # fmt: skip
+        return [pieces[: self.max_pieces] for pieces in all_pieces]
+
+    def _encode_rows(self, rows: list[list[int]]) -> Float[Tensor, "n D"]:
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.full((len(rows), int(lengths.max())), self.tokenizer.end)
+        for number, row in enumerate(rows):
+            padded[number, : len(row)] = torch.tensor(row)
+        return self.model.encoder(padded.to(self.device), lengths.to(self.device))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        vectors: Float[Tensor, "n width"],
+        lang: str = "eng_Latn",
+        *,
+        beam: int = 1,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """One sentence for each vector: greedily, or the best that `beam` hypotheses side by side find.
+
+        Raises UserError for an unknown language, another width than `dim`, and numbers that are not finite.
+        """
+        self._check(vectors, beam)
+        rules, decoder = self._rules(lang), self.model.decoder
+        texts = [""] * len(vectors)
+        # A mean of many nearly orthogonal pieces is short: the norm tells which sentences will be alike in length.
+        order = vectors.float().norm(dim=1).argsort(stable=True).tolist()
+        size = max(1, ROWS.get(self.device.type, ROWS["cpu"]) // beam)
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            chosen = vectors[batch].to(self.device, torch.float32)
+            found = greedy(decoder, chosen, rules) if beam == 1 else beam_search(decoder, chosen, rules, beam)
+            for number, pieces in zip(batch, found, strict=True):
+                texts[number] = self.tokenizer.decode(pieces)
+            if progress:
+                progress(len(batch))
+        return texts
+
+    def _rules(self, lang: str) -> Rules:
+        positions = min(self.max_pieces + SLACK, self.model.sizes.positions)
+        prefix = [self.tokenizer.end, self.tokenizer.language(lang)]
+        # The last piece needs no position: nothing follows it.
+        return Rules(prefix, self.tokenizer.end, self.tokenizer.banned, limit=positions + 1 - len(prefix))
+
+    def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
+        if beam < 1:
+            raise UserError(f"beam={beam}: expected 1 (greedy) or more")
+        if vectors.shape[1] != self.dim:
+            raise UserError(f"vectors are {vectors.shape[1]} wide, but codec {self.name!r} has {self.dim}")
+        finite = vectors.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0, 0])
+            raise UserError(
+                f"vectors[{first}] is not finite, nor are {int((~finite).sum()) - 1} others of {len(vectors)}"
+            )
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the codec where `load_codec(folder)` finds it, its weights rounded to `dtype`."""
+        if self.dtype != torch.float32:
+            raise UserError(f"a codec in {self.dtype} has lost digits: load it with dtype=torch.float32 to save it")
+        vocabulary = (self.folder / storage.VOCABULARY).read_bytes()
+        storage.save(Path(folder), self.model, vocabulary, self.config, self.card, dtype)
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of rows, the longest first, in batches of at most `budget` pieces with padding, and at least one row."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    out: list[list[int]] = []
+    for number in order:
+        if not out or (len(out[-1]) + 1) * lengths[out[-1][0]] > budget:
+            out.append([])
+        out[-1].append(number)
+    return out

@@ -1,0 +1,179 @@
+"""What a run trains on: deals the plan's rows to the ranks, and knows exactly where training stands.
+
+data = ConceptData(config, predicts_first=False)
+data.setup()                                       # opens manifests: now dim, codec, normalizer, … are known
+trainer.fit(LCMModule(config, model), datamodule=data)
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from itertools import islice
+
+import lightning as L
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lcm.config import CodecRecord, Config
+from lcm.errors import UserError
+from lcm.plan import Plan, Position, Share
+from lcm.prepared import PreparedData, Shard
+from lcm.reader import Batches, RowReader
+
+VALIDATION_SEED = 0
+"""Of the order of validation: the same rows in every run, whatever the run's own seed."""
+
+
+class ConceptData(L.LightningDataModule):
+    """The data of one run, on one rank.
+
+    Lightning sees a single long epoch of max_steps · accumulate micro-batches; epochs of the data are the plan's
+    business. `advance()` is called for every micro-batch that is trained. `state_dict()` is where the last whole step
+    left off: nothing in it depends on the rank, and the next run may have any number of ranks, workers, micro-batches.
+    """
+
+    def __init__(self, config: Config, predicts_first: bool, *, rank: int = 0, world_size: int = 1) -> None:
+        """predicts_first: the model's. rank, world_size: where no Trainer is attached that knows them."""
+        super().__init__()
+        self.config = config
+        self.predicts_first = predicts_first
+        self.rank, self.world_size = rank, world_size
+        self.position = Position()
+        self.steps = 0  # optimizer steps trained
+        self._micro_batches = 0  # trained since the last whole step
+        self._dealt: deque[Position] = deque()  # positions after the steps that are dealt, but not yet trained
+
+    # ---- what the data is ----
+
+    def setup(self, stage: str = "fit") -> None:
+        """Raises UserError where data.path names no prepared data, or data that does not fit the model."""
+        if self.trainer:
+            self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
+        if self.dim != self.config.model.dim:
+            folder = next(iter(self.prepared.manifests))
+            raise UserError(
+                f"model.dim={self.config.model.dim}, but the concepts of {folder} have {self.dim} channels "
+                f"(codec '{self.codec.name}'); set model.dim={self.dim}, or data.path to data of another codec"
+            )
+
+    @cached_property
+    def prepared(self) -> PreparedData:
+        return PreparedData(self.config.data.path)
+
+    @property
+    def dim(self) -> int:
+        """Width of a concept."""
+        return self.codec.dim
+
+    @property
+    def codec(self) -> CodecRecord:
+        """For the configuration that is saved with the model."""
+        return self.prepared.codec
+
+    @property
+    def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+        """(location, scale), for `model.normalizer.set`."""
+        return self.prepared.normalizer
+
+    @property
+    def end_of_text(self) -> Float[Tensor, " D"]:
+        """The vector that ends every document, fp16."""
+        return self.prepared.end_of_text()
+
+    # ---- training ----
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self._plan(self.prepared.shards("train"), self.config.run.seed)
+
+    def train_dataloader(self) -> Batches:
+        return self._batches(self.plan, self.prepared.shards("train"), TrainingShares(self))
+
+    def training_shares(self) -> Iterator[Share]:
+        """This rank's micro-batches from where training stands to max_steps."""
+        accumulate = self.config.trainer.accumulate
+        self._micro_batches = 0
+        self._dealt.clear()
+        steps = self.plan.steps(self.position, self.world_size * accumulate * self.config.data.rows)
+        for step in islice(steps, max(0, self.config.trainer.max_steps - self.steps)):
+            self._dealt.append(step.after)
+            yield from step.shares(self.rank, self.world_size, accumulate)
+
+    def advance(self) -> None:
+        """One more micro-batch is trained. The position moves once all micro-batches of the step are."""
+        self._micro_batches += 1
+        if self._micro_batches == self.config.trainer.accumulate:
+            self._micro_batches = 0
+            self.position = self._dealt.popleft()
+            self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {**asdict(self.position), "steps": self.steps, "plan": self.plan.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where the checkpoint was; Lightning calls this before it opens the loader.
+
+        If the order of the data is another one since, rows cannot be matched: the next epoch begins.
+        """
+        state = dict(state_dict)
+        self.steps, fingerprint = state.pop("steps"), state.pop("plan")
+        self.position = Position(**state)
+        if fingerprint != self.plan.fingerprint:
+            self.position = Position(epoch=self.position.epoch + 1)
+            rank_zero_info(
+                "The data, data.slots, data.group or run.seed changed since the checkpoint: "
+                f"training goes on at the start of epoch {self.position.epoch} of the data."
+            )
+
+    # ---- validation ----
+
+    @property
+    def has_validation(self) -> bool:
+        return bool(self._held_out)
+
+    @cached_property
+    def _held_out(self) -> list[Shard]:
+        """The validation split; the test split where there is none."""
+        return self.prepared.shards("validation") or self.prepared.shards("test")
+
+    def val_dataloader(self) -> Batches | list[Batches]:
+        """The same trainer.validation_rows rows every time; step_targets are those of the whole pass on all ranks.
+
+        Shuffled, so that they come from all folders and from all parts of each. Every rank has as many batches.
+        """
+        if not self.has_validation:
+            rank_zero_info("The data has neither a validation nor a test split: training goes without validation.")
+            return []
+        together = self.world_size * self.config.data.rows
+        plan = self._plan(self._held_out, VALIDATION_SEED)
+        everything = plan.first_rows(self.config.trainer.validation_rows, multiple=together)
+        shares = everything.shares(self.rank, self.world_size, len(everything.rows) // together)
+        return self._batches(plan, self._held_out, shares)
+
+    # ---- both ----
+
+    def _plan(self, shards: list[Shard], seed: int) -> Plan:
+        data = self.config.data
+        return Plan(shards, slots=data.slots, group=data.group, seed=seed, predicts_first=self.predicts_first)
+
+    def _batches(self, plan: Plan, shards: list[Shard], shares: "TrainingShares | list[Share]") -> Batches:
+        paths = [shard.path for shard in shards]
+        reader = RowReader(paths, dim=self.dim, slots=plan.slots, seed=plan.seed)
+        return Batches(reader, shares, workers=self.config.data.workers)
+
+
+class TrainingShares:
+    """`training_shares`, asked for anew whenever an iteration begins: only then is it known where training stands."""
+
+    def __init__(self, data: ConceptData) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Share]:
+        return self.data.training_shares()
+
+    def __len__(self) -> int:
+        """Of the whole run, as Lightning wants it, which adds what earlier runs have trained to its own count."""
+        trainer = self.data.config.trainer
+        return trainer.max_steps * trainer.accumulate

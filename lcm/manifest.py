@@ -1,0 +1,174 @@
+"""`manifest.json`: what a data set is, and proof of what it holds. Written last: where it is, all is."""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lcm.errors import UserError
+from lcm.text import SplitterSettings
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+"""Folder inside a data set that is being prepared: half-written files, and notes of what is done."""
+
+
+class Record(BaseModel):
+    """A part of the manifest: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodecInfo(Record):
+    """Who made the vectors. end_of_text: sha256 of the vector that ends every document, as float16."""
+
+    name: str
+    fingerprint: str
+    dim: int
+    lang: str
+    stop_threshold: float
+    end_of_text: str
+
+
+class NormalizerInfo(Record):
+    """Median and scaled interquartile range of each channel; lcm.normalizer.fit made them."""
+
+    location: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+class InputFile(Record):
+    """One file that was read, with the sha256 of its bytes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class ShardRecord(Record):
+    """One tar. concepts: all vectors in it; bytes and sha256: of the file."""
+
+    name: str
+    documents: int
+    pairs: int
+    concepts: int
+    bytes: int
+    sha256: str
+
+
+class RefusedRecord(Record):
+    """How many documents were left out for one reason, and the first of them in input order."""
+
+    count: int
+    first: str
+
+
+class Manifest(Record):
+    """A data set. Holds no time stamps: the same input gives the same bytes."""
+
+    format: int = FORMAT
+    codec: CodecInfo
+    splitter: SplitterSettings
+    options: dict[str, str | int | bool]
+    """What `lcm prepare` was asked for, as far as it decides what is in the shards."""
+    inputs: tuple[InputFile, ...]
+    refused: dict[str, RefusedRecord]
+    """By reason."""
+    splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
+    normalizer: NormalizerInfo
+
+    def shards(self, split: str) -> tuple[ShardRecord, ...]:
+        """The shards of train, validation or test, in input order; none where the split is empty."""
+        return self.splits.get(split, ())
+
+    @property
+    def documents(self) -> int:
+        return sum(shard.documents for shards in self.splits.values() for shard in shards)
+
+    @property
+    def pairs(self) -> int:
+        return sum(shard.pairs for shards in self.splits.values() for shard in shards)
+
+    @property
+    def concepts(self) -> int:
+        return sum(shard.concepts for shards in self.splits.values() for shard in shards)
+
+    def save(self, folder: str | Path, scratch: Path | None = None) -> None:
+        """Write `folder`/manifest.json, all at once."""
+        with replacing(Path(folder) / MANIFEST, scratch) as file:
+            file.write(readable(self.model_dump(mode="json")).encode("utf-8"))
+
+
+def open_dataset(folder: str | Path) -> Manifest:
+    """The manifest of a prepared folder. Raises UserError where there is none, or one that this version cannot read."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        if (Path(folder) / UNFINISHED).is_dir():
+            raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
+        raise UserError(f"{folder}: no data set there (no {MANIFEST}); make one with lcm prepare --output {folder}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON; prepare the data set again") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found!r}, but this version of lcm reads format {FORMAT}; prepare it again")
+    try:
+        return Manifest(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {place}: {first['msg'].lower()}; prepare the data set again") from error
+
+
+@contextmanager
+def replacing(path: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
+    """A file that appears at `path` all at once and complete, or not at all, whenever the process is killed.
+
+    scratch: a folder of the same file system for the half-written file; without it, the folder of `path`.
+    """
+    part = (scratch or path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """What the disk can do to us (full, read-only, gone) as a UserError."""
+    try:
+        yield
+    except ConnectionError:  # a pipe, not a disk
+        raise
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"{place}: {error.strerror}; put it right and run the same command again") from error
+
+
+def readable(values: Any) -> str:
+    """JSON to look at: indented, but every list of numbers on one line."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n\s+(-?\d[^\[\]{}\"]*?)\n\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"

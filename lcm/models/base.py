@@ -1,0 +1,126 @@
+"""Base-LCM: a causal transformer that regresses the next concept (paper §2.3.1).
+
+Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lcm.batch import Batch
+from lcm.config import BaseLCMConfig
+from lcm.errors import UserError
+from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, derive_seed
+from lcm.normalizer import Normalizer
+from lcm.transformer import Cache, Transformer
+
+
+@dataclass
+class BaseContext:
+    """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
+
+    state:  after the last concept of each row
+    prompt: a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
+    """
+
+    cache: Cache
+    state: Float[Tensor, "B M"]
+    prompt: Int[Tensor, " B"]
+    spent: bool = False
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.cache.lengths
+
+    def select(self, rows: Int[Tensor, " R"]) -> "BaseContext":
+        return BaseContext(self.cache.select(rows), self.state[rows], self.prompt[rows])
+
+
+class BaseLCM(ConceptModel):
+    """Normalise, linear D → M, causal transformer, linear M → D, denormalise. Predicts the mean of what may follow."""
+
+    predicts_first: ClassVar[bool] = False
+
+    def __init__(self, config: BaseLCMConfig) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.normalizer = Normalizer(config.dim)
+        self.register_buffer("end_of_text", torch.zeros(config.dim))
+        self.pre = nn.Linear(config.dim, config.width)
+        self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout)
+        self.post = nn.Linear(config.width, config.dim)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Squared error in normalised space, summed over channels (paper §2.3.1, eq. 3); in fp32.
+
+        Meter l2: the distance between prediction and target as raw vectors.
+        """
+        z = self.normalizer(batch.emb)
+        targets = batch.targets(self.predicts_first)
+        predicted = self.post(batch.before(self._states(z, batch))[targets]).float()
+        target = z[targets]
+        with torch.no_grad():
+            l2 = (self.normalizer.inverse(predicted) - self.normalizer.inverse(target)).norm(dim=-1)
+        return Losses((predicted - target).square().sum(-1), {"l2": l2})
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
+        z = self.post(batch.before(self._states(self.normalizer(batch.emb), batch)))
+        if sampling.temperature:
+            z = z + sampling.temperature * _noise(sampling.seed, batch.row[:, None], z.shape[1:])
+        return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> BaseContext:
+        device = self.end_of_text.device
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        if not len(prompts) or not lengths.min():
+            raise UserError("an empty prompt: a Base-LCM needs at least one sentence to go on from")
+        padded = nn.utils.rnn.pad_sequence([p.to(device) for p in prompts], batch_first=True)
+        cache = self.transformer.empty_cache(*padded.shape[:2])
+        z = self.normalizer(padded)
+        state, cache = self.transformer.extend(self.pre(z), cache, lengths)
+        last = torch.arange(len(prompts), device=device), lengths - 1
+        return BaseContext(cache, state[last], _number(z[last]))
+
+    @torch.no_grad()
+    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
+        assert isinstance(context, BaseContext)
+        z = self.post(context.state)
+        if sampling.temperature:
+            keys = torch.stack([context.prompt, context.lengths], dim=-1)
+            z = z + sampling.temperature * _noise(sampling.seed, keys, z.shape[1:])
+        return self.normalizer.inverse(z)
+
+    @torch.no_grad()
+    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> BaseContext:
+        assert isinstance(context, BaseContext)
+        assert not context.spent, "this context was extended before; select() makes a copy"
+        context.spent = True
+        z = self.normalizer(concepts.to(self.end_of_text.device))
+        state, cache = self.transformer.extend(self.pre(z).unsqueeze(1), context.cache)
+        return BaseContext(cache, state[:, 0], context.prompt)
+
+    def _states(self, z: Float[Tensor, "B S D"], batch: Batch) -> Float[Tensor, "B S M"]:
+        return self.transformer(self.pre(z), batch.doc, batch.pos)
+
+
+def _number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
+    """A number for each prompt, from the signs of its last concept: they survive the rounding of another batch size."""
+    signs = np.packbits((z > 0).cpu().numpy(), axis=1)
+    return torch.tensor([zlib.crc32(row.tobytes()) for row in signs], device=z.device)
+
+
+def _noise(seed: int, keys: Int[Tensor, "B k"], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
+    """Standard Gaussian numbers: row i is a function of (seed, keys[i]) alone. Drawn on the CPU for every device."""
+    rows = []
+    for key in keys.tolist():
+        generator = torch.Generator().manual_seed(derive_seed(seed, *key))
+        rows.append(torch.randn(*shape, generator=generator))
+    return torch.stack(rows).to(keys.device)

@@ -1,0 +1,191 @@
+"""The Lightning side of training: loss scaling, optimizer, learning rate, throughput. Knows no model by name.
+
+Shapes.  B rows · S slots · N targets in the batch
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from lcm import __version__
+from lcm.batch import PAD, Batch
+from lcm.config import Config
+from lcm.errors import UserError
+from lcm.models import ConceptModel
+from lcm.models.concept_model import derive_seed
+from lcm.schedule import build_optimizer, learning_rate
+from lcm.transformer import Attention, Block, Transformer
+
+
+class LCMModule(L.LightningModule):
+    """Trains any ConceptModel on the batches of a DataModule whose `advance()` moves its position one micro-batch on.
+
+    reported: the metrics of the newest report, by name; `step` counts the optimizer steps that are done.
+    """
+
+    def __init__(self, config: Config, model: ConceptModel) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.reported: dict[str, float] = {}
+        self._step_loss = torch.zeros(())
+        self._gradient_norm = torch.zeros(())
+        self._concepts = torch.zeros((), dtype=torch.long)
+        self._clock = time.perf_counter()
+        self._validation: dict[str, float] = {}
+        for part in model.modules():
+            if isinstance(part, Transformer):
+                part.recompute = config.trainer.checkpoint_activations
+            if isinstance(part, Block) and config.trainer.compile:
+                part.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
+
+    # ---- one optimizer step ----
+
+    def on_train_start(self) -> None:
+        """A resumed optimizer brings its old settings along; the configuration's count."""
+        fresh = self.configure_optimizers()
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, fresh.param_groups, strict=True):
+            group.update({name: value for name, value in wanted.items() if name != "params"})
+        self._restart_clock()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        lr = learning_rate(self.global_step, self.config.optimizer, self.config.trainer.max_steps)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = lr
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss over the targets of the whole optimizer step, of which this is one rank's micro-batch.
+
+        Scaled by the world size, because ranks are averaged, and by the accumulation, because Lightning divides by
+        it: the gradient then depends neither on padding, nor on the accumulation, nor on the split over ranks.
+        """
+        accumulate = self.trainer.accumulate_grad_batches
+        step, micro_batch = self.global_step, batch_idx % accumulate
+        torch.manual_seed(derive_seed(self.config.run.seed, step, micro_batch, self.global_rank))  # for dropout
+        # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
+        self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
+
+        per_target = self.model.loss(batch).per_target
+        loss = per_target.sum() * self.trainer.world_size / batch.step_targets.clamp(min=1)
+        done = loss.detach()
+        self._step_loss = done if micro_batch == 0 else self._step_loss + done
+        self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
+        return loss * accumulate
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all parameters, and keep the norm for the report."""
+        self._gradient_norm = clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
+        if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
+            self._report_training(batch.emb.shape[1])
+
+    def configure_optimizers(self) -> Optimizer:
+        return build_optimizer(self.model, self.config.optimizer)
+
+    # ---- reports ----
+
+    def _report_training(self, slots: int) -> None:
+        loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.global_step}: training has diverged; lower optimizer.lr="
+                f"{self.config.optimizer.lr} or optimizer.clip={self.config.optimizer.clip}, and resume or start anew"
+            )
+        concepts = float(self.trainer.strategy.reduce(self._concepts, reduce_op="sum"))
+        speed = concepts / (time.perf_counter() - self._clock)
+        metrics = {
+            "train/loss": loss,
+            "train/gradient_norm": float(self._gradient_norm),
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train/concepts_per_second": speed,
+        }
+        peak = _peak_flops(self.device, self.config.trainer.precision)
+        if peak:
+            metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
+        self._report(metrics)
+        self._restart_clock()
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        self.reported = {**self.reported, **metrics, "step": self.global_step}
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step=self.global_step)
+
+    def _restart_clock(self) -> None:
+        self._clock = time.perf_counter()
+        self._concepts.zero_()
+
+    # ---- validation ----
+
+    def on_validation_start(self) -> None:
+        self._validation = {}
+        self._clock -= time.perf_counter()  # stopped: validation does not count as training time
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        losses = self.model.loss(batch)
+        numbers = {"count": torch.ones_like(losses.per_target), "loss": losses.per_target, **losses.meters}
+        for name, value in numbers.items():
+            self._validation[name] = self._validation.get(name, 0.0) + float(value.sum())
+
+    def on_validation_epoch_end(self) -> None:
+        """Sums over all ranks, divided by the number of targets: no batch counts more than another."""
+        sums = torch.tensor(list(self._validation.values()), device=self.device)
+        reduced = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total = dict(zip(self._validation, reduced.tolist(), strict=True))
+        count = total.pop("count", 0.0)
+        if count:
+            metrics = {f"val/{name}": value / count for name, value in total.items()}
+            self.log_dict(metrics, logger=False, sync_dist=True)  # for callbacks: the same number on every rank
+            self._report(metrics)
+
+    def on_validation_end(self) -> None:
+        self._clock += time.perf_counter()
+
+    # ---- checkpoints ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config.model_dump(mode="json")
+        checkpoint["metrics"] = dict(self.reported)
+        checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recount Lightning's batches, because the accumulation may have changed since: steps · accumulation."""
+        self.reported = checkpoint["metrics"]
+        batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress["is_last_batch"] = False  # max_steps may have been raised
+        for counts in (progress["total"], progress["current"]):
+            # A checkpoint saved in on_train_batch_end has its last batch ready, but not yet completed.
+            unfinished = counts["ready"] - counts["completed"]
+            counts.update(ready=batches, started=batches, processed=batches, completed=batches - unfinished)
+
+
+def training_flops(model: nn.Module, slots: int) -> int:
+    """Of one concept, forward and backward: 6 a parameter, and 12 · width · slots an attention layer.
+
+    The convention of Chowdhery et al. 2022, appendix B: recomputed activations and empty slots count for nothing.
+    """
+    attention = sum(12 * part.out.in_features * slots for part in model.modules() if isinstance(part, Attention))
+    return 6 * sum(p.numel() for p in model.parameters()) + attention
+
+
+def _peak_flops(device: torch.device, precision: str) -> float | None:
+    """What the device could do by its data sheet; None for a CPU, and for a device that Lightning does not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_available_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)

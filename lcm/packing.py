@@ -1,0 +1,128 @@
+"""One group of documents becomes rows: cut to S concepts, packed first-fit, nothing read but lengths.
+
+Shapes.  N documents · P pieces · Q spans · R rows
+"""
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+OFFSET, CONCEPTS, SOURCE = range(3)
+"""Columns of a shard's index: byte offset of a document's vectors, how many they are, how many of them are prompt."""
+
+SPAN = np.dtype(
+    [
+        ("shard", np.int32),  # number of the shard in the plan's list
+        ("offset", np.int64),  # byte at which the document's vectors start in that shard
+        ("first", np.int32),  # first concept of the span, counted within the stored document
+        ("count", np.int32),  # concepts
+        ("slot", np.int32),  # where in the row the span starts
+        ("doc", np.int32),  # number of the document within the row
+        ("pos", np.int32),  # place of the first concept inside its document
+        ("prompt", np.int32),  # how many of the first concepts are no targets
+    ]
+)
+"""Concepts that lie side by side in a shard and in a row. A piece is one span, or two where a prompt was shortened."""
+
+
+@dataclass(frozen=True)
+class PackedGroup:
+    """The rows of one group: the spans of row r are spans[bounds[r] : bounds[r + 1]]."""
+
+    spans: Shaped[np.ndarray, " Q"]
+    targets: Int[np.ndarray, " R"]
+    bounds: Int[np.ndarray, " R+1"]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def row(self, number: int) -> tuple[Shaped[np.ndarray, " q"], int]:
+        """The spans of a row, and how many targets they hold."""
+        return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
+
+
+def cut(
+    index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
+) -> tuple[Shaped[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+    """The spans of every document, and the piece that each belongs to; `slot` and `doc` are still to be set.
+
+    A long document is cut into pieces of `slots` concepts, each a document of its own (paper §2.4.1). A long pair
+    loses prompt concepts just before the prompt's last one, which says that the answer begins; where the answer
+    alone is too long, the pair is cut like any other document.
+    """
+    offset, concepts, source = index.T
+    answer = concepts - source + 1  # with the concept that announces it
+    shortened = (source > 0) & (concepts > slots) & (answer <= slots)
+
+    pieces = np.where(shortened, 1, -(-concepts // slots))
+    owner = np.repeat(np.arange(len(index)), pieces)
+    first = (np.arange(len(owner)) - np.repeat(pieces.cumsum() - pieces, pieces)) * slots
+
+    heads = np.zeros(len(owner), SPAN)
+    heads["shard"], heads["offset"], heads["first"] = shard[owner], offset[owner], first
+    heads["count"] = np.where(shortened[owner], slots - answer[owner], np.minimum(concepts[owner] - first, slots))
+    heads["prompt"] = np.clip(source[owner] - first, 0, heads["count"])
+
+    piece = np.flatnonzero(shortened[owner])
+    tails = heads[piece]
+    tails["first"], tails["count"] = source[owner[piece]] - 1, answer[owner[piece]]
+    tails["pos"], tails["prompt"] = heads["count"][piece], 1
+
+    spans, piece = np.concatenate([heads, tails]), np.concatenate([np.arange(len(owner)), piece])
+    wanted = spans["count"] > 0
+    return spans[wanted], piece[wanted]
+
+
+def first_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P"]:
+    """The row of each piece, taken in order: the first row that has room, a new one where none has. Exact.
+
+    `lowest[c]` is the first row with exactly c free slots, so the first with room for n is the least of lowest[n:].
+    """
+    none = np.iinfo(np.int32).max
+    lowest = np.full(slots + 1, none, dtype=np.int32)
+    lowest[slots] = opened = 0
+    rows_with: list[list[int]] = [[] for _ in range(slots + 1)]  # heaps of row numbers by free slots
+    chosen = []
+    for length in lengths.tolist():
+        free = length + int(lowest[length:].argmin())
+        if free == slots:
+            row = opened
+            lowest[slots] = opened = opened + 1
+        else:
+            heap = rows_with[free]
+            row = heappop(heap)
+            lowest[free] = heap[0] if heap else none
+        left = free - length
+        if left:
+            heap = rows_with[left]
+            heappush(heap, row)
+            lowest[left] = heap[0]
+        chosen.append(row)
+    return np.array(chosen, dtype=np.int64)
+
+
+def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int, predicts_first: bool) -> PackedGroup:
+    """Cut the documents, in the order given, and pack the pieces first-fit into rows of `slots` concepts."""
+    spans, piece = cut(index, shard, slots)
+    lengths = np.bincount(piece, weights=spans["count"]).astype(np.int64)
+    row = first_fit(lengths, slots)[piece]
+    order = np.lexsort((spans["pos"], piece, row))
+    spans, piece, row = spans[order], piece[order], row[order]
+
+    bounds = np.searchsorted(row, np.arange(row[-1] + 2 if len(row) else 1))
+    begins = spans["pos"] == 0  # the first span of its piece
+    spans["slot"] = _running_total(spans["count"], bounds)
+    spans["doc"] = _running_total(begins, bounds) + begins - 1
+    targets = spans["count"] - spans["prompt"]
+    if not predicts_first:
+        targets = targets - (begins & (spans["prompt"] == 0))
+    per_row = np.bincount(row, weights=targets).astype(np.int64)
+    return PackedGroup(spans, per_row, bounds)
+
+
+def _running_total(values: Shaped[np.ndarray, " Q"], bounds: Int[np.ndarray, " _"]) -> Int[np.ndarray, " Q"]:
+    """The sum of the values before each one, within its row."""
+    before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return before[:-1] - np.repeat(before[bounds[:-1]], np.diff(bounds))

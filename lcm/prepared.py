@@ -1,0 +1,128 @@
+"""Prepared folders, opened together: one codec, one dimension, one way to end a text.
+
+Shapes.  N documents of one shard · D concept width
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lcm.config import CodecRecord
+from lcm.errors import UserError
+from lcm.manifest import Manifest, ShardRecord, open_dataset
+from lcm.shards import load_index, read_document
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a prepared folder: what the plan and the reader ask of it."""
+
+    folder: Path
+    record: ShardRecord
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.record.name
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def documents(self) -> int:
+        return self.record.documents
+
+    @property
+    def concepts(self) -> int:
+        return self.record.concepts
+
+    def load(self) -> Int[np.ndarray, "N 3"]:
+        """The index. Raises UserError where it does not fit the manifest: documents would silently be left out."""
+        index = load_index(self.path)
+        if (len(index), index[:, 1].sum()) != (self.documents, self.concepts):
+            raise UserError(
+                f"{self.path}: the index lists {len(index)} documents with {index[:, 1].sum()} concepts, the manifest "
+                f"{self.documents} with {self.concepts}; 'lcm verify {self.folder}' says what is broken"
+            )
+        return index
+
+
+class PreparedData:
+    """The folders of data.path. Where they may differ, the one with the most concepts to train on speaks for all."""
+
+    def __init__(self, folders: Sequence[str | Path]) -> None:
+        """Raises UserError where there is no folder, one is not prepared, or two cannot be trained on together."""
+        if not folders:
+            raise UserError("data.path is empty; name one or more folders written by lcm prepare: --data.path DIR")
+        self.manifests = {Path(folder): open_dataset(folder) for folder in folders}
+        _check_that_they_agree(self.manifests)
+        if not self.shards("train"):
+            raise UserError(f"data.path={', '.join(map(str, folders))}: there is no document to train on")
+        self._main = max(self.manifests, key=lambda folder: sum(s.concepts for s in self.shards("train", folder)))
+
+    def shards(self, split: str, folder: Path | None = None) -> list[Shard]:
+        """The shards of a split, of one folder or of all."""
+        return [
+            Shard(place, record)
+            for place, manifest in self.manifests.items()
+            for record in manifest.shards(split)
+            if folder in (None, place) and record.concepts
+        ]
+
+    @property
+    def codec(self) -> CodecRecord:
+        """What a model trained on this data must know about the codec."""
+        manifest = self.manifests[self._main]
+        return CodecRecord(
+            name=manifest.codec.name,
+            fingerprint=manifest.codec.fingerprint,
+            dim=manifest.codec.dim,
+            lang=manifest.codec.lang,
+            splitter=manifest.splitter.model_dump(),
+            stop_threshold=manifest.codec.stop_threshold,
+        )
+
+    @property
+    def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+        """(location, scale), fitted on the main folder alone: the quantiles of several folders cannot be combined."""
+        fitted = self.manifests[self._main].normalizer
+        return torch.tensor(fitted.location), torch.tensor(fitted.scale)
+
+    def end_of_text(self) -> Float[Tensor, " D"]:
+        """The vector that ends every document, fp16 as stored. Raises UserError where it is not the manifest's."""
+        manifest, shard = self.manifests[self._main], self.shards("train", self._main)[0]
+        offset, concepts, _ = shard.load()[0].tolist()
+        dim = manifest.codec.dim
+        vector = read_document(shard.folder, shard.name, offset + (concepts - 1) * dim * 2, 1, dim)[0].copy()
+        if hashlib.sha256(vector.tobytes()).hexdigest() != manifest.codec.end_of_text:
+            raise UserError(
+                f"{shard.path}: its first document does not end with the manifest's end-of-text vector; "
+                f"'lcm verify {shard.folder}' says what is broken"
+            )
+        return torch.from_numpy(vector)
+
+
+def _check_that_they_agree(manifests: dict[Path, Manifest]) -> None:
+    (first, one), *others = manifests.items()
+    for folder, other in others:
+        if (one.codec.fingerprint, one.codec.dim) != (other.codec.fingerprint, other.codec.dim):
+            raise UserError(
+                f"data.path: {first} was encoded with {_named(one)}, {folder} with {_named(other)}; "
+                "train on folders of one codec, or prepare one of them again"
+            )
+        if one.codec.end_of_text != other.codec.end_of_text:
+            raise UserError(
+                f"data.path: documents of {first} (lang {one.codec.lang}) and {folder} (lang {other.codec.lang}) end "
+                "with different vectors, and a model knows only one; prepare both with the same --lang"
+            )
+
+
+def _named(manifest: Manifest) -> str:
+    codec = manifest.codec
+    return f"codec '{codec.name}' (fingerprint {codec.fingerprint}, {codec.dim} channels)"

@@ -1,0 +1,3 @@
+"""x"""
+def headline(results): return ""
+def write_report(a,b,c,d): pass

@@ -1,0 +1,148 @@
+"""config → model + data + Trainer → fit: a training run, top to bottom.
+
+lcm train --config configs/base_toy.yaml --data.path data/mine --run.dir runs/mine [--trainer.max_steps 100 …]
+
+runs/mine/model.safetensors, config.yaml    the best model so far: for lcm.load, generate and evaluate
+runs/mine/checkpoints/                      last.ckpt, from which the same command goes on; best.ckpt
+runs/mine/metrics.csv, events.out.*         what was logged
+"""
+
+import argparse
+import os
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from pydantic_settings import CliSettingsSource
+
+from lcm.callbacks import Checkpoints
+from lcm.checkpoint import AtomicCheckpointIO, is_finished, resume_from
+from lcm.config import Config, load_config
+from lcm.data import ConceptData
+from lcm.loggers import build_loggers, quiet_lightning
+from lcm.models import build_model
+from lcm.module import LCMModule
+from lcm.plan import Position
+
+
+def train(config: Config) -> Path:
+    """Train to `trainer.max_steps`, or go on from where an earlier call was killed. Returns the run's folder.
+
+    Raises UserError where the data does not fit the model, the folder is another run's, or training diverges.
+    """
+    folder = Path(config.run.dir)
+    module, data = assemble(config)
+    checkpoint = resume_from(module.config)
+    if checkpoint and is_finished(checkpoint, module.config):
+        _say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
+        return folder
+    trainer = build_trainer(module.config, folder, validates=data.has_validation)
+    size = sum(p.numel() for p in module.model.parameters())
+    _say(f"{folder}: {config.model.kind}, {size:,} parameters, on {trainer.strategy.root_device}")
+    if checkpoint:
+        _say(f"going on from {checkpoint}")
+    if not data.has_validation:
+        _say("the data has nothing to validate on: the newest model counts as the best")
+    with quiet_lightning():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return folder
+
+
+def assemble(config: Config) -> tuple[LCMModule, ConceptData]:
+    """The model, with the data's normaliser and end-of-text vector in it, and the data."""
+    torch.manual_seed(config.run.seed)
+    model = build_model(config.model)
+    data = ConceptData(config, predicts_first=model.predicts_first)
+    data.setup()
+    model.normalizer.set(*data.normalizer)
+    model.end_of_text.copy_(data.end_of_text)
+    return LCMModule(config.model_copy(update={"codec": data.codec}), model), data
+
+
+def build_trainer(config: Config, folder: Path | None, validates: bool) -> L.Trainer:
+    """Lightning sees one long epoch; validation and checkpoints are counted in optimizer steps.
+
+    folder: where the run is written; None writes nothing
+    """
+    settings = config.trainer
+    with quiet_lightning():
+        return L.Trainer(
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+            max_steps=settings.max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=config.optimizer.clip,
+            val_check_interval=settings.validate_every * settings.accumulate,
+            check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if validates else 0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            logger=build_loggers(config, folder) if folder else False,
+            callbacks=[Checkpoints(folder, settings.checkpoint_every, settings.validate_every)] if folder else None,
+            enable_checkpointing=folder is not None,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+def dry_run(config: Config) -> None:
+    """Check data and configuration, train one step where memory allows it, print the numbers; write nothing."""
+    with torch.device("meta"):
+        model = build_model(config.model)
+    data = ConceptData(config, predicts_first=model.predicts_first)
+    data.setup()
+    parameters = sum(p.numel() for p in model.parameters())
+    targets = sum(row.targets for row in data.plan.rows(Position()))
+    print(f"model      {config.model.kind}, {parameters:,} parameters")
+    print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
+    print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}")
+    needed, memory = 16 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.75 * memory and not torch.cuda.is_available():
+        print(f"one step   not run: weights and AdamW take {needed >> 30} GiB, this machine has {memory >> 30} GiB")
+        return
+    short = {"max_steps": 1, "loggers": (), "devices": 1, "nodes": 1}
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update=short)})
+    module, data = assemble(config)
+    start = time.perf_counter()
+    with quiet_lightning():
+        build_trainer(config, folder=None, validates=False).fit(module, datamodule=data)
+    print(f"one step   loss {module.reported['train/loss']:.4g}, {time.perf_counter() - start:.1f} s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`lcm train`: prints the run's folder on stdout, everything else on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="lcm train",
+        usage="%(prog)s --config FILE [--dry-run] [--SECTION.SETTING VALUE …]",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, write nothing")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        CliSettingsSource[Any](Config, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
+    args, overrides = parser.parse_known_args(words)
+    config = load_config(args.config, overrides)
+    if args.dry_run:
+        dry_run(config)
+    else:
+        _say(str(train(config)), file=sys.stdout)
+    return 0
+
+
+@rank_zero_only
+def _say(message: str, file: TextIO | None = None) -> None:
+    print(message, file=file or sys.stderr)

@@ -1,0 +1,163 @@
+"""A codec is a folder: what is written is what is read, and a broken folder says what is wrong with it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lcm.codec import PACKAGED, load_codec, storage
+from lcm.codec.architecture import SonarText
+from lcm.errors import UserError
+
+SENTENCES = ["Peace.", "The cat sat on the mat.", "He was born in London."]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the packaged codec."""
+    return Path(shutil.copytree(PACKAGED["mini"], tmp_path / "codec"))
+
+
+def edit_weights(folder: Path, change) -> None:
+    tensors = load_file(folder / "codec.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "codec.safetensors")
+
+
+def test_a_saved_codec_is_the_same_codec(mini, tmp_path):
+    mini.save(tmp_path / "new" / "codec")
+    again = load_codec(tmp_path / "new" / "codec", device="cpu")
+    vectors = mini.encode(SENTENCES)
+    assert torch.equal(again.encode(SENTENCES), vectors)
+    assert again.decode(vectors) == mini.decode(vectors)
+    assert (again.dim, again.languages, again.max_pieces) == (512, ("eng_Latn",), 61)
+    assert again.stop_threshold == mini.stop_threshold == 0.95
+    assert again.name == str(tmp_path / "new" / "codec")
+    assert {p.name for p in (tmp_path / "new" / "codec").iterdir()} == {*storage.NEEDED, "card.json"}
+
+
+def test_a_codec_that_has_lost_digits_is_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"load it with dtype=torch.float32"):
+        load_codec("mini", device="cpu", dtype=torch.bfloat16).save(tmp_path)
+
+
+def test_saving_that_fails_leaves_what_was_there(folder, monkeypatch):
+    codec = load_codec(folder, device="cpu")
+
+    def full_disk(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(storage, "save_file", full_disk)
+    before = {name: (folder / name).read_bytes() for name in storage.NEEDED}
+    with pytest.raises(OSError, match="no space"):
+        codec.save(folder)
+    assert {name: (folder / name).read_bytes() for name in storage.NEEDED} == before
+
+
+def test_two_tables_of_embeddings_survive_too(toy, tmp_path):
+    sizes = replace(toy.sizes, shared_embedding=False)
+    model, again = SonarText(sizes), SonarText(sizes)
+    storage.save(tmp_path, model, b"", {}, {}, torch.float32)
+    names = set(load_file(tmp_path / "codec.safetensors"))
+    assert {"text_encoder/encoder_frontend.embed.weight", "text_decoder/decoder_frontend.embed.weight"} <= names
+    storage.load_weights(again, tmp_path / "codec.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_the_fingerprint_follows_what_makes_the_vectors(mini, folder):
+    assert load_codec(folder, device="cpu").fingerprint == mini.fingerprint
+    (folder / "card.json").unlink()
+    assert storage.fingerprint(folder) == mini.fingerprint
+    for name in storage.NEEDED:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        assert storage.fingerprint(folder) != mini.fingerprint, name
+        (folder / name).write_bytes(content)
+
+
+def test_without_a_card_the_stop_threshold_is_the_default(folder):
+    (folder / "card.json").write_text('{"stop_threshold": 0.8}')
+    assert load_codec(folder, device="cpu").stop_threshold == 0.8
+    (folder / "card.json").unlink()
+    assert load_codec(folder, device="cpu").stop_threshold == 0.95
+
+
+def test_dead_weights_may_be_there_or_not(folder, mini):
+    stored = load_file(folder / "codec.safetensors")
+    dead = [name for name in stored if any(part in name for part in storage.DEAD)]
+    assert len(dead) == 2 * (2 + 2 + 2)
+    edit_weights(folder, lambda tensors: [tensors.pop(name) for name in dead])
+    assert torch.equal(load_codec(folder, device="cpu").encode(SENTENCES), mini.encode(SENTENCES))
+
+
+def test_every_other_difference_in_the_weights_is_refused(folder):
+    good = (folder / "codec.safetensors").read_bytes()
+    name = "text_encoder/encoder.layers.1.ffn.inner_proj.bias"
+
+    def refused(change, message):
+        (folder / "codec.safetensors").write_bytes(good)
+        edit_weights(folder, change)
+        with pytest.raises(UserError, match=message):
+            load_codec(folder, device="cpu")
+
+    refused(lambda tensors: tensors.pop(name), f"1 missing tensors, the first is {name}")
+    extra = "text_encoder/encoder.layers.2.ffn.inner_proj.bias"
+    refused(lambda tensors: tensors.update({extra: torch.zeros(2)}), f"1 unexpected tensors, the first is {extra}")
+    extra = "text_encoder/encoder.layers.0.self_attn.q_proj.weights"
+    refused(lambda tensors: tensors.update({extra: torch.zeros(2)}), "1 unexpected")
+    refused(lambda tensors: tensors.update({name: torch.zeros(7)}), r"has shape \(7,\), but .* asks for \(896,\)")
+
+
+def test_a_broken_file_is_named(folder):
+    for name, message in (
+        ("codec.safetensors", "not a whole safetensors file"),
+        ("spm.model", "not a SentencePiece vocabulary"),
+        ("config.json", "not valid JSON"),
+    ):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match=rf"{name}: {message}"):
+            load_codec(folder, device="cpu")
+        (folder / name).write_bytes(content)
+
+
+def test_a_configuration_without_a_size_is_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"]["enc_ffn"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config.json: 'enc_ffn' is missing"):
+        load_codec(folder, device="cpu")
+
+
+def test_a_missing_file_is_named_with_the_place_it_was_looked_for(folder):
+    (folder / "spm.model").unlink()
+    with pytest.raises(UserError) as caught:
+        load_codec(folder)
+    assert f"no spm.model in {folder}" in str(caught.value)
+    assert "'mini'" in str(caught.value)
+
+
+def test_an_unknown_name_is_told_both_ways_onward(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_codec("minni")
+    message = str(caught.value)
+    assert message.startswith("codec 'minni': no codec.safetensors, spm.model, config.json in ")
+    assert str(tmp_path / "minni") in message
+    assert "expected 'mini', or a folder" in message
+    assert "\n" not in message
+
+
+def test_sonar_is_not_here_yet_and_says_what_is():
+    with pytest.raises(
+        UserError, match=r"'sonar' is not available .* use 'mini', .* or a folder with codec.safetensors"
+    ):
+        load_codec("sonar")
+
+
+def test_the_package_needs_no_network_and_no_pickle():
+    assert {p.name for p in PACKAGED["mini"].iterdir()} == {*storage.NEEDED, "card.json", "README.md", "LICENSE.md"}

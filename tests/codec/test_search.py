@@ -1,0 +1,140 @@
+"""Search with a cache, many rows at a time, against plain loops over whole sentences."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from lcm.codec.architecture import Cache
+from lcm.codec.search import Rules, beam_search, greedy
+
+END = 3
+RULES = Rules(prefix=[END, 10], end=END, banned=[0, 2, 9, 10], limit=12)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return torch.randn(16, 16, generator=torch.Generator().manual_seed(5))
+
+
+def log_probabilities(model, vector, tokens):
+    """Of every next token, after each of these, without a cache."""
+    decoder = model.decoder
+    return decoder.logits(decoder(torch.tensor([tokens]), decoder.memory(vector[None]))).log_softmax(-1)[0]
+
+
+def mean_score(model, vector, pieces, rules):
+    """The mean log-probability of a whole hypothesis; one that is cut at the limit has no end to score."""
+    tokens = rules.prefix + pieces + ([rules.end] if len(pieces) < rules.limit else [])
+    logp = log_probabilities(model, vector, tokens)
+    return sum(float(logp[i, token]) for i, token in enumerate(tokens[1:])) / (len(tokens) - 1)
+
+
+def naive_greedy(model, vector, rules):
+    pieces: list[int] = []
+    while len(pieces) < rules.limit:
+        logp = log_probabilities(model, vector, rules.prefix + pieces)[-1]
+        best = max((float(logp[t]), t) for t in range(len(logp)) if t not in rules.banned)[1]
+        if best == rules.end:
+            break
+        pieces.append(best)
+    return pieces
+
+
+def naive_beam(model, vector, rules, beams):
+    """One sentence, plain lists, everything computed anew at every step."""
+    given = float(log_probabilities(model, vector, rules.prefix)[0, rules.prefix[1]])
+    alive, finished = [(given, [])], []
+    for length in range(1, rules.limit + 1):
+        options = []
+        for score, pieces in alive:
+            logp = log_probabilities(model, vector, rules.prefix + pieces)[-1]
+            options += [(score + float(logp[t]), [*pieces, t]) for t in range(len(logp)) if t not in rules.banned]
+        options = sorted(options, reverse=True)[: 2 * beams]
+        finished += [(s / (length + 1), p[:-1]) for s, p in options[:beams] if p[-1] == rules.end]
+        if len(finished) >= beams:
+            break
+        alive = [(s, p) for s, p in options if p[-1] != rules.end][:beams]
+        if length == rules.limit:
+            finished += [(s / (length + 1), p) for s, p in alive]
+    return max(finished)[1]
+
+
+def test_decoding_with_a_cache_equals_decoding_without(toy, vectors):
+    decoder = toy.decoder
+    tokens = torch.randint(0, 11, (16, 9), generator=torch.Generator().manual_seed(0))
+    memory = decoder.memory(vectors)
+    whole = decoder(tokens, memory)
+    cache = Cache(decoder, rows=16, positions=9)
+    parts = [
+        decoder(tokens[:, :2], memory, cache),
+        *(decoder(tokens[:, i : i + 1], memory, cache) for i in range(2, 9)),
+    ]
+    assert (torch.cat(parts, dim=1) - whole).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def test_a_selected_cache_goes_on_as_its_rows_would(toy, vectors):
+    decoder = toy.decoder
+    tokens = torch.randint(0, 11, (6, 5), generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([4, 1, 1, 0])
+    cache = Cache(decoder, rows=6, positions=5)
+    decoder(tokens[:, :4], decoder.memory(vectors[:6]), cache)
+    cache.select(rows)
+    after = decoder(tokens[rows, 4:], decoder.memory(vectors[rows]), cache)
+    whole = decoder(tokens[rows], decoder.memory(vectors[rows]))
+    assert (after - whole[:, 4:]).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def test_a_piece_never_sees_the_next(toy, vectors):
+    tokens = torch.randint(0, 11, (1, 6), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[0, 3] = (tokens[0, 3] + 1) % 11
+    memory = toy.decoder.memory(vectors[:1])
+    same = (toy.decoder(tokens, memory) == toy.decoder(changed, memory)).all(-1)
+    assert same[0].tolist() == [True, True, True, False, False, False]
+
+
+def test_greedy_equals_a_plain_loop(toy, vectors):
+    found = greedy(toy.decoder, vectors, RULES)
+    assert found == [naive_greedy(toy, vector, RULES) for vector in vectors]
+    assert len({len(pieces) for pieces in found}) >= 5, "the rows must leave the batch at different times"
+    assert max(map(len, found)) == RULES.limit
+
+
+def test_one_beam_is_greedy(toy, vectors):
+    assert beam_search(toy.decoder, vectors, RULES, beams=1) == greedy(toy.decoder, vectors, RULES)
+
+
+@pytest.mark.parametrize("beams", [2, 3, 5])
+def test_beams_equal_a_plain_loop(toy, vectors, beams):
+    found = beam_search(toy.decoder, vectors, RULES, beams)
+    assert found == [naive_beam(toy, vector, RULES, beams) for vector in vectors]
+    assert found != greedy(toy.decoder, vectors, RULES)
+
+
+def test_wide_enough_beams_find_the_best_of_all_sentences(toy, vectors):
+    rules = replace(RULES, banned=[0, 2, 6, 7, 8, 9, 10], limit=3)
+    words = [t for t in range(11) if t not in rules.banned and t != END]
+    every = [list(pieces) for length in range(4) for pieces in product(words, repeat=length)]
+    found = beam_search(toy.decoder, vectors[:8], rules, beams=len(every) * 2)
+    for vector, pieces in zip(vectors, found, strict=False):
+        assert pieces == max(every, key=lambda p: mean_score(toy, vector, p, rules))
+
+
+def test_a_banned_piece_is_never_produced(toy, vectors):
+    favourite = greedy(toy.decoder, vectors[:1], RULES)[0][0]
+    rules = replace(RULES, banned=[*RULES.banned, favourite])
+    for found in (greedy(toy.decoder, vectors, rules), beam_search(toy.decoder, vectors, rules, 4)):
+        assert not {piece for pieces in found for piece in pieces} & set(rules.banned)
+
+
+def test_no_sentence_is_longer_than_the_limit(toy, vectors):
+    rules = replace(RULES, banned=[*RULES.banned, END], limit=7)
+    for found in (greedy(toy.decoder, vectors, rules), beam_search(toy.decoder, vectors, rules, 3)):
+        assert {len(pieces) for pieces in found} == {7}
+
+
+def test_a_sentence_does_not_depend_on_its_companions(toy, vectors):
+    together = beam_search(toy.decoder, vectors, RULES, 4)
+    assert together == [beam_search(toy.decoder, v[None], RULES, 4)[0] for v in vectors]

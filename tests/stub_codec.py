@@ -1,0 +1,83 @@
+"""A codec without weights for the tests of data preparation; run as a script, it is `lcm prepare` with that codec.
+
+A vector depends on its sentence and, a little, on its place in the call. So it is with real codecs, whose last bits
+depend on the batch: sentences that reach the codec in other company get other bytes.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lcm.pool import Pool
+
+
+class StubCodec:
+    """Four channels, English; sentences of at most 40 words. Some words make it misbehave."""
+
+    dim = 4
+    languages = ("eng_Latn",)
+    stop_threshold = 0.9
+    max_pieces = 40
+
+    def __init__(self, name: str, fingerprint: str = "stub-1", delay: float = 0.0) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self.delay = delay
+
+    def fits(self, sentence: str, lang: str = "eng_Latn") -> bool:
+        return len(sentence.split()) <= self.max_pieces
+
+    def encode(
+        self, sentences: Sequence[str], lang: str = "eng_Latn", *, progress: Callable[[int], None] | None = None
+    ) -> Tensor:
+        for sentence in sentences:
+            if "DIE" in sentence:
+                os.kill(os.getpid(), 9)
+            if "CRASH" in sentence:
+                raise RuntimeError("the stub crashed")
+            time.sleep(self.delay)
+            if progress:
+                progress(1)
+        rows = [
+            torch.frombuffer(bytearray(hashlib.sha256(s.encode()).digest()[:4]), dtype=torch.uint8) for s in sentences
+        ]
+        vectors = torch.stack(rows).float() / 256 if rows else torch.empty(0, self.dim)
+        vectors += torch.arange(len(vectors))[:, None] * 1e-3
+        vectors[["HUGE" in s for s in sentences]] = 1e6
+        return vectors
+
+    def decode(self, vectors: Tensor, lang: str = "eng_Latn") -> list[str]:
+        return [f"sentence {i}" for i in range(len(vectors))]
+
+
+def load_stub(name: str) -> StubCodec:
+    return StubCodec(name, delay=float(os.environ.get("STUB_DELAY", "0")))
+
+
+def load_another(name: str) -> StubCodec:
+    return StubCodec(name, fingerprint="stub-2")
+
+
+class InlinePool(Pool):
+    """A pool without processes: every task is done here and at once."""
+
+    def first_info(self) -> object:
+        self.work = self.start()
+        return self.work.info
+
+    def submit(self, task: object) -> None:
+        self.result(self.work(task, self.tell))
+
+
+if __name__ == "__main__":
+    from functools import partial
+
+    from lcm import cli, prepare
+
+    prepare.prepare = partial(prepare.prepare, load=load_stub)
+    sys.exit(cli.main(["prepare", *sys.argv[1:]]))

@@ -1,0 +1,368 @@
+"""What reaches the model: every document once, the same for any number of ranks and workers, resumable anywhere."""
+
+import json
+import os
+from itertools import islice
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from made_up_data import DIM, END, a_config, documents_in, some_documents, write_data
+
+from lcm.batch import PAD, Batch
+from lcm.config import Config
+from lcm.data import ConceptData
+from lcm.errors import UserError
+from lcm.manifest import open_dataset
+from lcm.plan import Position
+from lcm.shards import load_index
+
+DOCUMENTS = some_documents(60)
+EMPTY = torch.full((16,), PAD).numpy().tobytes()
+"""`doc` of an empty row."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "one", DOCUMENTS, validation=some_documents(25, seed=1))
+
+
+def opened(config: Config, rank: int = 0, world_size: int = 1, predicts_first: bool = True) -> ConceptData:
+    data = ConceptData(config, predicts_first, rank=rank, world_size=world_size)
+    data.setup()
+    return data
+
+
+def rows_of(data: ConceptData) -> int:
+    """Of one epoch."""
+    return sum(1 for _ in data.plan.rows(Position()))
+
+
+def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:
+    """What a training loop would see, `advance` called as it would."""
+    batches = []
+    for batch in islice(data.train_dataloader(), micro_batches):
+        data.advance()
+        batches.append(batch)
+    return batches
+
+
+def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]]:
+    """Everything about each row, its seed first, to be compared."""
+    fields = ("emb", "doc", "pos", "is_target")
+    return [
+        (int(batch.row[i]), *(getattr(batch, name)[i].numpy().tobytes() for name in fields))
+        for batch in batches
+        for i in range(len(batch.row))
+    ]
+
+
+def steps_of(folder: Path, world_size: int, accumulate: int, steps: int, **settings) -> list[list]:
+    """The rows of each step, all ranks together, sorted by seed."""
+    rows = 8 // world_size // accumulate
+    config = a_config(folder, trainer__accumulate=accumulate, data__rows=rows, trainer__max_steps=steps, **settings)
+    ranks = [trained(opened(config, rank, world_size)) for rank in range(world_size)]
+    assert {len(batches) for batches in ranks} == {steps * accumulate}
+    return [
+        sorted(as_rows([b for batches in ranks for b in batches[step * accumulate : (step + 1) * accumulate]]))
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_every_document_is_trained_exactly_once_an_epoch(folder, seed):
+    config = a_config(folder, run__seed=seed, data__rows=1)
+    data = opened(config)
+    found = [d for batch in trained(data, rows_of(data)) for d in documents_in(batch)]
+    expected = [
+        (0, number, [*range(n - 1), -1], [i >= source for i in range(n)])
+        for number, (n, source) in enumerate(DOCUMENTS)
+    ]
+    assert sorted(found) == expected
+    assert data.position.epoch == 0
+    assert data.position.row == rows_of(data)
+
+
+def test_several_folders_are_mixed(tmp_path, folder):
+    other = write_data(tmp_path / "other", some_documents(20, seed=5), mark=3)
+    data = opened(a_config(folder, other, data__rows=1, data__group=16))
+    found = [d for batch in trained(data, rows_of(data)) for d in documents_in(batch)]
+    assert sorted((mark, number) for mark, number, *_ in found) == [(0, i) for i in range(60)] + [
+        (3, i) for i in range(20)
+    ]
+    marks = [mark for mark, *_ in found]
+    assert {0, 3} == set(marks[:20]) == set(marks[-20:])
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_do_not_change_the_order(folder, workers):
+    alone = trained(opened(a_config(folder, data__workers=0, trainer__max_steps=30)))
+    together = trained(opened(a_config(folder, data__workers=workers, trainer__max_steps=30)))
+    assert len(alone) == 30
+    assert as_rows(alone) == as_rows(together)
+    assert [int(b.step_targets) for b in alone] == [int(b.step_targets) for b in together]
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (4, 1), (1, 4), (2, 2), (4, 2)])
+def test_ranks_and_accumulation_share_the_same_steps_and_seeds(folder, world_size, accumulate):
+    assert steps_of(folder, world_size, accumulate, 9) == steps_of(folder, 1, 1, 9)
+
+
+def test_no_two_rows_share_a_seed_and_another_run_has_others(folder):
+    seeds = [row[0] for row in as_rows(trained(opened(a_config(folder, trainer__max_steps=60))))]
+    others = [row[0] for row in as_rows(trained(opened(a_config(folder, trainer__max_steps=60, run__seed=2))))]
+    assert len(set(seeds + others)) == 2 * 2 * 60
+
+
+@pytest.mark.parametrize("predicts_first", [True, False])
+def test_counts_known_beforehand_are_those_of_the_batches(folder, predicts_first):
+    config = a_config(folder, trainer__accumulate=2, trainer__max_steps=25)
+    ranks = [trained(opened(config, rank, 2, predicts_first)) for rank in range(2)]
+    for step in range(25):
+        batches = [b for batches in ranks for b in batches[2 * step : 2 * step + 2]]
+        assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(predicts_first).sum()) for b in batches)}
+
+
+@pytest.mark.parametrize("steps", [1, 4, 13])
+@pytest.mark.parametrize(("world_size", "accumulate", "workers"), [(1, 1, 0), (2, 2, 0), (1, 3, 2)])
+def test_a_run_resumes_with_exactly_the_rows_that_are_left(folder, steps, world_size, accumulate, workers):
+    """The checkpoint of rank 0 does for everybody; the loader of the killed run had read further ahead."""
+    straight = as_rows(trained(opened(a_config(folder, trainer__max_steps=50)), 50))
+    first = opened(a_config(folder, trainer__max_steps=50, data__workers=workers))
+    trained(first, steps)
+    state = json.loads(json.dumps(first.state_dict()))
+    assert all(type(value) is int for value in state.values())
+
+    config = a_config(folder, trainer__max_steps=steps + 5, trainer__accumulate=accumulate, data__workers=workers)
+    ranks = [opened(config, rank, world_size) for rank in range(world_size)]
+    resumed = []
+    for data in ranks:
+        data.load_state_dict(state)
+        resumed.append(as_rows(trained(data)))
+    dealt = [row for rows in zip(*resumed, strict=True) for row in rows]
+    assert len(dealt) == 5 * 2 * world_size * accumulate
+    found = [row for row in dealt if EMPTY not in row]
+    left = [row for row in straight[2 * steps :] if EMPTY not in row]
+    assert found == left[: len(found)]
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_is_that_of_the_step_before(folder):
+    data = opened(a_config(folder, trainer__accumulate=3))
+    trained(data, 3)
+    whole = data.state_dict()
+    trained_on = as_rows(trained(data, 2))
+    assert data.state_dict() == whole
+    assert as_rows(trained(data, 2)) == trained_on
+
+
+def test_the_length_is_that_of_the_whole_run_and_the_stream_what_is_left_of_it(folder):
+    config = a_config(folder, trainer__max_steps=10, trainer__accumulate=2)
+    data = opened(config)
+    trained(data, 8)
+    assert len(data.train_dataloader()) == 20
+    assert len(list(data.train_dataloader())) == 12
+
+
+def test_in_data_of_another_order_the_next_epoch_begins(folder):
+    data = opened(a_config(folder))
+    trained(data, 5)
+    reordered = opened(a_config(folder, data__slots=32))
+    reordered.load_state_dict(data.state_dict())
+    assert reordered.position == Position(epoch=1)
+    assert reordered.steps == 5
+
+
+def test_empty_rows_hold_nothing(folder):
+    data = opened(a_config(folder, data__rows=64))
+    batch = next(iter(data.train_dataloader()))
+    empty = (batch.doc == PAD).all(1)
+    assert int(empty.sum()) == 64 - rows_of(data)
+    assert not batch.is_target[empty].any()
+    assert not batch.emb[batch.doc == PAD].any()
+    assert not batch.pos[batch.doc == PAD].any()
+    assert int(batch.step_targets) == int(batch.is_target.sum())
+
+
+def test_changing_one_document_on_disk_changes_its_slots_and_nothing_else(tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    before = trained(opened(a_config(folder, trainer__max_steps=20)))
+    tar = folder / "train-000002.tar"
+    offset, concepts, _ = load_index(tar)[4].tolist()
+    with tar.open("r+b") as file:
+        file.seek(offset)
+        file.write(np.full((concepts - 1, DIM), 99, dtype=np.float16).tobytes())
+    after = trained(opened(a_config(folder, trainer__max_steps=20)))
+    for old, new in zip(before, after, strict=True):
+        changed = (old.emb != new.emb).any(-1)
+        document = (old.emb[..., 1] == 24) & (old.emb[..., 3] == 1) & (old.doc != PAD)
+        assert torch.equal(changed, document)
+    assert sum(int((new.emb == 99).all(-1).sum()) for new in after) == concepts - 1
+
+
+def test_vectors_arrive_as_they_are_stored(folder):
+    batch = next(iter(opened(a_config(folder)).train_dataloader()))
+    assert batch.emb.dtype == torch.float16
+    assert batch.emb.shape == (2, 16, DIM)
+
+
+# ---- a user's mistakes ----
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_shard_is_named_in_one_line(tmp_path, workers):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    os.truncate(folder / "train-000003.tar", 9000)
+    with pytest.raises(UserError, match=r"train-000003\.tar .*truncated") as raised:
+        trained(opened(a_config(folder, data__workers=workers)), 40)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    (folder / "train-000001.tar").unlink()
+    with pytest.raises(UserError, match=r"train-000001\.tar: No such file"):
+        trained(opened(a_config(folder)), 40)
+
+
+def test_an_index_that_leaves_documents_out_is_refused(tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    index = folder / "train-000001.index.npy"
+    np.save(index, np.load(index)[:-1])
+    with pytest.raises(UserError, match=r"train-000001\.tar: the index lists 9 documents"):
+        trained(opened(a_config(folder)), 40)
+
+
+def test_data_that_cannot_be_trained_on_is_refused_in_one_line(tmp_path, folder):
+    other_codec = write_data(tmp_path / "codec", DOCUMENTS[:9], fingerprint="bad")
+    other_end = write_data(tmp_path / "end", DOCUMENTS[:9], end=END + 1)
+    narrow = write_data(tmp_path / "narrow", DOCUMENTS[:9], dim=3)
+    nothing = write_data(tmp_path / "nothing", [], validation=DOCUMENTS[:9])
+    refused = {
+        (): "data.path is empty",
+        (tmp_path / "nowhere",): "nowhere: no data set there",
+        (folder, other_codec): "fingerprint f00, 4 channels.*codec.*fingerprint bad",
+        (folder, narrow): "4 channels.*narrow.*3 channels",
+        (folder, other_end): "end with different vectors",
+        (narrow,): "model.dim=4, but the concepts of .*narrow have 3 channels",
+        (nothing,): "no document to train on",
+    }
+    for folders, expected in refused.items():
+        with pytest.raises(UserError, match=expected) as raised:
+            opened(a_config(*folders))
+        assert "\n" not in str(raised.value)
+
+
+def test_an_end_of_text_that_is_not_the_manifests_is_refused(tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    manifest = open_dataset(folder)
+    codec = manifest.codec.model_copy(update={"end_of_text": "0" * 64})
+    manifest.model_copy(update={"codec": codec}).save(folder)
+    with pytest.raises(UserError, match="does not end with the manifest's"):
+        _ = opened(a_config(folder)).end_of_text
+
+
+# ---- what a model learns of its data ----
+
+
+def test_the_folder_with_most_concepts_to_train_on_speaks_for_all(tmp_path, folder):
+    small = write_data(tmp_path / "small", DOCUMENTS[:5], validation=DOCUMENTS * 2, mark=3)
+    data = opened(a_config(small, folder))
+    location, scale = data.normalizer
+    assert location.tolist() == [0.0] * DIM
+    assert scale.tolist() == [2.0] * DIM
+    assert data.end_of_text.tolist() == END.tolist()
+    assert data.dim == DIM
+    assert (data.codec.name, data.codec.fingerprint, data.codec.splitter["name"]) == ("toy", "f00", "nupunkt")
+
+
+# ---- validation ----
+
+
+def validated(config: Config, world_size: int, predicts_first: bool = True) -> list[list[Batch]]:
+    return [list(opened(config, rank, world_size, predicts_first).val_dataloader()) for rank in range(world_size)]
+
+
+def test_validation_reads_the_same_rows_whatever_the_seed_and_the_ranks(folder):
+    one = as_rows(validated(a_config(folder, data__rows=1), 1)[0])
+    assert len(one) == 10
+    assert one == as_rows(validated(a_config(folder, data__rows=1, run__seed=9), 1)[0])
+    for world_size in (2, 4):
+        ranks = validated(a_config(folder), world_size)
+        assert len({len(batches) for batches in ranks}) == 1
+        rows = [row for batches in ranks for row in as_rows(batches) if EMPTY not in row]
+        assert sorted(rows) == sorted(one)
+
+
+@pytest.mark.parametrize("predicts_first", [True, False])
+def test_a_validation_pass_knows_its_targets(folder, predicts_first):
+    ranks = validated(a_config(folder, data__rows=3), 2, predicts_first)
+    batches = [b for rank in ranks for b in rank]
+    assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(predicts_first).sum()) for b in batches)}
+
+
+def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path):
+    tested = opened(a_config(write_data(tmp_path / "tested", DOCUMENTS, test=DOCUMENTS[:5])))
+    assert tested.has_validation
+    assert len(list(tested.val_dataloader())) > 0
+    alone = opened(a_config(write_data(tmp_path / "alone", DOCUMENTS)))
+    assert not alone.has_validation
+    assert alone.val_dataloader() == []
+
+
+# ---- under Lightning ----
+
+
+class Recorder(L.LightningModule):
+    """Trains one number, and writes down which rows it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[int] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.trainer.datamodule.advance()
+        self.seen += batch.row.tolist()
+        return self.weight * batch.is_target.sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert not self.training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(config: Config, folder: Path, checkpoint: Path | None = None) -> list[int]:
+    module, accumulate = Recorder(), config.trainer.accumulate
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=4 * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[L.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=ConceptData(config, predicts_first=True), ckpt_path=checkpoint)
+    return module.seen
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_lightning_run_resumes_in_mid_epoch_without_losing_or_repeating_a_row(tmp_path, folder, accumulate, workers):
+    def config(steps: int) -> Config:
+        return a_config(folder, trainer__max_steps=steps, trainer__accumulate=accumulate, data__workers=workers)
+
+    straight = fit(config(14), tmp_path / "straight")
+    assert len(straight) == 14 * accumulate * 2
+    killed = fit(config(8), tmp_path / "killed")
+    resumed = fit(config(14), tmp_path / "killed", tmp_path / "killed" / "step=6.ckpt")
+    assert killed[: 6 * accumulate * 2] + resumed == straight

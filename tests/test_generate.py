@@ -1,0 +1,207 @@
+"""Text in, text out: `lcm.load`'s object and the `lcm generate` command, around a model that recites one story."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from fakes import FakeCodec, reciting, write_dataset
+
+import lcm.generate
+from lcm.bank import Bank
+from lcm.errors import UserError
+from lcm.generate import add_arguments, read_prompts
+from lcm.inference import LCM
+from lcm.text import PROMPT_SUFFIX
+
+STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
+
+
+def test_a_known_beginning_is_continued_to_its_end():
+    result = reciting(STORY).generate("The sea was calm. A boat went out.")
+    assert result.sentences == STORY[2:]
+    assert result.text == "Then the wind rose. The boat came home. All were glad."
+    assert result.stop_reason == "end"
+    assert (result.nearest, result.similarity) == (None, None)
+
+
+def test_many_texts_give_what_each_gives_alone_in_order():
+    model = reciting(STORY)
+    texts = [STORY[2], " ".join(STORY[:2]), STORY[3]]
+    assert model.generate_many(texts) == [model.generate(text) for text in texts]
+    assert model.generate_many([]) == []
+
+
+def test_max_sentences_is_obeyed_and_has_a_default_that_leaves_room():
+    assert reciting(STORY).generate(STORY[0], max_sentences=2).sentences == STORY[1:3]
+    endless = reciting([f"Number {i}." for i in range(40)], slots=10)
+    assert len(endless.generate("Number 0.").sentences) == 5
+    with pytest.raises(UserError, match=r"--max-sentences=9: expected at most 8"):
+        endless.generate("Number 0.", max_sentences=9)
+
+
+def test_an_answer_is_asked_for_by_the_prompt_suffix():
+    """The reciter only knows what to say after "[MODEL]:"; without the suffix it says what follows in the story."""
+    model = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."])
+    assert model.generate("A question.", task="answer").sentences == ["An answer."]
+    assert model.generate("A question.", max_sentences=1).sentences == ["More story."]
+    pairs_only = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."], default_task="answer")
+    assert pairs_only.generate("A question.").sentences == ["An answer."]
+    assert pairs_only.generate("A question.", task="continue", max_sentences=1).sentences == ["More story."]
+
+
+def test_a_long_text_keeps_its_end_when_continued(capsys):
+    model = reciting(STORY, slots=6)
+    prompts = model.prompts(["One. Two. Three. Four. Five."], task=None)
+    (kept,) = model.shorten(prompts, model.stop_rules(3), task=None)
+    assert model.codec.decode(kept) == ["Three.", "Four.", "Five."]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_long_document_keeps_its_beginning_and_the_suffix_when_answered(capsys):
+    model = reciting(STORY, slots=6)
+    prompts = model.prompts(["One. Two. Three. Four. Five.", "One. Two."], task="answer")
+    long, short = model.shorten(prompts, model.stop_rules(3), task="answer")
+    assert model.codec.decode(long) == ["One.", "Two.", PROMPT_SUFFIX]
+    assert model.codec.decode(short) == ["One.", "Two.", PROMPT_SUFFIX]
+    assert capsys.readouterr().err == (
+        "1 of 2 prompts are longer than 3 concepts; their concepts before the prompt's suffix were dropped\n"
+    )
+
+
+def test_a_prompt_that_fits_is_not_spoken_of(capsys):
+    reciting(STORY, slots=6).generate("One. Two. Three.", max_sentences=3)
+    assert capsys.readouterr().err == ""
+
+
+def test_prompts_are_cut_as_the_codec_needs_it():
+    (prompt,) = reciting(STORY).prompts(["word " * 20], task=None)
+    assert len(prompt) == 2
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_an_empty_text_is_refused_by_its_number(text):
+    with pytest.raises(UserError, match="text 2 of 2 is empty"):
+        reciting(STORY).generate_many(["Fine.", text])
+
+
+def test_another_codec_is_refused_by_both_fingerprints():
+    with pytest.raises(UserError, match="fingerprint fake, expected of-the-training-data"):
+        reciting(STORY, fingerprint="of-the-training-data")
+
+
+def test_nearest_answers_with_real_sentences_only():
+    codec = FakeCodec()
+    model = reciting(STORY, codec)
+    others = ["Somebody wrote this.", STORY[1], "And that."]
+    model.bank = Bank(others, codec.encode(others))
+    result = model.generate(STORY[0], max_sentences=2, decode="nearest")
+    assert result.sentences == result.nearest
+    assert result.nearest[0] == STORY[1]
+    assert result.nearest[1] in others
+    assert result.similarity[0] > 0.999 > result.similarity[1]
+    both = model.generate(STORY[0], max_sentences=2, decode="both")
+    assert (both.sentences, both.nearest) == (STORY[1:3], result.nearest)
+
+
+def test_the_default_bank_is_the_training_data(tmp_path):
+    codec = FakeCodec()
+    write_dataset(tmp_path / "data", codec, {"train": [STORY[:2], STORY[3:]], "test": [STORY[2:3]]})
+    model = reciting(STORY, codec, data=(str(tmp_path / "data"),))
+    assert model.bank.sentences == STORY[:2] + STORY[3:]
+
+
+def test_training_data_that_is_gone_is_told_with_the_way_out():
+    with pytest.raises(UserError, match=r"data.path=data/gone: .* --bank"):
+        reciting(STORY, data=("data/gone",)).generate(STORY[0], decode="nearest")
+
+
+def test_lines_of_the_input_file_keep_their_ids(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "One."}\n\n{"text": "Two."}\n{"id": 7, "text": "Three."}\n')
+    assert [(p.id, p.text) for p in read_prompts(tmp_path / "in.jsonl")] == [("a", "One."), (3, "Two."), (7, "Three.")]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "cut', "in.jsonl:2: not valid JSON"),
+        ('["text"]', "in.jsonl:2: expected"),
+        ('{"text": ""}', "in.jsonl:2: expected"),
+        ('{"text": 3}', "in.jsonl:2: expected"),
+        ('{"id": [1], "text": "One."}', "in.jsonl:2: id"),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(line, expected, tmp_path):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "One."}}\n{line}\n')
+    with pytest.raises(UserError, match=expected):
+        read_prompts(tmp_path / "in.jsonl")
+
+
+def run(monkeypatch, model: LCM, *words: str) -> int:
+    """The command, with `model` in the place of the one in --model."""
+    monkeypatch.setattr(lcm.generate, "load", lambda folder: model)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return lcm.generate.run(parser.parse_args(["--model", "runs/x", *words]))
+
+
+def test_text_prints_the_continuation_and_nothing_else(monkeypatch, capsys):
+    assert run(monkeypatch, reciting(STORY), "--text", STORY[2]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "The boat came home. All were glad.\n"
+    assert captured.err == ""
+
+
+def test_json_prints_one_object(monkeypatch, capsys):
+    run(monkeypatch, reciting(STORY), "--text", STORY[2], "--json")
+    assert json.loads(capsys.readouterr().out) == {
+        "id": "text", "text": "The boat came home. All were glad.", "sentences": STORY[3:],
+        "nearest": None, "similarity": None, "stop": "end",
+    }  # fmt: skip
+
+
+def test_a_file_of_texts_becomes_a_file_of_continuations(monkeypatch, capsys, tmp_path):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "text": s}) + "\n" for i, s in enumerate(STORY)))
+    codec = FakeCodec()
+    write_dataset(tmp_path / "data", codec, {"train": [STORY]})
+    paths = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert run(monkeypatch, reciting(STORY, codec), *paths, "--decode", "both", "--bank", str(tmp_path / "data")) == 0
+    assert capsys.readouterr().out == ""
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[1]["sentences"] == rows[1]["nearest"] == STORY[2:]
+    assert rows[1]["similarity"] == pytest.approx([1, 1, 1], abs=1e-3)
+    assert rows[1]["stop"] == "end"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--text", " "], "--text is empty"),
+        (["--text", "One.", "--max-sentences", "0"], "--max-sentences=0: expected 1 or more"),
+        (["--text", "One.", "--temperature", "-1"], "--temperature=-1.0: expected 0 or more"),
+        (["--text", "One.", "--output", "x"], "goes with --input"),
+        (["--input", "missing.jsonl"], "--input=missing.jsonl: no such file"),
+        (["--input", "in.jsonl", "--output", "no/such/out.jsonl"], "its folder does not exist"),
+    ],
+)
+def test_a_mistake_is_told_before_a_model_is_loaded(words, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=expected):
+        run(monkeypatch, None, *words)
+
+
+def test_seed_and_temperature_reach_the_model():
+    model = reciting(STORY)
+    seen = []
+    model.model.next = lambda context, sampling: seen.append(sampling) or torch.ones(1, 32)
+    model.generate(STORY[0], seed=0, temperature=0.5, max_sentences=1)
+    model.generate(STORY[0], seed=3, max_sentences=1)
+    assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, 0.0)]
+
+
+def test_importing_lcm_is_light():
+    code = "import sys, lcm; assert lcm.__version__ and callable(lcm.load); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

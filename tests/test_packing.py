@@ -1,0 +1,99 @@
+"""Cutting and packing: nothing lost, nothing twice, nothing out of its document."""
+
+import numpy as np
+import pytest
+
+from lcm.packing import cut, first_fit, pack
+
+
+def an_index(*documents: tuple[int, int]) -> np.ndarray:
+    """(concepts, source_length) of each document → the index of a shard with 1 byte a concept."""
+    concepts = np.array([n for n, _ in documents])
+    return np.stack([concepts.cumsum() - concepts, concepts, [s for _, s in documents]], axis=1)
+
+
+def pieces_of(concepts: int, source: int = 0, slots: int = 8) -> list[list[tuple[int, int, int, int]]]:
+    """(first, count, pos, prompt) of each span of each piece of one document."""
+    spans, piece = cut(an_index((concepts, source)), np.zeros(1, dtype=np.int64), slots)
+    fields = spans[["first", "count", "pos", "prompt"]]
+    return [
+        sorted((tuple(s) for s in fields[piece == p].tolist()), key=lambda s: s[2]) for p in range(int(piece.max()) + 1)
+    ]
+
+
+def first_fit_by_hand(lengths: list[int], slots: int) -> list[int]:
+    rows: list[int] = []  # free slots
+    chosen = []
+    for length in lengths:
+        with_room = [number for number, free in enumerate(rows) if free >= length]
+        if not with_room:
+            with_room = [len(rows)]
+            rows.append(slots)
+        rows[with_room[0]] -= length
+        chosen.append(with_room[0])
+    return chosen
+
+
+@pytest.mark.parametrize("slots", [2, 3, 8, 128, 2048])
+def test_packing_is_exactly_first_fit(slots):
+    lengths = np.random.default_rng(slots).integers(1, slots + 1, 600)
+    assert first_fit(lengths, slots).tolist() == first_fit_by_hand(lengths.tolist(), slots)
+
+
+def test_a_document_that_fits_is_one_piece():
+    assert pieces_of(8) == [[(0, 8, 0, 0)]]
+    assert pieces_of(8, source=3) == [[(0, 8, 0, 3)]]
+
+
+def test_a_long_document_is_cut_into_documents_of_their_own():
+    assert pieces_of(19) == [[(0, 8, 0, 0)], [(8, 8, 0, 0)], [(16, 3, 0, 0)]]
+
+
+def test_a_long_pair_loses_prompt_concepts_just_before_the_suffix():
+    """15 of prompt, the suffix among them at 14, and 4 of answer: the first 3, the suffix and the answer remain."""
+    assert pieces_of(19, source=15) == [[(0, 3, 0, 3), (14, 5, 3, 1)]]
+
+
+def test_a_pair_keeps_its_suffix_even_where_no_other_prompt_concept_fits():
+    assert pieces_of(19, source=12) == [[(11, 8, 0, 1)]]
+
+
+def test_a_pair_with_too_long_an_answer_is_cut_like_any_other_document():
+    """Answer and suffix are 9: targets are the concepts from 11 on, wherever the cuts fall."""
+    assert pieces_of(19, source=11) == [[(0, 8, 0, 8)], [(8, 8, 0, 3)], [(16, 3, 0, 0)]]
+
+
+def test_no_piece_is_longer_than_a_row_and_every_concept_of_a_continuation_has_one_place():
+    rng = np.random.default_rng(0)
+    documents = [(int(n), 0) for n in rng.integers(1, 60, 200)]
+    packed = pack(an_index(*documents), np.zeros(200, dtype=np.int64), slots=16, predicts_first=True)
+    seen = [
+        (offset, first + i)
+        for offset, first, count in packed.spans[["offset", "first", "count"]].tolist()
+        for i in range(count)
+    ]
+    assert len(seen) == len(set(seen)) == sum(n for n, _ in documents)
+
+
+def test_spans_lie_side_by_side_in_a_row_and_number_their_documents():
+    documents = [(3, 0), (19, 15), (4, 0), (1, 0)]
+    packed = pack(an_index(*documents), np.zeros(4, dtype=np.int64), slots=8, predicts_first=True)
+    rows = [packed.row(r)[0] for r in range(len(packed))]
+    assert [r["slot"].tolist() for r in rows] == [[0, 3, 7], [0, 3]]
+    assert [r["doc"].tolist() for r in rows] == [[0, 1, 2], [0, 0]]
+    assert [r["count"].tolist() for r in rows] == [[3, 4, 1], [3, 5]]
+
+
+def test_counts_know_whether_the_first_concept_is_predicted():
+    documents = [(3, 0), (5, 2), (19, 15)]
+    index, shard = an_index(*documents), np.zeros(3, dtype=np.int64)
+    assert pack(index, shard, 8, predicts_first=True).targets.tolist() == [3 + 3, 4]
+    assert pack(index, shard, 8, predicts_first=False).targets.tolist() == [2 + 3, 4]
+
+
+@pytest.mark.parametrize("slots", [128, 2048])
+def test_few_slots_stay_empty(slots):
+    rng = np.random.default_rng(slots)
+    lengths = rng.integers(4, 65, 20_000)
+    rows = int(first_fit(lengths, slots).max()) + 1
+    assert lengths.sum() > 0.985 * rows * slots
