@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,18 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
 
     Raises UserError where it is not one, or where opening it could run code and `trust` is not given.
     """
+    broken = f"{path}: not a complete checkpoint; copy it again, or take an older one"
+    if not zipfile.is_zipfile(existing_file(path, "--checkpoint")):
+        raise UserError(broken)
     try:
-        checkpoint = torch.load(
-            existing_file(path, "checkpoint"), map_location="cpu", mmap=True, weights_only=not trust
-        )
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds more than tensors and numbers, so opening it could run code that is hidden in it; "
             "if you know where it comes from, add --trust-checkpoint"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: not a complete checkpoint ({' '.join(str(error).split())[:120]})") from error
+    except RuntimeError as error:
+        raise UserError(broken) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint of lcm train: it has no state_dict and config")
     return checkpoint

@@ -1,10 +1,13 @@
 """What a run trains on: deals the plan's rows to the ranks, and knows exactly where training stands.
 
-data = ConceptData(config, predicts_first=False)
-data.setup()                                       # opens manifests: now dim, codec, normalizer, … are known
-trainer.fit(LCMModule(config, model), datamodule=data)
+    data = ConceptData(config, predicts_first=model.predicts_first)
+    data.setup()  # opens manifests and nothing else: data.codec, data.dim, data.normalizer, data.end_of_text
+    trainer.fit(LCMModule(config, model), datamodule=data)
+
+Which rows make a step depends on the number of ranks, micro-batches and rows alone; workers change nothing but speed.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +16,6 @@ from itertools import islice
 
 import lightning as L
 from jaxtyping import Float
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lcm.config import CodecRecord, Config
@@ -122,9 +124,9 @@ class ConceptData(L.LightningDataModule):
         self.position = Position(**state)
         if fingerprint != self.plan.fingerprint:
             self.position = Position(epoch=self.position.epoch + 1)
-            rank_zero_info(
-                "The data, data.slots, data.group or run.seed changed since the checkpoint: "
-                f"training goes on at the start of epoch {self.position.epoch} of the data."
+            self._say(
+                "the data, data.slots, data.group or run.seed changed since the checkpoint: "
+                f"training goes on at the start of epoch {self.position.epoch} of the data"
             )
 
     # ---- validation ----
@@ -144,7 +146,7 @@ class ConceptData(L.LightningDataModule):
         Shuffled, so that they come from all folders and from all parts of each. Every rank has as many batches.
         """
         if not self.has_validation:
-            rank_zero_info("The data has neither a validation nor a test split: training goes without validation.")
+            self._say("the data has neither a validation nor a test split: training goes without validation")
             return []
         together = self.world_size * self.config.data.rows
         plan = self._plan(self._held_out, VALIDATION_SEED)
@@ -162,6 +164,10 @@ class ConceptData(L.LightningDataModule):
         paths = [shard.path for shard in shards]
         reader = RowReader(paths, dim=self.dim, slots=plan.slots, seed=plan.seed)
         return Batches(reader, shares, workers=self.config.data.workers)
+
+    def _say(self, text: str) -> None:
+        if self.rank == 0:
+            print(text, file=sys.stderr)
 
 
 class TrainingShares:

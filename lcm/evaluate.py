@@ -43,7 +43,7 @@ class EvaluateOptions:
     data: tuple[str, ...]
     split: str | None = None
     limit: int = 500
-    roundtrip: int = 1500
+    roundtrip: int = 1000
     seed: int = 0
     bootstrap: int = 1000
 
@@ -85,7 +85,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         examples, train = _read(lcm, options)
     with stages.of("scoring", f"the sentences of {len(examples.drawn)} documents and pairs"):
         forced, rows = _teacher_forced(lcm, examples, train, options)
-    with stages.of("reading", "the sentences of the training data, to find the nearest in"):
+    with stages.of("gathering", "the sentences of the training data, to find the nearest among them"):
         bank = Bank.from_shards(sorted({str(s.folder) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
@@ -94,7 +94,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     results = {
         **forced,
         "summaries": table,
-        "counts": _counts(examples, forced),
+        "counts": _counts(examples),
         "settings": {**asdict(options), "split": examples.split, **asdict(lengths)},
         "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},
         "codec": {"name": lcm.record.name, "fingerprint": lcm.record.fingerprint, "dim": lcm.record.dim},
@@ -154,7 +154,7 @@ def _teacher_forced(
     }, scoring.by_example(systems["model"], targets, examples.drawn)
 
 
-def _counts(examples: Examples, forced: dict[str, Any]) -> dict[str, Any]:
+def _counts(examples: Examples) -> dict[str, Any]:
     failed = sum(examples.failed.values())
     return {
         "scored": len(examples.drawn),
@@ -163,7 +163,6 @@ def _counts(examples: Examples, forced: dict[str, Any]) -> dict[str, Any]:
         "reasons": {reason: {"count": n, "first": examples.first[reason]} for reason, n in examples.failed.items()},
         "documents": len(examples.documents),
         "pairs": len(examples.pairs),
-        **forced.pop("targets"),
     }
 
 

@@ -19,8 +19,10 @@ from lcm.prepared import Shard
 from lcm.shards import Encoded, read_document, read_sample
 from lcm.sources import Columns, Document, Refused, Sources
 
+SHARDS = 200
+"""Training shards that are looked at, spread over all: a corpus may have many thousands."""
 MEAN_CONCEPTS = 100_000
-"""Training concepts, spread over all shards, whose mean is taken."""
+"""Concepts, spread over these shards, whose mean is taken."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard
 
 def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
     """The mean of about MEAN_CONCEPTS concepts of whole documents, the ends of text left out."""
+    shards = _spread(shards)
     step = max(1, sum(shard.concepts for shard in shards) // MEAN_CONCEPTS)
     total, count = np.zeros(dim), 0
     for shard in shards:
@@ -142,13 +145,13 @@ def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
 
 
 def answer_lengths(shards: Sequence[Shard]) -> list[int]:
-    """Sentences of every pair's summary, from the indexes alone."""
-    return [
-        concepts - source_length - 1
-        for shard in shards
-        for _, concepts, source_length in shard.load().tolist()
-        if source_length
-    ]
+    """Sentences of the pairs' summaries, from the indexes alone."""
+    indexes = [index[index[:, 2] > 0] for index in (shard.load() for shard in _spread(shards))]
+    return [int(n) for index in indexes for n in index[:, 1] - index[:, 2] - 1]
+
+
+def _spread(shards: Sequence[Shard]) -> Sequence[Shard]:
+    return shards[:: -(-len(shards) // SHARDS)] if shards else shards
 
 
 def _draw(total: int, limit: int, seed: int) -> list[int]:

@@ -13,6 +13,7 @@ from jaxtyping import Float16, Float32
 from lcm import normalizer
 from lcm.manifest import NormalizerInfo, ShardRecord
 from lcm.shards import load_index, read_document
+from lcm.sources import SPLITS
 
 SAMPLE = 200_000
 """Vectors that the normaliser is fitted on: enough for quartiles of half a percent of a standard deviation."""
@@ -41,10 +42,12 @@ def sample_vectors(
     return sample
 
 
-def fit_normalizer(folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int) -> NormalizerInfo:
+def fit_normalizer(
+    folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int, limit: int = SAMPLE
+) -> NormalizerInfo:
     """The normaliser of the train split; of validation or test where that is all there is."""
-    shards = next(splits[name] for name in ("train", "validation", "test") if splits.get(name))
-    location, scale = normalizer.fit(torch.from_numpy(sample_vectors(folder, shards, dim)))
+    shards = next(splits[name] for name in SPLITS if splits.get(name))
+    location, scale = normalizer.fit(torch.from_numpy(sample_vectors(folder, shards, dim, limit)))
     return NormalizerInfo(location=_shortest(location.numpy()), scale=_shortest(scale.numpy()))
 
 

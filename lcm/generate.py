@@ -11,7 +11,10 @@ from typing import Any
 
 from lcm.bank import Bank
 from lcm.errors import UserError, existing_file
-from lcm.inference import LCM, ROWS, Generation, load
+from lcm.inference import LCM, Generation, load
+
+CHUNK = 512
+"""Texts of a file that are continued and written together."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(as_row(prompts[0], generation), ensure_ascii=False) if args.json else plain(generation))
         return 0
     with open(args.output, "w", encoding="utf-8") if args.output else nullcontext(sys.stdout) as out:
-        for start in range(0, len(prompts), ROWS):
-            batch = prompts[start : start + ROWS]
+        for start in range(0, len(prompts), CHUNK):
+            batch = prompts[start : start + CHUNK]
             for prompt, generation in zip(batch, _generate(lcm, batch, args), strict=True):
                 print(json.dumps(as_row(prompt, generation), ensure_ascii=False), file=out)
             out.flush()

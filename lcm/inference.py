@@ -205,7 +205,7 @@ def load(folder: str | Path, device: str | None = None) -> LCM:
         raise UserError(
             f"{folder}/config.yaml: has no codec section, so its concepts mean nothing; train on lcm prepare's data"
         )
-    return LCM(model.to(device), load_codec(config.codec.name), config)
+    return LCM(model.to(device), load_codec(config.codec.name, device=device), config)
 
 
 def _codec_record(config: Config, codec: Codec) -> CodecRecord:

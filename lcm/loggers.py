@@ -86,6 +86,7 @@ class Terminal(PlainLogger):
         self.metrics: dict[str, float] = {}
         self.start: tuple[int, float] | None = None
         self.printed = -math.inf
+        self.interactive = sys.stderr.isatty()  # asked once: the bar puts itself before sys.stderr
         self.bar: Progress | None = None
 
     @rank_zero_only
@@ -94,7 +95,7 @@ class Terminal(PlainLogger):
         now = time.monotonic()
         self.metrics.update(metrics)
         self.start = self.start or (step, now)
-        if sys.stderr.isatty():
+        if self.interactive:
             self._advance_bar(step)
         elif now - self.printed >= self.SECONDS or any(name.startswith("val/") for name in metrics):
             self.printed = now

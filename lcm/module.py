@@ -101,12 +101,8 @@ class LCMModule(L.LightningModule):
     # ---- reports ----
 
     def _report_training(self, slots: int) -> None:
+        self._refuse_divergence()
         loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {self.global_step}: training has diverged; lower optimizer.lr="
-                f"{self.config.optimizer.lr} or optimizer.clip={self.config.optimizer.clip}, and resume or start anew"
-            )
         concepts = float(self.trainer.strategy.reduce(self._concepts, reduce_op="sum"))
         speed = concepts / (time.perf_counter() - self._clock)
         metrics = {
@@ -120,6 +116,15 @@ class LCMModule(L.LightningModule):
             metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()
+
+    def _refuse_divergence(self) -> None:
+        """By the gradient's norm, which is the same on every rank. Raises UserError."""
+        if not self._gradient_norm.isfinite():
+            raise UserError(
+                f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; "
+                f"lower optimizer.lr={self.config.optimizer.lr} or optimizer.clip={self.config.optimizer.clip}, and go "
+                "on from the last checkpoint"
+            )
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         self.reported = {**self.reported, **metrics, "step": self.global_step}
@@ -159,6 +164,7 @@ class LCMModule(L.LightningModule):
     # ---- checkpoints ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_divergence()  # before a good checkpoint is replaced by one of NaN
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -51,7 +51,7 @@ class _Failed:
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    busy: bool = True
+    state: Literal["starting", "idle", "busy"] = "starting"
 
 
 class Pool:
@@ -90,11 +90,13 @@ class Pool:
 
     def submit(self, task: Any) -> None:
         """Hand a task to a worker; waits while all are busy."""
-        while not (idle := [w for w in self._workers if not w.busy]):
-            if len(self._workers) < self.count:
+        while not (idle := self._in_state("idle")):
+            # As many start at once as are up: a small job does not wake a large machine, a large job soon does.
+            starting, busy = len(self._in_state("starting")), len(self._in_state("busy"))
+            if starting < max(1, busy) and starting + busy < self.count:
                 self._add()
             self._hear()
-        idle[0].busy = True
+        idle[0].state = "busy"
         try:
             idle[0].pipe.send(task)
         except ConnectionError:
@@ -102,12 +104,15 @@ class Pool:
 
     def poll(self) -> None:
         """Deal with the news there are, without waiting for any."""
-        self._hear(timeout=0)
+        self._hear(timeout=0.0)
 
     def finish(self) -> None:
         """Wait for all results."""
-        while any(worker.busy for worker in self._workers):
+        while self._in_state("busy"):
             self._hear()
+
+    def _in_state(self, state: str) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.state == state]
 
     def _add(self) -> None:
         resource_tracker.ensure_running()  # or the first start does, and unblocks the signal
@@ -123,8 +128,8 @@ class Pool:
         self._workers.append(_Worker(process, ours))
 
     def _hear(self, timeout: float | None = None) -> None:
-        """Wait for news of any busy worker, and deal with it."""
-        ready = wait([worker.pipe for worker in self._workers if worker.busy], timeout)
+        """Wait for news of any worker that is not idle, and deal with it."""
+        ready = wait([worker.pipe for worker in self._workers if worker.state != "idle"], timeout)
         for worker in [w for w in self._workers if w.pipe in ready]:
             try:
                 news = worker.pipe.recv()
@@ -135,9 +140,9 @@ class Pool:
                     self.tell(count)
                 case _Ready(info):
                     self.info = info
-                    worker.busy = False
+                    worker.state = "idle"
                 case _Done(result):
-                    worker.busy = False
+                    worker.state = "idle"
                     self.result(result)
                 case _Failed(error, users):
                     raise UserError(error) if users else RuntimeError(f"a worker failed:\n{error}")

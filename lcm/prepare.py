@@ -28,7 +28,8 @@ from lcm.workspace import Asked, asked_of, check_folder, claimed, fingerprints, 
 
 
 def _processors() -> int:
-    return len(os.sched_getaffinity(0))
+    """Those that this process may use, where the system can tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ class PrepareProgress:
             self._bar.start()
 
     def close(self) -> None:
-        self._bar.stop()
+        if self.out.isatty():
+            self._bar.stop()
 
     def read(self, characters: int, bytes_read: int) -> None:
         """So many characters were read since the last call; the reading stands at this byte."""

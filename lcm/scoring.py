@@ -170,7 +170,7 @@ def means(scores: Scores, targets: Targets, samples: int, seed: int) -> dict[str
 def mean_of(values: Float[Tensor, " N"], example: Int[Tensor, " N"], samples: int, seed: int) -> Interval:
     known = ~values.isnan()
     number = example[known].numpy()
-    totals = np.bincount(number, weights=values[known].double().numpy())
+    totals = np.bincount(number, weights=values[known].double().numpy()).astype(np.float64)
     return bootstrap(totals, np.bincount(number).astype(np.float64), samples, seed)
 
 

@@ -145,7 +145,8 @@ class Sources:
                 yield Refused("not a JSON object", f"{place}: {_shortened(line)}")
 
     def _read_parquet(self, name: str, plain: io.BufferedIOBase) -> Iterator[Document | Refused]:
-        file = pq.ParquetFile(plain, buffer_size=1 << 20)
+        # Both settings, or a row group is held whole, and there are files with a single one.
+        file = pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False)
         columns = file.schema_arrow.names
         self._saw(columns)
         wanted = {*self.columns.needed, self.columns.id, self.columns.title, self.columns.split, "source"}

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic_settings import CliSettingsSource
 
 from lcm.callbacks import Checkpoints
-from lcm.checkpoint import AtomicCheckpointIO, is_finished, resume_from
+from lcm.checkpoint import AtomicCheckpointIO, is_finished, latest, resume_from
 from lcm.config import Config, load_config
 from lcm.data import ConceptData
 from lcm.loggers import build_loggers, quiet_lightning
@@ -49,8 +49,15 @@ def train(config: Config) -> Path:
         _say(f"going on from {checkpoint}")
     if not data.has_validation:
         _say("the data has nothing to validate on: the newest model counts as the best")
-    with quiet_lightning():
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if config.trainer.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
+        _say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
+    try:
+        with quiet_lightning():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if latest(folder):
+            _say(f"{folder}: the same command goes on from {latest(folder)}")
+        raise KeyboardInterrupt from None
     return folder
 
 
@@ -111,7 +118,7 @@ def dry_run(config: Config) -> None:
     if needed > 0.75 * memory and not torch.cuda.is_available():
         print(f"one step   not run: weights and AdamW take {needed >> 30} GiB, this machine has {memory >> 30} GiB")
         return
-    short = {"max_steps": 1, "loggers": (), "devices": 1, "nodes": 1}
+    short = {"max_steps": 1, "loggers": (), "devices": 1, "nodes": 1, "log_every": 1}
     config = config.model_copy(update={"trainer": config.trainer.model_copy(update=short)})
     module, data = assemble(config)
     start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Stand-ins that make every answer known beforehand: a codec of random vectors, a model that recites one story."""
 
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class FakeCodec(Codec):
         for sentence in sentences:
             generator = torch.Generator().manual_seed(zlib.crc32(sentence.encode()))
             self.known[sentence] = torch.randn(self.dim, generator=generator).half().float()
-        return torch.stack([self.known[sentence] for sentence in sentences])
+        return torch.stack([self.known[sentence] for sentence in sentences]) if sentences else torch.zeros(0, self.dim)
 
     def decode(self, vectors, lang="eng_Latn", *, beam=1, progress=None):
         if not len(vectors):
@@ -65,6 +66,7 @@ class Reciter(ConceptModel):
         self.register_buffer("end_of_text", end)
         self.story = torch.cat([story, end[None]])
         self.asked: list[int] = []
+        self.extended = 0
 
     def after(self, concepts: Tensor) -> Tensor:
         place = (concepts[:, None] - self.story).norm(dim=2).argmin(dim=1)
@@ -78,6 +80,7 @@ class Reciter(ConceptModel):
         return self.after(torch.stack([row[-1] for row in context]))
 
     def extend(self, context, concepts):
+        self.extended += 1
         return History(torch.cat([row, concept[None]]) for row, concept in zip(context, concepts, strict=True))
 
     def predict(self, batch, sampling):
@@ -118,11 +121,11 @@ def write_dataset(folder: Path, codec: Codec, splits: dict[str, list[list[str] |
             documents.append(Encoded(number, f"{split} {number}", "", "", "eng_Latn", sentences, len(prompt), vectors))
             number += 1
         records[split] = (write_shard(folder / shard_name(split, 0), documents),)
+    end_of_text = hashlib.sha256(codec.encode([END_OF_TEXT]).numpy().astype(np.float16).tobytes()).hexdigest()
     info = {"name": codec.name, "fingerprint": codec.fingerprint, "dim": codec.dim, "lang": "eng_Latn"}
     Manifest(
-        codec=CodecInfo(**info, stop_threshold=codec.stop_threshold),
+        codec=CodecInfo(**info, stop_threshold=codec.stop_threshold, end_of_text=end_of_text),
         splitter=SplitterSettings(),
-        end_of_text="",
         options={},
         inputs=(),
         refused={},

@@ -35,20 +35,21 @@ class StubCodec:
     def encode(
         self, sentences: Sequence[str], lang: str = "eng_Latn", *, progress: Callable[[int], None] | None = None
     ) -> Tensor:
-        for sentence in sentences:
-            if "DIE" in sentence:
-                os.kill(os.getpid(), 9)
-            if "CRASH" in sentence:
-                raise RuntimeError("the stub crashed")
+        text = " ".join(sentences)
+        if "DIE" in text:
+            os.kill(os.getpid(), 9)
+        if "CRASH" in text:
+            raise RuntimeError("the stub crashed")
+        for _ in sentences if self.delay else ():
             time.sleep(self.delay)
             if progress:
                 progress(1)
-        rows = [
-            torch.frombuffer(bytearray(hashlib.sha256(s.encode()).digest()[:4]), dtype=torch.uint8) for s in sentences
-        ]
-        vectors = torch.stack(rows).float() / 256 if rows else torch.empty(0, self.dim)
+        digests = b"".join(hashlib.md5(sentence.encode()).digest()[: self.dim] for sentence in sentences)
+        vectors = torch.tensor(list(digests)).reshape(-1, self.dim) / 256
         vectors += torch.arange(len(vectors))[:, None] * 1e-3
-        vectors[["HUGE" in s for s in sentences]] = 1e6
+        vectors[["HUGE" in sentence for sentence in sentences]] = 1e6
+        if progress and not self.delay:
+            progress(len(sentences))
         return vectors
 
     def decode(self, vectors: Tensor, lang: str = "eng_Latn") -> list[str]:

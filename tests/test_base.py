@@ -216,16 +216,22 @@ def test_a_copy_by_select_can_be_extended_differently(prompts):
         model.extend(context, torch.zeros(3, DIM))
 
 
-def test_noise_depends_on_seed_prompt_and_position_alone(prompts):
-    """A batch draws what its rows draw alone and in another order; nothing else repeats."""
+def test_a_batch_draws_what_its_rows_draw_alone(prompts):
     model, sampling = build(), Sampling(temperature=0.5, seed=1)
     together = generate(model, prompts, 2, sampling)
     for row, prompt in enumerate(prompts):
         torch.testing.assert_close(generate(model, [prompt], 2, sampling)[0], together[row], atol=1e-5, rtol=1e-5)
-    noise = together[:, 0] - generate(model, prompts, 1)[:, 0]
-    other = generate(model, prompts, 1, Sampling(temperature=0.5, seed=2))[:, 0] - generate(model, prompts, 1)[:, 0]
-    vectors = torch.cat([noise, other])
-    assert len({tuple(v.round(decimals=4).tolist()) for v in vectors}) == 6
+
+
+def test_noise_differs_by_seed_prompt_and_position(prompts):
+    """Two seeds, three prompts, two positions: twelve different vectors."""
+    model, noise = build(), []
+    context = model.prefill(prompts)
+    for _ in range(2):
+        clean = model.next(context, GREEDY)
+        noise += [model.next(context, Sampling(temperature=0.5, seed=seed)) - clean for seed in (1, 2)]
+        context = model.extend(context, clean)
+    assert len({tuple(vector.round(decimals=3).tolist()) for vector in torch.cat(noise)}) == 12
 
 
 def test_noise_has_the_temperature_as_its_spread_in_normalised_space():

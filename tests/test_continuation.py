@@ -85,7 +85,7 @@ def test_finished_rows_leave_the_batch_and_results_keep_their_order():
 def test_no_question_is_asked_after_the_last_sentence():
     model = reciter(A, B, C, D)
     generate(model, [A[None]], StopRules(max_sentences=2, end_threshold=0.95), Sampling())
-    assert model.asked == [1, 1]
+    assert (model.asked, model.extended) == ([1, 1], 1)
 
 
 def test_a_diverged_model_is_told_in_one_line():

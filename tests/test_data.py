@@ -4,6 +4,7 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -85,6 +86,24 @@ def test_every_document_is_trained_exactly_once_an_epoch(folder, seed):
     assert data.position.row == rows_of(data)
 
 
+def test_long_documents_and_pairs_arrive_cut(tmp_path):
+    """11 concepts; a pair with 7 of prompt and 3 of answer; one whose answer of 6 leaves no room for its suffix."""
+    data = opened(a_config(write_data(tmp_path / "data", [(11, 0), (10, 7), (9, 3)]), data__slots=6, data__rows=1))
+    batches = trained(data, rows_of(data))
+    found = sorted((concepts, targets) for batch in batches for _, _, concepts, targets in documents_in(batch))
+    yes, no = True, False
+    assert found == [
+        ([0, 1, 2, 3, 4, 5], [no, no, no, yes, yes, yes]),
+        ([0, 1, 2, 3, 4, 5], [yes] * 6),
+        ([0, 1, 6, 7, 8, -1], [no, no, no, yes, yes, yes]),
+        ([6, 7, -1], [yes] * 3),
+        ([6, 7, 8, 9, -1], [yes] * 5),
+    ]
+    for batch in batches:
+        for doc, pos in zip(batch.doc, batch.pos, strict=True):
+            assert all(pos[doc == n].tolist() == list(range(int((doc == n).sum()))) for n in range(int(doc.max()) + 1))
+
+
 def test_several_folders_are_mixed(tmp_path, folder):
     other = write_data(tmp_path / "other", some_documents(20, seed=5), mark=3)
     data = opened(a_config(folder, other, data__rows=1, data__group=16))
@@ -152,9 +171,14 @@ def test_a_checkpoint_in_the_middle_of_a_step_is_that_of_the_step_before(folder)
     data = opened(a_config(folder, trainer__accumulate=3))
     trained(data, 3)
     whole = data.state_dict()
-    trained_on = as_rows(trained(data, 2))
+    begun = as_rows(trained(data, 2))
     assert data.state_dict() == whole
-    assert as_rows(trained(data, 2)) == trained_on
+    assert as_rows(trained(data, 2)) == begun  # the step begins anew, as after a crash
+    assert data.state_dict() == whole
+    trained(data, 6)
+    straight = opened(a_config(folder, trainer__accumulate=3))
+    trained(straight, 9)
+    assert data.state_dict() == straight.state_dict()
 
 
 def test_the_length_is_that_of_the_whole_run_and_the_stream_what_is_left_of_it(folder):
@@ -165,13 +189,14 @@ def test_the_length_is_that_of_the_whole_run_and_the_stream_what_is_left_of_it(f
     assert len(list(data.train_dataloader())) == 12
 
 
-def test_in_data_of_another_order_the_next_epoch_begins(folder):
+def test_in_data_of_another_order_the_next_epoch_begins_and_says_so(folder, capsys):
     data = opened(a_config(folder))
     trained(data, 5)
     reordered = opened(a_config(folder, data__slots=32))
     reordered.load_state_dict(data.state_dict())
     assert reordered.position == Position(epoch=1)
     assert reordered.steps == 5
+    assert "start of epoch 1 of the data" in capsys.readouterr().err
 
 
 def test_empty_rows_hold_nothing(folder):
@@ -302,16 +327,25 @@ def test_a_validation_pass_knows_its_targets(folder, predicts_first):
     assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(predicts_first).sum()) for b in batches)}
 
 
-def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path):
+def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path, capsys):
     tested = opened(a_config(write_data(tmp_path / "tested", DOCUMENTS, test=DOCUMENTS[:5])))
     assert tested.has_validation
     assert len(list(tested.val_dataloader())) > 0
     alone = opened(a_config(write_data(tmp_path / "alone", DOCUMENTS)))
     assert not alone.has_validation
     assert alone.val_dataloader() == []
+    assert "without validation" in capsys.readouterr().err
 
 
 # ---- under Lightning ----
+
+
+def test_the_trainer_says_which_rank_this_is(folder):
+    data = ConceptData(a_config(folder), predicts_first=True)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    data.setup("fit")
+    alone = opened(a_config(folder), rank=1, world_size=2)
+    assert as_rows(trained(data, 3)) == as_rows(trained(alone, 3))
 
 
 class Recorder(L.LightningModule):

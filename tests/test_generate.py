@@ -9,11 +9,16 @@ import pytest
 import torch
 from fakes import FakeCodec, reciting, write_dataset
 
+import lcm
 import lcm.generate
 from lcm.bank import Bank
+from lcm.checkpoint import save_model
+from lcm.codec import load_codec
+from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.generate import add_arguments, read_prompts
 from lcm.inference import LCM
+from lcm.models import build_model
 from lcm.text import PROMPT_SUFFIX
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
@@ -200,6 +205,37 @@ def test_seed_and_temperature_reach_the_model():
     model.generate(STORY[0], seed=0, temperature=0.5, max_sentences=1)
     model.generate(STORY[0], seed=3, max_sentences=1)
     assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, 0.0)]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A Base-LCM that has learned nothing, on the embedded codec, as a run leaves it."""
+    codec = load_codec("mini")
+    facts = {"name": "mini", "fingerprint": codec.fingerprint, "dim": codec.dim, "lang": "eng_Latn", "splitter": {}}
+    config = Config(
+        model=BaseLCMConfig(kind="base", dim=codec.dim, width=32, heads=2, layers=1),
+        codec=CodecRecord(**facts, stop_threshold=codec.stop_threshold),
+    )
+    torch.manual_seed(0)
+    save_model(tmp_path / "run", build_model(config.model), config)
+    return tmp_path / "run", config
+
+
+def test_a_saved_model_is_loaded_with_its_codec_and_writes(saved):
+    model = lcm.load(saved[0])
+    text = "The sea was calm. A boat went out."
+    result = model.generate(text, max_sentences=2, temperature=0.5)
+    assert len(result.sentences) == 2
+    assert result == lcm.load(saved[0]).generate(text, max_sentences=2, temperature=0.5)
+    assert result != model.generate(text, max_sentences=2, temperature=0.5, seed=1)
+    assert model.codec.decode(model.prompts([text], task=None)[0]) == ["The sea was calm.", "A boat went out."]
+
+
+def test_a_model_without_a_codec_is_refused(saved):
+    folder, config = saved
+    save_config(config.model_copy(update={"codec": None}), folder / "config.yaml")
+    with pytest.raises(UserError, match="has no codec section"):
+        lcm.load(folder)
 
 
 def test_importing_lcm_is_light():

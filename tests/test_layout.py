@@ -9,9 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "errors", "config", "text", "sources", "codec", "shards", "verify", "normalizer", "prepare", "batch", "plan",
-    "data", "transformer", "models", "module", "checkpoint", "train", "bank", "generate", "metrics", "evaluate",
-    "report", "doctor", "cli",
+    "errors", "config", "text", "inputs", "manifest", "sources", "codec", "shards", "verify", "normalizer",
+    "progress", "pool", "embedder", "dealer", "workspace", "fitting", "prepare",
+    "batch", "packing", "plan", "reader", "prepared", "data",
+    "transformer", "models", "schedule", "module", "checkpoint", "callbacks", "loggers", "train",
+    "continuation", "bank", "inference", "generate",
+    "metrics", "examples", "scoring", "summaries", "charts", "page", "report", "evaluate",
+    "doctor", "cli",
 ]  # fmt: skip
 
 

@@ -118,6 +118,7 @@ def test_rouge_lsum_is_told_where_sentences_end():
     found = rouge([["A dog ran.", "The cat sat."]], [["The cat sat.", "A dog ran."]])
     assert found["rougeLsum"].tolist() == [1.0]
     assert found["rougeL"].tolist() == [0.5]
+    assert rouge([["A dog ran, the cat sat."]], [["The cat sat.", "A dog ran."]])["rougeLsum"].tolist() == [1.0]
     assert rouge([[]], [["Something."]])["rougeL"].tolist() == [0.0]
 
 

@@ -294,8 +294,10 @@ def test_divergence_stops_the_run_in_one_line():
     module = module_with()
     batch = micro_batches(1)[0][0]
     batch.emb[0, 1] = math.inf
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 1: .* lower optimizer.lr=0.1"):
+    with pytest.raises(UserError, match=r"the gradient is (nan|inf) at step 1: .* lower optimizer.lr=0.1"):
         fit(module, [batch])
+    with pytest.raises(UserError, match="diverged"):
+        module.on_save_checkpoint({})
 
 
 def test_flops_of_a_concept():

@@ -125,6 +125,7 @@ def test_what_is_refused_is_counted_with_its_first_example(tmp_path):
         "not text": (1, "a.jsonl:4: text is 5"),
         "unknown split": (1, "a.jsonl:6: 'dev', expected one of train, validation, test"),
     }
+    assert list(manifest.refused) == ["empty", "vectors not finite", "not text", "unknown split"]
     assert manifest.documents == 6
     assert verify(tmp_path / "data").problems == ()
 

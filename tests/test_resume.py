@@ -188,3 +188,12 @@ def test_two_processes_train_what_one_does(data, tmp_path):
         assert row["step"] == other["step"]
         for name in ("train/loss", "val/loss", "val/l2"):
             assert float(row[name] or 0) == pytest.approx(float(other[name] or 0), rel=1e-3)
+
+
+def test_a_resumed_optimizer_follows_the_configuration(data, tmp_path, recorded):
+    """What the checkpoint remembers of its settings does not count; what it has learned does."""
+    recorded(tiny_config(data, tmp_path / "run", "trainer.max_steps=6"))
+    recorded(tiny_config(data, tmp_path / "run", "optimizer.weight_decay=0.3", "optimizer.eps=1e-6"))
+    optimizer = open_checkpoint(latest(tmp_path / "run"))["optimizer_states"][0]
+    assert [(g["weight_decay"], g["eps"]) for g in optimizer["param_groups"]] == [(0.3, 1e-6), (0.0, 1e-6)]
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {12}

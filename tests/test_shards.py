@@ -214,8 +214,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with replacing(path) as file:
         file.write(b"whole")
+        written = os.fstat(file.fileno()).st_ino
         assert not path.exists()
     assert path.read_bytes() == b"whole"
+    assert path.stat().st_ino == written  # renamed, not copied: a copy can be killed half-way
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

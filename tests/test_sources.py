@@ -1,8 +1,10 @@
 """Files → documents: every format and compression gives the same, and whatever is refused is told."""
 
 import gzip
+import io
 import json
 import lzma
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,6 +162,23 @@ def test_parquet_columns_of_other_types_are_refused_row_by_row(tmp_path):
 def test_parquet_rows_are_numbered_through_all_row_groups(tmp_path):
     parquet(tmp_path / "a.parquet", [{"text": str(i)} for i in range(50)], row_group_size=7)
     assert [(d.id, d.text) for d in read(tmp_path)] == [(f"a.parquet:{i + 1}", str(i)) for i in range(50)]
+
+
+def test_a_row_group_is_never_held_whole(tmp_path):
+    generator = random.Random(1)
+    texts = [generator.randbytes(1000).hex() for _ in range(8000)]  # 8 MB after compression
+    parquet(tmp_path / "a.parquet", [{"text": text} for text in texts], row_group_size=10**6)
+    reads = []
+
+    class Spy(io.BufferedReader):
+        def read(self, size=-1):
+            reads.append(size)
+            return super().read(size)
+
+    with Spy(io.FileIO(tmp_path / "a.parquet")) as file:
+        documents = Sources([], Columns())._read_parquet("a.parquet", file)
+        assert all(d.text == text for d, text in zip(documents, texts, strict=True))
+    assert 0 < max(reads) < 3 << 20
 
 
 def test_the_columns_that_were_there_are_known_afterwards(tmp_path):

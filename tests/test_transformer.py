@@ -179,9 +179,15 @@ def test_initial_weights_follow_the_reference():
 
 
 def test_the_residual_stream_stays_fp32_under_autocast(transformer):
+    """Though what enters is the bf16 product of the layer before; with the cache too."""
     seen = []
     transformer.blocks[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     transformer.blocks[1].attention.qkv.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        state = transformer(torch.randn(1, SLOTS, WIDTH), *one_document())
-    assert [*seen, state.dtype] == [torch.float32, torch.bfloat16, torch.float32]
+    x = torch.randn(1, SLOTS, WIDTH).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        state = transformer(x, *one_document())
+        cached, cache = transformer.extend(x, transformer.empty_cache(1, 2))
+    assert seen == [torch.float32, torch.bfloat16] * 2
+    assert state.dtype == cached.dtype == torch.float32
+    assert cache.layers[0].keys.dtype == torch.bfloat16, "half the memory"
+    torch.testing.assert_close(cached, state, atol=0.05, rtol=0.05)

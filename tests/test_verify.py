@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from stub_codec import load_stub
+from stub_codec import InlinePool, load_stub
 
+from lcm import prepare as prepare_module
 from lcm.cli import main
 from lcm.errors import UserError
 from lcm.manifest import open_dataset
@@ -25,7 +26,9 @@ def pristine(tmp_path_factory):
     options = PrepareOptions(
         input=(str(folder / "a.jsonl"),), output=str(folder / "data"), workers=1, pairs=True, shard_documents=3
     )
-    prepare(options, load=load_stub)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "Pool", InlinePool)
+        prepare(options, load=load_stub)
     return folder / "data"
 
 

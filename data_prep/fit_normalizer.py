@@ -1,0 +1,60 @@
+"""Fit a data set's normaliser again, from a larger or smaller sample, and show what it makes of the vectors.
+
+    python data_prep/fit_normalizer.py data/corpus --sample 1000000
+
+`lcm prepare` has fitted one already; this is for looking, and for data that was put together by hand.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from lcm.errors import UserError
+from lcm.fitting import SAMPLE, fit_normalizer, sample_vectors
+from lcm.manifest import Manifest, open_dataset
+from lcm.normalizer import Normalizer
+from lcm.sources import SPLITS
+
+QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
+
+
+def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float, float, float]]:
+    """(quantile, of the raw vectors' numbers, of the normalised ones), all channels together."""
+    split = next(name for name in SPLITS if manifest.shards(name))
+    dim = manifest.codec.dim
+    raw = torch.from_numpy(sample_vectors(folder, manifest.shards(split), dim, limit)).float()
+    normalizer = Normalizer(dim)
+    normalizer.set(torch.tensor(manifest.normalizer.location), torch.tensor(manifest.normalizer.scale))
+    columns = [numbers.flatten().sort().values for numbers in (raw, normalizer(raw))]
+    rows = []
+    for q in QUANTILES:
+        place = round(q * (len(columns[0]) - 1))
+        rows.append((q, columns[0][place].item(), columns[1][place].item()))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="fit a data set's normaliser again")
+    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
+    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"vectors (default: {SAMPLE:,})")
+    args = parser.parse_args(argv)
+    try:
+        if args.sample < 1:
+            raise UserError(f"--sample={args.sample}: expected 1 or more")
+        manifest = open_dataset(args.folder)
+        fitted = fit_normalizer(Path(args.folder), manifest.splits, manifest.codec.dim, args.sample)
+    except UserError as error:
+        print(f"fit_normalizer: {error}", file=sys.stderr)
+        return 1
+    manifest = manifest.model_copy(update={"normalizer": fitted})
+    manifest.save(args.folder)
+    print("quantile         raw  normalised")
+    for q, raw, normalised in quantiles(Path(args.folder), manifest, limit=20_000):
+        print(f"{q:8.1%}  {raw:10.5f}  {normalised:10.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
