@@ -42,7 +42,8 @@ class Checkpoints(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
-        trainer.should_stop = step == trainer.max_steps  # Lightning then validates once more, whatever the interval
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates once more, whatever the interval
         validates = trainer.limit_val_batches and (trainer.should_stop or step % self.validate_every == 0)
         if not validates:
             self._save_last(trainer)

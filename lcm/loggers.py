@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -172,3 +172,9 @@ def quiet_lightning() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
+
+
+@rank_zero_only
+def say(message: str, file: TextIO | None = None) -> None:
+    """One line from all ranks together; on stderr by default."""
+    print(message, file=file or sys.stderr)

@@ -14,18 +14,17 @@ import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from pydantic_settings import CliSettingsSource
 
 from lcm.callbacks import Checkpoints
 from lcm.checkpoint import AtomicCheckpointIO, is_finished, latest, resume_from
 from lcm.config import Config, load_config
 from lcm.data import ConceptData
-from lcm.loggers import build_loggers, quiet_lightning
+from lcm.loggers import build_loggers, quiet_lightning, say
 from lcm.models import build_model
 from lcm.module import LCMModule
 from lcm.plan import Position
@@ -40,23 +39,23 @@ def train(config: Config) -> Path:
     module, data = assemble(config)
     checkpoint = resume_from(module.config)
     if checkpoint and is_finished(checkpoint, module.config):
-        _say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
+        say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
         return folder
     trainer = build_trainer(module.config, folder, validates=data.has_validation)
-    size = sum(p.numel() for p in module.model.parameters())
-    _say(f"{folder}: {config.model.kind}, {size:,} parameters, on {trainer.strategy.root_device}")
+    size, device = sum(p.numel() for p in module.model.parameters()), trainer.strategy.root_device
+    say(f"{folder}: {config.model.kind}, {size:,} parameters, on {device}")
     if checkpoint:
-        _say(f"going on from {checkpoint}")
+        say(f"going on from {checkpoint}")
     if not data.has_validation:
-        _say("the data has nothing to validate on: the newest model counts as the best")
-    if config.trainer.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
-        _say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
+        say("the data has nothing to validate on: the newest model counts as the best")
+    if config.trainer.precision == "bf16" and device.type == "cpu":
+        say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
     try:
         with quiet_lightning():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         if latest(folder):
-            _say(f"{folder}: the same command goes on from {latest(folder)}")
+            say(f"{folder}: the same command goes on from {latest(folder)}")
         raise KeyboardInterrupt from None
     return folder
 
@@ -146,10 +145,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         dry_run(config)
     else:
-        _say(str(train(config)), file=sys.stdout)
+        say(str(train(config)), file=sys.stdout)
     return 0
-
-
-@rank_zero_only
-def _say(message: str, file: TextIO | None = None) -> None:
-    print(message, file=file or sys.stderr)

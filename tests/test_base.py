@@ -224,14 +224,14 @@ def test_a_batch_draws_what_its_rows_draw_alone(prompts):
 
 
 def test_noise_differs_by_seed_prompt_and_position(prompts):
-    """Two seeds, three prompts, two positions: twelve different vectors."""
+    """Two seeds, four prompts (two of one length), two positions: sixteen different vectors."""
     model, noise = build(), []
-    context = model.prefill(prompts)
+    context = model.prefill([*prompts, torch.randn(3, DIM)])
     for _ in range(2):
         clean = model.next(context, GREEDY)
         noise += [model.next(context, Sampling(temperature=0.5, seed=seed)) - clean for seed in (1, 2)]
         context = model.extend(context, clean)
-    assert len({tuple(vector.round(decimals=3).tolist()) for vector in torch.cat(noise)}) == 12
+    assert len({tuple(vector.round(decimals=3).tolist()) for vector in torch.cat(noise)}) == 16
 
 
 def test_noise_has_the_temperature_as_its_spread_in_normalised_space():

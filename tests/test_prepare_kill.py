@@ -146,7 +146,7 @@ def test_a_run_killed_before_its_first_shard_binds_nobody_and_leaves_nothing(ref
     step = 1
     while killed_at(step, source, tmp_path / "data") and not (tmp_path / "data" / "train-000000.tar").exists():
         step += 1
-    assert not list((tmp_path / "data" / ".unfinished").glob("*.json.tar"))
+    assert not list((tmp_path / "data" / ".unfinished").glob("*.tar.json"))
     (tmp_path / "data" / "train-000000.tar").rename(tmp_path / "data" / "train-000009.tar")
     prepare(options(source, tmp_path / "data", **other), load=load_stub)
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "expected")

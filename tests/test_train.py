@@ -43,7 +43,10 @@ def test_training_lowers_the_loss_and_keeps_the_best_model(data, tmp_path):
     assert checkpoint["metrics"]["val/loss"] == validation[best]
     model, _ = load_model(tmp_path / "run")
     assert torch.equal(model.post.weight, checkpoint["state_dict"]["model.post.weight"])
-    assert open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 30
+    last = open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert last["global_step"] == 30
+    assert last["metrics"]["val/loss"] == validation[30], "saved after the validation of its step, so that none is lost"
+    assert last["callbacks"]["Checkpoints"]["best"] == pytest.approx(validation[best])
 
 
 def test_the_model_gets_what_it_must_know_of_its_data(data, tmp_path):
