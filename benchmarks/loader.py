@@ -21,7 +21,7 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.plan import Plan, Position, Share
+from lcm.plan import Plan
 from lcm.prepared import Shard
 from lcm.reader import Batches, RowReader
 from lcm.shards import Encoded, shard_name, write_shard
@@ -58,26 +58,11 @@ def made_up(first: int, lengths: list[int], pool: np.ndarray) -> Iterator[Encode
         )
 
 
-class OneEpoch:
-    """All rows of an epoch, in batches of ROWS."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def __iter__(self) -> Iterator[Share]:
-        for step in self.plan.steps(Position(), ROWS):
-            if step.rows[0].epoch:
-                return
-            yield from step.shares(rank=0, world_size=1, micro_batches=1)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
     plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
-    return Batches(reader, OneEpoch(plan), workers)
+    epoch = plan.first_rows(sys.maxsize, multiple=ROWS)
+    return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=len(epoch.rows) // ROWS), workers)
 
 
 def plain_webdataset(shards: list[Shard]) -> Iterator[Batch]:

@@ -32,7 +32,7 @@ run lcm train --config configs/base_demo.yaml \
     --data.path "$demo/data/prose" --data.path "$demo/data/pairs" --run.dir "$demo/run"
 
 step "5. Three texts that it has never seen, continued"
-run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-sentences 3 --decode both \
+run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-sentences 3 --temperature 0.2 --decode both \
     --output "$demo/continuations.jsonl"
 "$bin/python" examples/show_continuations.py "$demo/continuations.jsonl" examples/prompts.jsonl
 

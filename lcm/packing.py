@@ -3,6 +3,7 @@
 Shapes.  N documents · P pieces · Q spans · R rows
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -38,9 +39,11 @@ class PackedGroup:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def row(self, number: int) -> tuple[Shaped[np.ndarray, " q"], int]:
-        """The spans of a row, and how many targets they hold."""
-        return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
+    def rows(self, order: Int[np.ndarray, " r"]) -> Iterator[tuple[Shaped[np.ndarray, " q"], int]]:
+        """The spans of these rows, in this order, and how many targets they hold."""
+        begins, ends, targets = (a.tolist() for a in (self.bounds[order], self.bounds[order + 1], self.targets[order]))
+        for begin, end, count in zip(begins, ends, targets, strict=True):
+            yield self.spans[begin:end], count
 
 
 def cut(

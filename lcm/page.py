@@ -45,7 +45,7 @@ dl { margin: 0; display: grid; grid-template-columns: 7.5rem 1fr; gap: .35rem .8
 dt { color: var(--soft); font-size: .88rem; padding-top: .08rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
-                            th, td { padding: .35rem .4rem; } }
+                            th, td { padding: .35rem .25rem; } td small { white-space: normal; } }
 @media print { body { max-width: none; } .card { break-inside: avoid; } }
 """
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -52,16 +52,23 @@ class Position:
     group_row: int = 0
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: its number in the epoch, its spans (lcm.packing.SPAN), how many targets they hold."""
+class Row(NamedTuple):
+    """One row: its number in the epoch, its spans (lcm.packing.SPAN), how many targets they hold.
+
+    group, group_row: the group of shards it was packed with, and the number of that group's first row.
+    """
 
     epoch: int
     number: int
+    group: int
+    group_row: int
     spans: Shaped[np.ndarray, " Q"]
     targets: int
-    after: Position
-    """Where training stands once this row and all before it are trained."""
+
+    @property
+    def after(self) -> Position:
+        """Where training stands once this row and all before it are trained."""
+        return Position(self.epoch, self.number + 1, self.group, self.group_row)
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,10 @@ class Plan:
         assert first <= start.row, "the group of a position starts before it"
         for group in range(start.group, -(-len(self.shards) // self.group)):
             packed = self._packed(epoch, group)
-            order = self._order(len(packed), epoch, ROWS, group).tolist()
-            for number in range(max(first, start.row), first + len(packed)):
-                spans, targets = packed.row(order[number - first])
-                yield Row(epoch, number, spans, targets, after=Position(epoch, number + 1, group, first))
+            skipped = max(0, start.row - first)
+            order = self._order(len(packed), epoch, ROWS, group)[skipped:]
+            for number, (spans, targets) in enumerate(packed.rows(order), first + skipped):
+                yield Row(epoch, number, group, first, spans, targets)
             first += len(packed)
 
     def _packed(self, epoch: int, group: int) -> PackedGroup:
@@ -167,6 +174,6 @@ class Plan:
     def _step(self, rows: tuple[Row, ...], rows_per_step: int) -> Step:
         last, missing = rows[-1], rows_per_step - len(rows)
         empty = np.empty(0, SPAN)
-        filler = [Row(last.epoch, last.number + i, empty, 0, last.after) for i in range(1, missing + 1)]
+        filler = [last._replace(number=last.number + i, spans=empty, targets=0) for i in range(1, missing + 1)]
         after = Position(last.epoch + 1) if missing else last.after
         return Step((*rows, *filler), sum(row.targets for row in rows), after)

@@ -37,11 +37,10 @@ class RowReader:
 
     def __init__(self, paths: Sequence[Path], *, dim: int, slots: int, seed: int) -> None:
         """paths: of the shards, by the plan's numbers. seed: the plan's."""
-        self.paths = paths
         self.dim = dim
         self.slots = slots
         self.seed = seed
-        self.opened = lru_cache(OPEN_FILES)(OpenFile)
+        self._opened = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
 
     def read(self, share: Share) -> Batch:
         """Raises UserError, naming the shard, where one is missing or too short."""
@@ -69,20 +68,8 @@ class RowReader:
         offset = spans["offset"] + spans["first"].astype(np.int64) * width
         columns = (spans["shard"], offset, start * width, (start + spans["count"]) * width)
         for shard, place, begin, end in zip(*(column.tolist() for column in columns), strict=True):
-            self._fill(memory[begin:end], shard, place)
+            self._opened(shard).fill(memory[begin:end], place)
         return torch.from_numpy(emb)
-
-    def _fill(self, memory: memoryview, shard: int, offset: int) -> None:
-        path = self.paths[shard]
-        file = self.opened(path)
-        while memory:
-            got = os.preadv(file.descriptor, [memory], offset)
-            if not got:
-                raise UserError(
-                    f"{path} ends at byte {offset}, {len(memory)} bytes too early: the shard is truncated; "
-                    f"'lcm verify {path.parent}' says what is broken, 'lcm prepare' writes it again"
-                )
-            memory, offset = memory[got:], offset + got
 
 
 class OpenFile:
@@ -90,12 +77,23 @@ class OpenFile:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError where it cannot be opened."""
+        self.path = path
         try:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise UserError(
                 f"{path}: {error.strerror}, but the manifest names it; 'lcm verify {path.parent}' says what is broken"
             ) from error
+
+    def fill(self, memory: memoryview, offset: int) -> None:
+        """Read as many bytes as there is memory for. Raises UserError where the file ends too early."""
+        while (got := os.preadv(self.descriptor, (memory,), offset)) < len(memory):
+            memory, offset = memory[got:], offset + got
+            if not got:
+                raise UserError(
+                    f"{self.path} ends at byte {offset}, {len(memory)} bytes too early: the shard is truncated; "
+                    f"'lcm verify {self.path.parent}' says what is broken, 'lcm prepare' writes it again"
+                )
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

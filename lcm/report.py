@@ -67,7 +67,7 @@ def _opening(results: Results, name: str) -> list[Html]:
     split = f"the {settings['split']} split of " if settings["split"] else ""
     what = (
         f"{model['kind']} model of {model['parameters']:,} parameters, on codec {codec['name']} "
-        f"({codec['dim']} channels). Scored on {counts['documents']:,} documents and {counts['pairs']:,} pairs of "
+        f"({codec['dim']} channels). Documents scored: {counts['documents']:,}; pairs: {counts['pairs']:,}; from "
         f"{split}{', '.join(settings['data'])}."
     )
     parts = [

@@ -1,26 +1,19 @@
 """What reaches the model: every document once, the same for any number of ranks and workers, resumable anywhere."""
 
 import json
-import os
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from made_up_data import DIM, END, a_config, documents_in, some_documents, write_data
+from reading import DOCUMENTS, as_rows, opened, rows_of, steps_of, trained
 
 from lcm.batch import PAD, Batch
 from lcm.config import Config
-from lcm.data import ConceptData
-from lcm.errors import UserError
-from lcm.manifest import open_dataset
 from lcm.plan import Position
 from lcm.shards import load_index
 
-DOCUMENTS = some_documents(60)
 EMPTY = torch.full((16,), PAD).numpy().tobytes()
 """`doc` of an empty row."""
 
@@ -28,48 +21,6 @@ EMPTY = torch.full((16,), PAD).numpy().tobytes()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "one", DOCUMENTS, validation=some_documents(25, seed=1))
-
-
-def opened(config: Config, rank: int = 0, world_size: int = 1, predicts_first: bool = True) -> ConceptData:
-    data = ConceptData(config, predicts_first, rank=rank, world_size=world_size)
-    data.setup()
-    return data
-
-
-def rows_of(data: ConceptData) -> int:
-    """Of one epoch."""
-    return sum(1 for _ in data.plan.rows(Position()))
-
-
-def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:
-    """What a training loop would see, `advance` called as it would."""
-    batches = []
-    for batch in islice(data.train_dataloader(), micro_batches):
-        data.advance()
-        batches.append(batch)
-    return batches
-
-
-def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]]:
-    """Everything about each row, its seed first, to be compared."""
-    fields = ("emb", "doc", "pos", "is_target")
-    return [
-        (int(batch.row[i]), *(getattr(batch, name)[i].numpy().tobytes() for name in fields))
-        for batch in batches
-        for i in range(len(batch.row))
-    ]
-
-
-def steps_of(folder: Path, world_size: int, accumulate: int, steps: int, **settings) -> list[list]:
-    """The rows of each step, all ranks together, sorted by seed."""
-    rows = 8 // world_size // accumulate
-    config = a_config(folder, trainer__accumulate=accumulate, data__rows=rows, trainer__max_steps=steps, **settings)
-    ranks = [trained(opened(config, rank, world_size)) for rank in range(world_size)]
-    assert {len(batches) for batches in ranks} == {steps * accumulate}
-    return [
-        sorted(as_rows([b for batches in ranks for b in batches[step * accumulate : (step + 1) * accumulate]]))
-        for step in range(steps)
-    ]
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -232,62 +183,6 @@ def test_vectors_arrive_as_they_are_stored(folder):
     assert batch.emb.shape == (2, 16, DIM)
 
 
-# ---- a user's mistakes ----
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_truncated_shard_is_named_in_one_line(tmp_path, workers):
-    folder = write_data(tmp_path / "data", DOCUMENTS)
-    os.truncate(folder / "train-000003.tar", 9000)
-    with pytest.raises(UserError, match=r"train-000003\.tar .*truncated") as raised:
-        trained(opened(a_config(folder, data__workers=workers)), 40)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_missing_shard_is_named(tmp_path):
-    folder = write_data(tmp_path / "data", DOCUMENTS)
-    (folder / "train-000001.tar").unlink()
-    with pytest.raises(UserError, match=r"train-000001\.tar: No such file"):
-        trained(opened(a_config(folder)), 40)
-
-
-def test_an_index_that_leaves_documents_out_is_refused(tmp_path):
-    folder = write_data(tmp_path / "data", DOCUMENTS)
-    index = folder / "train-000001.index.npy"
-    np.save(index, np.load(index)[:-1])
-    with pytest.raises(UserError, match=r"train-000001\.tar: the index lists 9 documents"):
-        trained(opened(a_config(folder)), 40)
-
-
-def test_data_that_cannot_be_trained_on_is_refused_in_one_line(tmp_path, folder):
-    other_codec = write_data(tmp_path / "codec", DOCUMENTS[:9], fingerprint="bad")
-    other_end = write_data(tmp_path / "end", DOCUMENTS[:9], end=END + 1)
-    narrow = write_data(tmp_path / "narrow", DOCUMENTS[:9], dim=3)
-    nothing = write_data(tmp_path / "nothing", [], validation=DOCUMENTS[:9])
-    refused = {
-        (): "data.path is empty",
-        (tmp_path / "nowhere",): "nowhere: no data set there",
-        (folder, other_codec): "fingerprint f00, 4 channels.*codec.*fingerprint bad",
-        (folder, narrow): "4 channels.*narrow.*3 channels",
-        (folder, other_end): "end with different vectors",
-        (narrow,): "model.dim=4, but the concepts of .*narrow have 3 channels",
-        (nothing,): "no document to train on",
-    }
-    for folders, expected in refused.items():
-        with pytest.raises(UserError, match=expected) as raised:
-            opened(a_config(*folders))
-        assert "\n" not in str(raised.value)
-
-
-def test_an_end_of_text_that_is_not_the_manifests_is_refused(tmp_path):
-    folder = write_data(tmp_path / "data", DOCUMENTS)
-    manifest = open_dataset(folder)
-    codec = manifest.codec.model_copy(update={"end_of_text": "0" * 64})
-    manifest.model_copy(update={"codec": codec}).save(folder)
-    with pytest.raises(UserError, match="does not end with the manifest's"):
-        _ = opened(a_config(folder)).end_of_text
-
-
 # ---- what a model learns of its data ----
 
 
@@ -335,68 +230,3 @@ def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path, c
     assert not alone.has_validation
     assert alone.val_dataloader() == []
     assert "without validation" in capsys.readouterr().err
-
-
-# ---- under Lightning ----
-
-
-def test_the_trainer_says_which_rank_this_is(folder):
-    data = ConceptData(a_config(folder), predicts_first=True)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
-    data.setup("fit")
-    alone = opened(a_config(folder), rank=1, world_size=2)
-    assert as_rows(trained(data, 3)) == as_rows(trained(alone, 3))
-
-
-class Recorder(L.LightningModule):
-    """Trains one number, and writes down which rows it saw."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[int] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        self.trainer.datamodule.advance()
-        self.seen += batch.row.tolist()
-        return self.weight * batch.is_target.sum()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        assert not self.training
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(config: Config, folder: Path, checkpoint: Path | None = None) -> list[int]:
-    module, accumulate = Recorder(), config.trainer.accumulate
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=config.trainer.max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=accumulate,
-        val_check_interval=4 * accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[L.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=ConceptData(config, predicts_first=True), ckpt_path=checkpoint)
-    return module.seen
-
-
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_lightning_run_resumes_in_mid_epoch_without_losing_or_repeating_a_row(tmp_path, folder, accumulate, workers):
-    def config(steps: int) -> Config:
-        return a_config(folder, trainer__max_steps=steps, trainer__accumulate=accumulate, data__workers=workers)
-
-    straight = fit(config(14), tmp_path / "straight")
-    assert len(straight) == 14 * accumulate * 2
-    killed = fit(config(8), tmp_path / "killed")
-    resumed = fit(config(14), tmp_path / "killed", tmp_path / "killed" / "step=6.ckpt")
-    assert killed[: 6 * accumulate * 2] + resumed == straight

@@ -58,7 +58,7 @@ def test_only_neighbours_in_the_same_document_are_left_out():
     """Four candidates on a line; the prediction lies on the other document's concept, next to it in memory."""
     candidates = torch.tensor([[0.0], [10.0], [1.0], [20.0]])
     document = torch.tensor([0, 0, 1, 1])
-    # x_n = 10 stands at place 1: place 0 is its neighbour, so the candidates are the 1 and the 20 of the other document.
+    # x_n = 10 stands at place 1: place 0 is its neighbour, so only the 1 and the 20 of the other document count.
     share = contrastive_accuracy(torch.tensor([[11.0]]), candidates, document, torch.tensor([1]))
     assert share.tolist() == [1.0]
     share = contrastive_accuracy(torch.tensor([[1.5]]), candidates, document, torch.tensor([1]))

@@ -5,116 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers.logger import DummyLogger
-from synthetic import DIM, pack
+from synthetic import pack
+from tiny_training import LENGTHS, fit, micro_batches, module_with, stub_trainer, weights
 from torch import nn
 
-from lcm.batch import Batch
-from lcm.config import OptimizerConfig, parse_config
+from lcm.config import parse_config
 from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.module import LCMModule, training_flops
-from lcm.schedule import build_optimizer, learning_rate
-
-LENGTHS = [[4, 3], [5], [2, 2, 2], [6], [3, 3], [], [7], [2, 5]]
-
-
-def config_with(*overrides):
-    values = {
-        "model": {"kind": "base", "dim": DIM, "width": 16, "heads": 2, "layers": 2, "dropout": 0.0},
-        "optimizer": {"lr": 0.1, "warmup_steps": 0, "clip": 0},
-        "trainer": {"max_steps": 1, "precision": "fp32", "devices": 1, "log_every": 1},
-        "run": {"seed": 3},
-    }
-    return parse_config(values, overrides, where="test")
-
-
-def module_with(*overrides):
-    config = config_with(*overrides)
-    torch.manual_seed(0)
-    return LCMModule(config, build_model(config.model))
-
-
-def micro_batches(count, ranks=1):
-    """The eight rows of LENGTHS in `count` micro-batches for each of the ranks, dealt like cards."""
-    everything = pack(LENGTHS, slots=8)
-    targets = everything.targets(predicts_first=False).sum()
-    order = torch.arange(8).reshape(-1, ranks).T.reshape(ranks, count, -1)
-    names = ("emb", "doc", "pos", "is_target", "row")
-    return [
-        [Batch(*(getattr(everything, n)[rows] for n in names), step_targets=targets) for rows in rank] for rank in order
-    ]
-
-
-class Loader:
-    """Lightning would take a plain list for several loaders."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
-class Given(L.LightningDataModule):
-    """Hands out the given batches, and counts `advance`."""
-
-    def __init__(self, train, validation=()):
-        super().__init__()
-        self.train, self.validation, self.advanced = Loader(train), Loader(validation), 0
-
-    def train_dataloader(self):
-        return self.train
-
-    def val_dataloader(self):
-        return self.validation
-
-    def advance(self):
-        self.advanced += 1
-
-
-class Kept(DummyLogger):
-    def __init__(self):
-        super().__init__()
-        self.kept = []
-
-    def log_metrics(self, metrics, step=None):
-        self.kept.append((step, metrics))
-
-
-def fit(module, train, validation=()):
-    settings, kept = module.config.trainer, Kept()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=settings.max_steps,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=module.config.optimizer.clip,
-        val_check_interval=settings.validate_every * settings.accumulate if validation else None,
-        check_val_every_n_epoch=None if validation else 1,
-        limit_val_batches=1.0 if validation else 0,
-        num_sanity_val_steps=0,
-        logger=kept,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    data = Given(train, validation)
-    trainer.fit(module, datamodule=data)
-    return kept.kept, data
-
-
-def weights(module):
-    return {name: p.detach().clone() for name, p in module.model.named_parameters()}
-
 
 # ---- gradients ----
 
@@ -139,15 +40,6 @@ def test_one_sgd_update_does_not_depend_on_the_accumulation(accumulate):
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=1e-5)
     for name in ("train/loss", "train/gradient_norm"):
         assert results[0][1][name] == pytest.approx(results[1][1][name], rel=1e-5)
-
-
-def stub_trainer(accumulate=1, world_size=1, rank=0, step=0):
-    data = SimpleNamespace(advance=lambda: None)
-    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
-    return SimpleNamespace(
-        accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank, global_step=step,
-        datamodule=data, strategy=strategy,
-    )  # fmt: skip
 
 
 def gradients(accumulate, ranks):
@@ -211,41 +103,6 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters():
     assert moved[0.5] == pytest.approx(0.5, rel=1e-4)
     assert moved[0] == pytest.approx(reported, rel=1e-4)
     assert reported > 0.5, "the norm before clipping"
-
-
-# ---- schedule and groups ----
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 1e-7), (5_000, 2.0005e-4), (10_000, 4e-4), (130_000, 2.0500e-4), (200_000, 5.0297e-5), (249_999, 1e-5)],
-)
-def test_learning_rates_of_the_pretraining_recipe(step, expected):
-    assert learning_rate(step, OptimizerConfig(), 250_000) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize(("step", "expected"), [(1_500, 1.55e-5), (3_000, 3e-5), (11_500, 1.5501e-5)])
-def test_learning_rates_of_the_finetuning_recipe(step, expected):
-    config = OptimizerConfig(lr=3e-5, start_lr=1e-6, final_lr=1e-6, warmup_steps=3_000)
-    assert learning_rate(step, config, 20_000) == pytest.approx(expected, rel=1e-4)
-
-
-def test_every_step_takes_its_own_learning_rate():
-    module = module_with("trainer.max_steps=4", "optimizer.warmup_steps=2", "optimizer.lr=0.01")
-    kept, _ = fit(module, micro_batches(4)[0])
-    expected = [learning_rate(step, module.config.optimizer, 4) for step in range(4)]
-    assert [metrics["train/lr"] for _, metrics in kept] == expected
-    assert len(set(expected)) == 4
-
-
-def test_only_matrices_decay():
-    module = module_with()
-    decayed, kept = build_optimizer(module.model, OptimizerConfig(weight_decay=0.3)).param_groups
-    names = {id(p): name for name, p in module.model.named_parameters()}
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
-    assert all("bias" in names[id(p)] or "norm" in names[id(p)] for p in kept["params"])
-    assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
 # ---- reports ----
@@ -345,7 +202,7 @@ def test_compiled_blocks_change_neither_names_nor_losses():
     """In another process, because the shape checks of the tests cannot be compiled."""
     script = """
 import torch
-from test_module import micro_batches, module_with, stub_trainer
+from tiny_training import micro_batches, module_with, stub_trainer
 results = []
 for compile in ("false", "true"):
     module = module_with(f"trainer.compile={compile}")

@@ -78,7 +78,7 @@ def test_no_piece_is_longer_than_a_row_and_every_concept_of_a_continuation_has_o
 def test_spans_lie_side_by_side_in_a_row_and_number_their_documents():
     documents = [(3, 0), (19, 15), (4, 0), (1, 0)]
     packed = pack(an_index(*documents), np.zeros(4, dtype=np.int64), slots=8, predicts_first=True)
-    rows = [packed.row(r)[0] for r in range(len(packed))]
+    rows = [spans for spans, _ in packed.rows(np.arange(len(packed)))]
     assert [r["slot"].tolist() for r in rows] == [[0, 3, 7], [0, 3]]
     assert [r["doc"].tolist() for r in rows] == [[0, 1, 2], [0, 0]]
     assert [r["count"].tolist() for r in rows] == [[3, 4, 1], [3, 5]]

@@ -191,9 +191,10 @@ def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_pa
 def test_a_data_set_that_is_there_costs_no_work(tmp_path, capsys):
     write(tmp_path / "a.jsonl", *rows(5))
     first = prepare(options(tmp_path), load=load_stub)
-    before = {path: path.stat() for path in (tmp_path / "data").iterdir()}
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "data").iterdir()}
     assert prepare(options(tmp_path, workers=3), load=load_stub) == first
-    assert {path: path.stat() for path in (tmp_path / "data").iterdir()} == before
+    after = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "data").iterdir()}
+    assert after == before
     assert "finished already" in capsys.readouterr().err
 
 

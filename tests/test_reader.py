@@ -1,5 +1,6 @@
 """Spans become a batch: the right bytes in the right slots, and little else open."""
 
+import os
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ from made_up_data import DIM, END, write_data
 import lcm.reader
 from lcm.batch import PAD
 from lcm.packing import SPAN
-from lcm.plan import Position, Row, Share
+from lcm.plan import Row, Share
 from lcm.reader import Batches, RowReader, row_seed
 from lcm.shards import load_index
 
@@ -22,7 +23,7 @@ def a_span(offset: int, *, first=0, count=1, slot=0, doc=0, pos=0, prompt=0, sha
 def a_share(*rows: list[np.ndarray]) -> Share:
     return Share(
         tuple(
-            Row(epoch=2, number=5 + i, spans=np.concatenate([np.empty(0, SPAN), *spans]), targets=0, after=Position())
+            Row(2, 5 + i, 0, 0, spans=np.concatenate([np.empty(0, SPAN), *spans]), targets=0)
             for i, spans in enumerate(rows)
         ),
         targets=11,
@@ -65,6 +66,16 @@ def test_seeds_are_the_same_everywhere_and_differ_between_rows_epochs_and_runs()
     assert len(set(seeds)) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert row_seed(1, 0, 0) == 9176422400804903422
+
+
+def test_a_file_system_that_answers_in_pieces_is_read_to_the_end(tmp_path, monkeypatch):
+    folder = write_data(tmp_path / "data", [(9, 0)])
+    tar = folder / "train-000000.tar"
+    share = a_share([a_span(int(load_index(tar)[0, 0]), count=9)])
+    whole = RowReader([tar], dim=DIM, slots=9, seed=0).read(share)
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, memory, offset: preadv(file, [memory[0][:7]], offset))
+    assert torch.equal(RowReader([tar], dim=DIM, slots=9, seed=0).read(share).emb, whole.emb)
 
 
 def test_few_files_stay_open_and_all_are_closed_in_the_end(tmp_path, monkeypatch):

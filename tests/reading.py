@@ -1,0 +1,55 @@
+"""ConceptData as a training loop would use it, for several ranks in one process."""
+
+from itertools import islice
+from pathlib import Path
+
+from made_up_data import a_config, some_documents
+
+from lcm.batch import Batch
+from lcm.config import Config
+from lcm.data import ConceptData
+from lcm.plan import Position
+
+DOCUMENTS = some_documents(60)
+
+
+def opened(config: Config, rank: int = 0, world_size: int = 1, predicts_first: bool = True) -> ConceptData:
+    data = ConceptData(config, predicts_first, rank=rank, world_size=world_size)
+    data.setup()
+    return data
+
+
+def rows_of(data: ConceptData) -> int:
+    """Of one epoch."""
+    return sum(1 for _ in data.plan.rows(Position()))
+
+
+def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:
+    """What a training loop would see, `advance` called as it would."""
+    batches = []
+    for batch in islice(data.train_dataloader(), micro_batches):
+        data.advance()
+        batches.append(batch)
+    return batches
+
+
+def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]]:
+    """Everything about each row, its seed first, to be compared."""
+    fields = ("emb", "doc", "pos", "is_target")
+    return [
+        (int(batch.row[i]), *(getattr(batch, name)[i].numpy().tobytes() for name in fields))
+        for batch in batches
+        for i in range(len(batch.row))
+    ]
+
+
+def steps_of(folder: Path, world_size: int, accumulate: int, steps: int, **settings) -> list[list]:
+    """The rows of each step, all ranks together, sorted by seed."""
+    rows = 8 // world_size // accumulate
+    config = a_config(folder, trainer__accumulate=accumulate, data__rows=rows, trainer__max_steps=steps, **settings)
+    ranks = [trained(opened(config, rank, world_size)) for rank in range(world_size)]
+    assert {len(batches) for batches in ranks} == {steps * accumulate}
+    return [
+        sorted(as_rows([b for batches in ranks for b in batches[step * accumulate : (step + 1) * accumulate]]))
+        for step in range(steps)
+    ]
