@@ -69,7 +69,7 @@ class DataConfig(Section):
     group: int = Field(16, gt=0)
     """Shards whose documents are shuffled together."""
     workers: int = Field(2, ge=0)
-    """Reader processes of each rank. The order of the data does not depend on them."""
+    """Reader threads of each rank; 0 reads in the training loop. The order of the data does not depend on them."""
 
     @field_validator("path", mode="before")
     @classmethod

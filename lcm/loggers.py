@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -169,7 +170,10 @@ def quiet_lightning() -> Iterator[None]:
 
     logger.addFilter(wanted)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning 2.6 on newer torch (seen on 2.13): of no use to anybody but Lightning.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
+            yield
     finally:
         logger.removeFilter(wanted)
 

@@ -79,6 +79,7 @@ class PreparedData:
     def codec(self) -> CodecRecord:
         """What a model trained on this data must know about the codec."""
         manifest = self.manifests[self._main]
+        only_pairs = all(shard.record.pairs == shard.record.documents for shard in self.shards("train"))
         return CodecRecord(
             name=manifest.codec.name,
             fingerprint=manifest.codec.fingerprint,
@@ -86,6 +87,7 @@ class PreparedData:
             lang=manifest.codec.lang,
             splitter=manifest.splitter.model_dump(),
             stop_threshold=manifest.codec.stop_threshold,
+            default_task="answer" if only_pairs else "continue",
         )
 
     @property

@@ -1,17 +1,17 @@
 """config → model + data + Trainer → fit: a training run, top to bottom.
 
-lcm train --config configs/base_toy.yaml --data.path data/mine --run.dir runs/mine [--trainer.max_steps 100 …]
+    lcm train --config configs/base_toy.yaml --data.path data/mine --run.dir runs/mine [--trainer.max_steps 100 …]
+    runs/mine/model.safetensors, config.yaml    the best model so far: for lcm.load, generate and evaluate
+    runs/mine/checkpoints/                      last.ckpt and best.ckpt
+    runs/mine/metrics.csv, events.out.*         what was logged
 
-runs/mine/model.safetensors, config.yaml    the best model so far: for lcm.load, generate and evaluate
-runs/mine/checkpoints/                      last.ckpt, from which the same command goes on; best.ckpt
-runs/mine/metrics.csv, events.out.*         what was logged
+The same command goes on from last.ckpt.
 """
 
 import argparse
 import os
 import sys
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="lcm train",
         usage="%(prog)s --config FILE [--dry-run] [--SECTION.SETTING VALUE …]",
         description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")

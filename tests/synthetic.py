@@ -1,6 +1,8 @@
-"""A small prepared data set of random vectors, each different, and the run that trains on it; also by `python`.
+"""Random vectors, each different: as a batch, as a prepared folder; and a run on it that kills itself.
 
-python tests/synthetic.py CONFIG       trains and appends one line a micro-batch to RUN/batches.txt
+    python tests/synthetic.py RUN.yaml STEP MICRO_BATCH
+
+trains, writes one line a micro-batch into RUN.batches, and dies before this one.
 """
 
 import hashlib

@@ -230,3 +230,11 @@ def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path, c
     assert not alone.has_validation
     assert alone.val_dataloader() == []
     assert "without validation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("documents", "task"),
+    [([(9, 4), (5, 3)], "answer"), ([(9, 4), (5, 0)], "continue"), ([(9, 0)], "continue")],
+)
+def test_a_model_answers_by_default_only_where_it_has_seen_nothing_but_pairs(tmp_path, documents, task):
+    assert opened(a_config(write_data(tmp_path / "data", documents))).codec.default_task == task
