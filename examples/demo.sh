@@ -42,7 +42,7 @@ run lcm evaluate --model "$demo/run" --data "$demo/data/prose" "$demo/data/pairs
 step "Done"
 cat <<END
 Open $demo/report/report.html in a browser. What to look at, and why:
-  · the headline table: the model beside three controls that know nothing. Where it does not beat
+  · the headline table: the model beside controls that know nothing. Where it does not beat
     them, it has not learned; where it does, the next sentence is partly predictable from the ones before.
   · the examples: 'decoded' is what the model's vector says, blurred as an average of many possible
     sentences is; 'nearest' is the closest real sentence of the training text, so it always reads well.
