@@ -32,8 +32,8 @@ test: checks
 
 # Once with every extra on the pinned torch, once with none of them on a newer torch: tests, then the whole demo.
 test-slow: setup-all
-	$(BIN)/pytest -q -m slow
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -m slow
+	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh
 	tests/with_newer_torch.sh "$(PYTHON)"
 

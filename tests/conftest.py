@@ -1,11 +1,30 @@
 """Shared by all tests: one thread (results then do not depend on the machine's cores), and no silent skips."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `needs("package")` stay out of a run without that package.
+
+    They are told as deselected; where LCM_EVERY_EXTRA is set, as `make test-slow` does, none may stay out.
+    """
+    out = [item for item in items if _lacks(item)]
+    if out and os.environ.get("LCM_EVERY_EXTRA"):
+        raise pytest.UsageError(f"{out[0].nodeid} needs {', '.join(_lacks(out[0]))}, and LCM_EVERY_EXTRA is set")
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if not _lacks(item)]
+
+
+def _lacks(item: pytest.Item) -> list[str]:
+    """The packages that a test needs and that are not installed."""
+    return [name for mark in item.iter_markers("needs") for name in mark.args if find_spec(name) is None]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

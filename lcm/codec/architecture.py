@@ -2,8 +2,7 @@
 
 Matrix products run in the precision of their weights; the residual stream, norms and pooling are always fp32.
 
-Shapes.  B rows (sentences or hypotheses) · P pieces · S pieces with those in the cache · D width of model and concept
-         H heads · K head width · L layers · V vocabulary
+Shapes.  B rows (sentences or hypotheses) · P pieces · D width of model and concept · L layers · V vocabulary
 """
 
 import math
@@ -13,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from lcm.codec.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -33,32 +34,6 @@ class Sizes:
     """The sinusoid of the first position: fairseq counts from pad + 1."""
     shared_embedding: bool = True
     """One table for the encoder and the decoder, or one each."""
-
-
-class Cache:
-    """Keys and values of the decoder's self-attention, allocated once for `positions`; `length` of them are filled."""
-
-    def __init__(self, decoder: "Decoder", rows: int, positions: int) -> None:
-        weight, heads = decoder.embed.weight, decoder.sizes.decoder_heads
-        shape = (2, len(decoder.layers), rows, heads, positions, decoder.sizes.dim // heads)
-        self.kv = torch.empty(shape, device=weight.device, dtype=weight.dtype)
-        self.length = 0
-
-    def extend(
-        self, layer: int, k: Float[Tensor, "B H P K"], v: Float[Tensor, "B H P K"]
-    ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """Keys and values of all pieces so far. `Decoder` moves `length` on after its last layer."""
-        end = self.length + k.shape[2]
-        self.kv[0, layer, :, :, self.length : end] = k
-        self.kv[1, layer, :, :, self.length : end] = v
-        return self.kv[0, layer, :, :, :end], self.kv[1, layer, :, :, :end]
-
-    def select(self, rows: Int[Tensor, " N"]) -> None:
-        """Go on with these rows only, in this order; a row may come several times, N never exceeds B."""
-        # One at a time: a copy of everything would be fresh memory at every step, which costs more than the copying.
-        for kv in self.kv.view(-1, *self.kv.shape[2:]):
-            kv[: len(rows), :, : self.length] = kv[:, :, : self.length].index_select(0, rows)
-        self.kv = self.kv[:, :, : len(rows)]
 
 
 class Embedding(nn.Module):
@@ -84,8 +59,9 @@ class Embedding(nn.Module):
 def sinusoids(sizes: Sizes) -> Float[Tensor, "P D"]:
     """fairseq's table of positions: all sines, then all cosines."""
     half = sizes.dim // 2
-    frequency = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
-    angle = torch.outer(torch.arange(sizes.positions) + float(sizes.position_offset), frequency)
+    # On the CPU even where the model is built on meta: these numbers come from no file.
+    frequency = torch.exp(torch.arange(half, device="cpu") * -(math.log(10000.0) / (half - 1)))
+    angle = torch.outer(torch.arange(sizes.positions, device="cpu") + float(sizes.position_offset), frequency)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -110,9 +86,10 @@ class SelfAttention(nn.Module):
         x = x.to(self.q_proj.weight.dtype)
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        if cache is None:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        else:
+            y = cache.attend(layer, q, k, v)
         return self.output_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -164,8 +141,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B P D"], memory: Float[Tensor, "B D"], cache: Cache | None, layer: int
     ) -> Float[Tensor, "B P D"]:
-        # A single new piece sees everything before it: only the prefix needs the causal mask.
-        x = x + self.self_attn(self.self_attn_layer_norm(x), causal=x.shape[1] > 1, cache=cache, layer=layer)
+        x = x + self.self_attn(self.self_attn_layer_norm(x), causal=True, cache=cache, layer=layer)
         x = x + memory[:, None]
         return x + self.ffn(self.ffn_layer_norm(x))
 
@@ -230,12 +206,3 @@ class SonarText(nn.Module):
         embed = Embedding(sizes)
         self.encoder = Encoder(sizes, embed)
         self.decoder = Decoder(sizes, embed if sizes.shared_embedding else Embedding(sizes))
-
-    def products_in(self, dtype: torch.dtype) -> "SonarText":
-        """Cast the matrices, and with them every matrix product; norms stay in fp32."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-            elif isinstance(module, Embedding):
-                module.weight.data = module.weight.data.to(dtype)
-        return self

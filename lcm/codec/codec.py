@@ -1,6 +1,6 @@
 """Sentences ↔ vectors: batches by a budget of pieces, the longest first, results in the order of the input.
 
-Shapes.  n sentences · D concept width
+Shapes.  n sentences · D concept width · B rows of a batch · P prefix
 """
 
 import logging
@@ -13,38 +13,47 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lcm.codec import storage
-from lcm.codec.architecture import SonarText
+from lcm.codec.architecture import Decoder, Encoder, SonarText
 from lcm.codec.search import Rules, beam_search, greedy
 from lcm.codec.tokenizer import Tokenizer
 from lcm.errors import UserError
 
 Progress = Callable[[int], None]
 """Is told how many more sentences are finished."""
+Languages = str | Sequence[str]
+"""One FLORES code for all sentences, or one for each."""
 
 STOP_THRESHOLD = 0.95
 """For a codec whose own was never measured."""
-SLACK = 9
-"""Positions of the decoder beyond the longest sentence: prefix, end, and a few pieces more than were encoded."""
+SLACK = 8
+"""Pieces that a decoded sentence may have beyond the longest that is encoded, where the codec does not say."""
 PIECES = {"cpu": 1024, "cuda": 32768}
 """Pieces of one encoder batch, padding included, by kind of device: what was fastest."""
 ROWS = {"cpu": 256, "cuda": 1024}
 """Hypotheses of one decoder batch."""
+CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
+"""Most that the keys and values of one decoder batch may take, were every hypothesis as long as it can be."""
 logger = logging.getLogger(__name__)
 
 
 class Codec:
     """A text encoder and its decoder, from a folder. `lcm.codec.load_codec` makes one.
 
+    Encoder and decoder are each loaded when first used.
+
     name:           what `load_codec` was given
     dim:            width of a vector
     languages:      FLORES codes such as eng_Latn
     max_pieces:     the longest sentence that is encoded whole
     stop_threshold: cosine to the vector of "End of text." from which a concept counts as the end
-    fingerprint:    changes with the weights, the vocabulary or the configuration
+    fingerprint:    changes with what makes the vectors: weights, vocabulary, configuration
     """
 
-    def __init__(self, name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, folder: Path, device: torch.device, dtype: torch.dtype, compile_encoder: bool = False
+    ) -> None:
         self.name, self.folder, self.device, self.dtype = name, folder, device, dtype
+        self.compile_encoder = compile_encoder
         self.config = storage.read_json(folder / storage.CONFIG)
         self.card = storage.read_json(folder / storage.CARD) if (folder / storage.CARD).is_file() else {}
         try:
@@ -56,10 +65,29 @@ class Codec:
         self.dim = sizes.dim
         self.languages: tuple[str, ...] = tuple(languages)
         self.stop_threshold: float = self.card.get("stop_threshold", STOP_THRESHOLD)
-        self.tokenizer = Tokenizer(folder / storage.VOCABULARY, special, languages, sizes.vocabulary)
-        self.model = SonarText(sizes)
-        storage.load_weights(self.model, folder / storage.WEIGHTS)
-        self.model.products_in(dtype).to(device).requires_grad_(False).eval()
+        shift, banned = self.config.get("piece_shift", 0), self.config.get("banned")
+        self.tokenizer = Tokenizer(folder / storage.VOCABULARY, special, languages, sizes.vocabulary, shift, banned)
+        with torch.device("meta"):
+            self._model = SonarText(sizes)
+        storage.check_weights(self._model, folder)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        storage.load_part(self._model, "encoder", self.folder, self.dtype, self.device)
+        if self.compile_encoder:
+            self._model.encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        return self._model.encoder
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        storage.load_part(self._model, "decoder", self.folder, self.dtype, self.device)
+        return self._model.decoder
+
+    @property
+    def model(self) -> SonarText:
+        """Both, as one module."""
+        _ = self.encoder, self.decoder
+        return self._model
 
     @cached_property
     def fingerprint(self) -> str:
@@ -76,7 +104,7 @@ class Codec:
 
     @torch.no_grad()
     def encode(
-        self, sentences: Sequence[str], lang: str = "eng_Latn", *, progress: Progress | None = None
+        self, sentences: Sequence[str], lang: Languages = "eng_Latn", *, progress: Progress | None = None
     ) -> Float[Tensor, "n {self.dim}"]:
         """fp32 vectors on the CPU. A sentence over `max_pieces` is cut, and a warning counts them and shows the first.
 
@@ -84,15 +112,22 @@ class Codec:
         """
         if isinstance(sentences, str):
             raise UserError("encode takes a list of sentences, not one string: encode([sentence])")
-        start = self.tokenizer.language(lang)
+        starts = self._language_tokens(lang, len(sentences))
         all_pieces = self._cut(sentences, self.tokenizer.encode(sentences))
-        rows = [[start, *pieces, self.tokenizer.end] for pieces in all_pieces]
+        rows = [[start, *pieces, self.tokenizer.end] for start, pieces in zip(starts, all_pieces, strict=True)]
         vectors = torch.empty(len(rows), self.dim)
         for batch in batches([len(row) for row in rows], PIECES.get(self.device.type, PIECES["cpu"])):
             vectors[batch] = self._encode_rows([rows[i] for i in batch]).cpu()
             if progress:
                 progress(len(batch))
         return vectors
+
+    def _language_tokens(self, lang: Languages, rows: int) -> list[int]:
+        if isinstance(lang, str):
+            return [self.tokenizer.language(lang)] * rows
+        if len(lang) != rows:
+            raise UserError(f"lang: {len(lang)} languages for {rows} rows; give one for all, or one for each")
+        return [self.tokenizer.language(code) for code in lang]
 
     def _cut(self, sentences: Sequence[str], all_pieces: list[list[int]]) -> list[list[int]]:
         too_long = [i for i, pieces in enumerate(all_pieces) if len(pieces) > self.max_pieces]
@@ -103,18 +138,23 @@ class Codec:
             )  # fmt: skip
         return [pieces[: self.max_pieces] for pieces in all_pieces]
 
-    def _encode_rows(self, rows: list[list[int]]) -> Float[Tensor, "n D"]:
+    def _encode_rows(self, rows: list[list[int]]) -> Float[Tensor, "B D"]:
         lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.full((len(rows), int(lengths.max())), self.tokenizer.end)
+        width = int(lengths.max())
+        if self.compile_encoder:
+            # Every new width may mean compiling anew: 64 of them at most, instead of 512.
+            width = min(-(-width // 8) * 8, self._model.sizes.positions)
+        padded = torch.full((len(rows), width), self.tokenizer.end)
         for number, row in enumerate(rows):
             padded[number, : len(row)] = torch.tensor(row)
-        return self.model.encoder(padded.to(self.device), lengths.to(self.device))
+        vectors: Tensor = self.encoder(padded.to(self.device), lengths.to(self.device))
+        return vectors
 
     @torch.no_grad()
     def decode(
         self,
         vectors: Float[Tensor, "n width"],
-        lang: str = "eng_Latn",
+        lang: Languages = "eng_Latn",
         *,
         beam: int = 1,
         progress: Progress | None = None,
@@ -124,26 +164,40 @@ class Codec:
         Raises UserError for an unknown language, another width than `dim`, and numbers that are not finite.
         """
         self._check(vectors, beam)
-        rules, decoder = self._rules(lang), self.model.decoder
-        texts = [""] * len(vectors)
+        prefix = torch.tensor([[self.tokenizer.end, token] for token in self._language_tokens(lang, len(vectors))])
+        rules, pieces = self.rules, [[0]] * len(vectors)
         # A mean of many nearly orthogonal pieces is short: the norm tells which sentences will be alike in length.
         order = vectors.float().norm(dim=1).argsort(stable=True).tolist()
-        size = max(1, ROWS.get(self.device.type, ROWS["cpu"]) // beam)
+        size = max(1, self._decoder_rows() // beam)
         for start in range(0, len(order), size):
             batch = order[start : start + size]
-            chosen = vectors[batch].to(self.device, torch.float32)
-            found = greedy(decoder, chosen, rules) if beam == 1 else beam_search(decoder, chosen, rules, beam)
-            for number, pieces in zip(batch, found, strict=True):
-                texts[number] = self.tokenizer.decode(pieces)
+            chosen, first = vectors[batch].to(self.device, torch.float32), prefix[batch].to(self.device)
+            if beam == 1:
+                found = greedy(self.decoder, chosen, first, rules)
+            else:
+                found = beam_search(self.decoder, chosen, first, rules, beam)
+            for number, written in zip(batch, found, strict=True):
+                pieces[number] = written
             if progress:
                 progress(len(batch))
-        return texts
+        return [self.tokenizer.decode(written) for written in self._endless_reported(pieces)]
 
-    def _rules(self, lang: str) -> Rules:
-        positions = min(self.max_pieces + SLACK, self.model.sizes.positions)
-        prefix = [self.tokenizer.end, self.tokenizer.language(lang)]
-        # The last piece needs no position: nothing follows it.
-        return Rules(prefix, self.tokenizer.end, self.tokenizer.banned, limit=positions + 1 - len(prefix))
+    @property
+    def rules(self) -> Rules:
+        """What a decoded sentence may look like: at most so many pieces, none of the banned."""
+        most = self.config.get("max_generated", self.max_pieces + SLACK)
+        return Rules(self.tokenizer.end, self.tokenizer.banned, limit=min(most, self._model.sizes.positions - 2))
+
+    def _decoder_rows(self) -> int:
+        sizes, kind = self._model.sizes, self.device.type
+        of_a_row = 2 * sizes.decoder_layers * sizes.dim * (2 + self.rules.limit) * self.dtype.itemsize
+        return max(1, min(ROWS.get(kind, ROWS["cpu"]), CACHE_BYTES.get(kind, CACHE_BYTES["cpu"]) // of_a_row))
+
+    def _endless_reported(self, pieces: list[list[int]]) -> list[list[int]]:
+        limit = self.rules.limit
+        if endless := sum(len(written) >= limit for written in pieces):
+            logger.warning("%d of %d decoded sentences were cut at %d pieces", endless, len(pieces), limit)
+        return pieces
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
         if beam < 1:

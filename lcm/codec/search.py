@@ -1,39 +1,41 @@
 """Greedy and beam search over the decoder: many vectors side by side, rows leave the batch as they finish.
 
-Shapes.  B rows · N sentences · W beams of a sentence · D concept width · V vocabulary · S pieces so far
+Shapes.  B rows · N sentences · W beams of a sentence · D concept width · V vocabulary · P prefix · S pieces so far
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lcm.codec.architecture import Cache, Decoder
+from lcm.codec.architecture import Decoder
+from lcm.codec.cache import Cache
 
 
 @dataclass(frozen=True)
 class Rules:
     """What a decoded sentence may look like."""
 
-    prefix: list[int]
-    """What the decoder starts from; not returned."""
     end: int
     banned: list[int]
     """Pieces that are never produced."""
     limit: int
-    """Most pieces of a sentence. One that reaches it is cut there and scored as it stands."""
+    """Most pieces of a sentence. After that many it must end, as it does in fairseq2."""
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, vectors: Float[Tensor, "N D"], rules: Rules) -> list[list[int]]:
-    """The likeliest piece at every place."""
+def greedy(
+    decoder: Decoder, vectors: Float[Tensor, "N D"], prefix: Int[Tensor, "N P"], rules: Rules
+) -> list[list[int]]:
+    """The likeliest piece at every place. prefix: what the decoder starts from, row by row; not returned."""
     memory = decoder.memory(vectors)
-    cache = Cache(decoder, len(vectors), len(rules.prefix) + rules.limit)
+    cache = Cache(decoder, len(vectors), prefix.shape[1] + rules.limit)
     pieces = torch.full((len(vectors), rules.limit), rules.end, device=vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)
     running = torch.ones_like(sentence, dtype=torch.bool)
-    tokens = torch.tensor(rules.prefix, device=vectors.device).expand(len(vectors), -1)
+    tokens = prefix
     for place in range(rules.limit):
         logits = decoder.logits(decoder(tokens, memory, cache)[:, -1])
         logits[:, rules.banned] = -torch.inf
@@ -52,54 +54,72 @@ def greedy(decoder: Decoder, vectors: Float[Tensor, "N D"], rules: Rules) -> lis
 
 
 @torch.no_grad()
-def beam_search(decoder: Decoder, vectors: Float[Tensor, "N D"], rules: Rules, beams: int) -> list[list[int]]:
+def beam_search(
+    decoder: Decoder, vectors: Float[Tensor, "N D"], prefix: Int[Tensor, "N P"], rules: Rules, beams: int
+) -> list[list[int]]:
     """The hypothesis with the highest mean log-probability of those that the beams meet, by fairseq2's rules.
 
     Of the best 2·beams continuations of a sentence, those that end and are among the first `beams` are finished, and
-    the first `beams` that do not end go on; a sentence is done once `beams` hypotheses have finished. The mean is over
-    the pieces, the end, and what follows the first token of the prefix: the language.
+    the first `beams` that do not end go on; a sentence is done once `beams` hypotheses have finished, or no beam can
+    become better than the best of them. The mean is over the pieces, the end, and what follows the first token of the
+    prefix: the language.
     """
-    total, device = len(vectors), vectors.device
-    memory = decoder.memory(vectors).repeat_interleave(beams, dim=1)
-    cache = Cache(decoder, total * beams, len(rules.prefix) + rules.limit)
-    tokens = torch.tensor(rules.prefix, device=device).expand(total * beams, -1)
-    best = _Best(total, rules, device)
-    sentence = torch.arange(total, device=device)
-    history = torch.empty(total, beams, 0, dtype=torch.long, device=device)
-    logp = decoder.logits(decoder(tokens, memory, cache)).log_softmax(-1)
-    score = logp[:, :-1].gather(2, tokens[:, 1:, None]).sum((1, 2)).view(total, beams)
-    # All beams of a sentence start alike: only the first may continue, or they would stay copies of each other.
-    score[:, 1:] = -torch.inf
-    for place in range(rules.limit):
-        top, parent, piece = _continuations(score, logp[:, -1], rules.banned)
-        ended, scored = piece == rules.end, len(rules.prefix) + place
-        finished = top[:, :beams].masked_fill(~ended[:, :beams], -torch.inf)
-        best.offer(sentence, _of_parents(history, parent[:, :beams]), finished / scored)
+    longest = prefix.shape[1] + rules.limit
+    cache = Cache(decoder, len(vectors), longest, beams)
+    memory = decoder.memory(vectors)
+    logits = decoder.logits(decoder(prefix, memory, cache))
+    given = logits[:, :-1].gather(2, prefix[:, 1:, None])[..., 0] - logits[:, :-1].logsumexp(-1)
+    score, logits = given.sum(1, keepdim=True), logits[:, -1]
+    memory = memory.repeat_interleave(beams, dim=1)
+    best = _Best(len(vectors), rules, vectors.device)
+    sentence = torch.arange(len(vectors), device=vectors.device)
+    running = torch.ones_like(sentence, dtype=torch.bool)
+    history = torch.empty(len(vectors), 1, 0, dtype=torch.long, device=vectors.device)
+    for place in range(rules.limit + 1):
+        allowed = None if place < rules.limit else rules.end
+        top, parent, piece = _continuations(score, logits, rules.banned, allowed, 2 * beams)
+        ended = piece == rules.end
+        finished = top[:, :beams].masked_fill(~ended[:, :beams] | ~running[:, None], -torch.inf)
+        best.offer(sentence, _of_parents(history, parent[:, :beams]), finished / (prefix.shape[1] + place))
         going = ended.int().argsort(dim=1, stable=True)[:, :beams]
         score, parent, piece = (x.gather(1, going) for x in (top, parent, piece))
-        history = torch.cat([_of_parents(history, parent), piece[..., None]], dim=2)
-        kept = (best.finished[sentence] < beams).nonzero()[:, 0]
-        if place == rules.limit - 1:
-            best.offer(sentence[kept], history[kept], score[kept] / scored)
-        if place == rules.limit - 1 or len(kept) == 0:
+        # Log-probabilities only add up, so no beam can end better than with its score over the longest length.
+        running &= (best.finished[sentence] < beams) & (score[:, 0] / longest > best.score[sentence])
+        kept = running.nonzero()[:, 0]
+        if place == rules.limit or len(kept) == 0:
             break
-        rows = (parent + beams * torch.arange(len(sentence), device=device)[:, None])[kept].flatten()
-        cache.select(rows)
-        memory, tokens = memory[:, rows], piece[kept].view(-1, 1)
-        sentence, history, score = sentence[kept], history[kept], score[kept]
-        logp = decoder.logits(decoder(tokens, memory, cache)).log_softmax(-1)
+        history = torch.cat([_of_parents(history, parent), piece[..., None]], dim=2)
+        cache.branch(parent)
+        if len(kept) <= 0.9 * len(running):
+            cache.select(kept)
+            memory = memory.view(len(memory), len(running), beams, -1)[:, kept].flatten(1, 2)
+            sentence, running, history, score, piece = (x[kept] for x in (sentence, running, history, score, piece))
+        logits = decoder.logits(decoder(piece.reshape(-1, 1), memory, cache)[:, -1])
     return _until_end(best.pieces, rules.end)
 
 
 def _continuations(
-    score: Float[Tensor, "N W"], logp: Float[Tensor, "B V"], banned: list[int]
+    score: Float[Tensor, "N W"], logits: Float[Tensor, "B V"], banned: list[int], allowed: int | None, count: int
 ) -> tuple[Float[Tensor, "N C"], Int[Tensor, "N C"], Int[Tensor, "N C"]]:
-    """The 2·W best ways to go on of each sentence, best first: score, beam that is continued, next piece."""
-    beams, vocabulary = score.shape[1], logp.shape[1]
-    logp[:, banned] = -torch.inf
-    every = (score[..., None] + logp.view(-1, beams, vocabulary)).flatten(1)
-    top, which = every.topk(min(2 * beams, every.shape[1]), dim=1)
-    return top, which // vocabulary, which % vocabulary
+    """The `count` best ways to go on of each sentence, best first: score, beam that is continued, next piece.
+
+    allowed: the one piece that may follow; any but the banned where there is none. Where there are fewer ways than
+    `count`, the last have the score -inf.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    if allowed is None:
+        logits[:, banned] = -torch.inf
+        # The best of a sentence are among the best of each of its beams: no sum over the whole vocabulary is needed.
+        top, piece = logits.topk(min(count, logits.shape[1]), dim=1)
+    else:
+        top, piece = logits[:, [allowed]], torch.full_like(logits[:, :1], allowed, dtype=torch.long)
+    each = top.shape[1]
+    every, piece = (score.reshape(-1, 1) + (top - total)).view(len(score), -1), piece.view(len(score), -1)
+    if every.shape[1] < count:
+        missing = (0, count - every.shape[1])
+        every, piece = F.pad(every, missing, value=-torch.inf), F.pad(piece, missing)
+    top, which = every.topk(count, dim=1)
+    return top, (which // each).clamp(max=score.shape[1] - 1), piece.gather(1, which)
 
 
 class _Best:

@@ -9,18 +9,32 @@ from lcm.errors import UserError
 
 
 class Tokenizer:
-    """The encoder reads [language] pieces </s>; the decoder starts from </s> [language] and ends with </s>."""
+    """The encoder reads [language] pieces </s>; the decoder starts from </s> [language] and ends with </s>.
 
-    def __init__(self, path: Path, special: Mapping[str, int], languages: Mapping[str, int], vocabulary: int) -> None:
+    shift:  what the ids of the file are moved by. NLLB's file knows no padding, which is put in before all its pieces.
+    banned: ids that no decoder may produce; else padding, begin, language tokens and the reserved. Unknown is a piece.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        special: Mapping[str, int],
+        languages: Mapping[str, int],
+        vocabulary: int,
+        shift: int = 0,
+        banned: Sequence[int] | None = None,
+    ) -> None:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not a SentencePiece vocabulary; copy it again") from error
         self.end = special["eos"]
         self.languages = dict(languages)
-        written = range(self._model.get_piece_size())
-        self.banned = [i for i in range(vocabulary) if i in (special["pad"], special["bos"]) or i not in written]
-        """Ids that no decoder may produce: padding, begin, language tokens and the reserved. Unknown is a piece."""
+        self._shift = shift
+        self._written = range(shift, shift + self._model.get_piece_size())
+        if banned is None:
+            banned = [i for i in range(vocabulary) if i in (special["pad"], special["bos"]) or i not in self._written]
+        self.banned = list(banned)
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """The pieces of each sentence alone. Raises UserError for a string that no file could hold."""
@@ -30,14 +44,17 @@ class Tokenizer:
             except UnicodeEncodeError as error:
                 raise UserError(f"sentence {number} is not text: {sentence[:60]!r} is half of a character") from error
         # One thread: callers that want more cores run several processes.
-        return self._model.encode(list(sentences), num_threads=1)
+        rows: list[list[int]] = self._model.encode(list(sentences), num_threads=1)
+        return [[piece + self._shift for piece in row] for row in rows] if self._shift else rows
 
     def decode(self, pieces: list[int]) -> str:
-        return self._model.decode(pieces)
+        """The text of these pieces; tokens that are not text, such as languages, leave no trace."""
+        return self._model.decode([piece - self._shift for piece in pieces if piece in self._written])
 
     def language(self, lang: str) -> int:
-        """The token of a language such as eng_Latn. Raises UserError naming the known ones."""
+        """The token of a language such as eng_Latn. Raises UserError naming the known ones, the likely ones first."""
         if lang not in self.languages:
-            known = ", ".join(list(self.languages)[:8]) + (", …" if len(self.languages) > 8 else "")
+            alike = sorted(self.languages, key=lambda code: (code[:3] != lang[:3], code[:1] != lang[:1]))
+            known = ", ".join(alike[:8]) + (f", … ({len(alike)} in all)" if len(alike) > 8 else "")
             raise UserError(f"lang={lang!r}: this codec knows {known}")
         return self.languages[lang]

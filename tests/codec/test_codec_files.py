@@ -64,7 +64,8 @@ def test_two_tables_of_embeddings_survive_too(toy, tmp_path):
     storage.save(tmp_path, model, b"", {}, {}, torch.float32)
     names = set(load_file(tmp_path / "codec.safetensors"))
     assert {"text_encoder/encoder_frontend.embed.weight", "text_decoder/decoder_frontend.embed.weight"} <= names
-    storage.load_weights(again, tmp_path / "codec.safetensors")
+    for part in storage.PARTS:
+        storage.load_part(again, part, tmp_path, torch.float32, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
@@ -148,15 +149,8 @@ def test_an_unknown_name_is_told_both_ways_onward(tmp_path, monkeypatch):
     message = str(caught.value)
     assert message.startswith("codec 'minni': no codec.safetensors, spm.model, config.json in ")
     assert str(tmp_path / "minni") in message
-    assert "expected 'mini', or a folder" in message
+    assert "expected 'mini', 'sonar', 'sonar-finetuned', or a folder" in message
     assert "\n" not in message
-
-
-def test_sonar_is_not_here_yet_and_says_what_is():
-    with pytest.raises(
-        UserError, match=r"'sonar' is not available .* use 'mini', .* or a folder with codec.safetensors"
-    ):
-        load_codec("sonar")
 
 
 def test_the_package_needs_no_network_and_no_pickle():

@@ -43,8 +43,8 @@ def test_greedy_sentences_are_the_stored_ones(mini, vectors):
 
 def test_the_decoder_writes_pieces_and_unknown_alone_within_its_positions(mini):
     assert mini.tokenizer.banned == [0, 2, *range(7992, 8000)]
-    rules = mini._rules("eng_Latn")
-    assert (rules.prefix, rules.end, len(rules.prefix) + rules.limit - 1) == ([3, 7992], 3, 70)
+    assert (mini.rules.end, mini.rules.limit) == (3, 69)
+    assert mini.tokenizer.language("eng_Latn") == 7992
 
 
 def test_the_order_of_the_input_is_kept(mini, vectors):
@@ -69,15 +69,16 @@ def test_what_fills_the_padding_changes_nothing(mini):
 
 
 def test_five_beams_score_no_stored_sentence_below_greedy(mini, vectors):
-    decoder, rules = mini.model.decoder, mini._rules("eng_Latn")
+    decoder, rules, prefix = mini.model.decoder, mini.rules, [3, 7992]
 
     def score(vector, pieces):
-        tokens = torch.tensor([[*rules.prefix, *pieces, rules.end]])
+        tokens = torch.tensor([[*prefix, *pieces, rules.end]])
         logp = decoder.logits(decoder(tokens, decoder.memory(vector[None]))).log_softmax(-1)
         return float(logp[0, :-1].gather(1, tokens[0, 1:, None]).mean())
 
     some = vectors[::4]
-    one, five = greedy(decoder, some, rules), beam_search(decoder, some, rules, 5)
+    start = torch.tensor([prefix]).expand(len(some), -1)
+    one, five = greedy(decoder, some, start, rules), beam_search(decoder, some, start, rules, 5)
     gains = [score(v, b) - score(v, a) for v, a, b in zip(some, one, five, strict=True)]
     assert min(gains) > -1e-5
     assert max(gains) > 0.01
@@ -143,6 +144,15 @@ def test_what_cannot_be_decoded_is_refused(mini, vectors):
     broken[[3, 7], [5, 0]] = torch.tensor([torch.nan, torch.inf])
     with pytest.raises(UserError, match=r"vectors\[3\] is not finite, nor are 1 others of 64"):
         mini.decode(broken)
+
+
+def test_each_row_may_have_its_own_language(mini, vectors):
+    assert torch.equal(mini.encode(SENTENCES[:5], ["eng_Latn"] * 5), mini.encode(SENTENCES[:5]))
+    assert mini.decode(vectors[:3], ["eng_Latn"] * 3) == mini.decode(vectors[:3])
+    with pytest.raises(UserError, match="2 languages for 3 rows"):
+        mini.encode(SENTENCES[:3], ["eng_Latn"] * 2)
+    with pytest.raises(UserError, match="lang='fra_Latn'"):
+        mini.decode(vectors[:2], ["eng_Latn", "fra_Latn"])
 
 
 def test_progress_counts_every_sentence_once(mini, vectors):

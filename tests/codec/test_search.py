@@ -6,16 +6,29 @@ from itertools import product
 import pytest
 import torch
 
-from lcm.codec.architecture import Cache
+from lcm.codec.cache import Cache
 from lcm.codec.search import Rules, beam_search, greedy
 
 END = 3
-RULES = Rules(prefix=[END, 10], end=END, banned=[0, 2, 9, 10], limit=12)
+PREFIX = [END, 10]
+RULES = Rules(end=END, banned=[0, 2, 9, 10], limit=12)
 
 
 @pytest.fixture(scope="module")
 def vectors():
     return torch.randn(16, 16, generator=torch.Generator().manual_seed(5))
+
+
+def started(vectors):
+    return torch.tensor([PREFIX]).expand(len(vectors), -1)
+
+
+def read_out(model, vectors, rules):
+    return greedy(model.decoder, vectors, started(vectors), rules)
+
+
+def searched(model, vectors, rules, beams):
+    return beam_search(model.decoder, vectors, started(vectors), rules, beams)
 
 
 def log_probabilities(model, vector, tokens):
@@ -25,8 +38,8 @@ def log_probabilities(model, vector, tokens):
 
 
 def mean_score(model, vector, pieces, rules):
-    """The mean log-probability of a whole hypothesis; one that is cut at the limit has no end to score."""
-    tokens = rules.prefix + pieces + ([rules.end] if len(pieces) < rules.limit else [])
+    """The mean log-probability of a whole hypothesis, its end included."""
+    tokens = [*PREFIX, *pieces, rules.end]
     logp = log_probabilities(model, vector, tokens)
     return sum(float(logp[i, token]) for i, token in enumerate(tokens[1:])) / (len(tokens) - 1)
 
@@ -34,7 +47,7 @@ def mean_score(model, vector, pieces, rules):
 def naive_greedy(model, vector, rules):
     pieces: list[int] = []
     while len(pieces) < rules.limit:
-        logp = log_probabilities(model, vector, rules.prefix + pieces)[-1]
+        logp = log_probabilities(model, vector, PREFIX + pieces)[-1]
         best = max((float(logp[t]), t) for t in range(len(logp)) if t not in rules.banned)[1]
         if best == rules.end:
             break
@@ -44,20 +57,19 @@ def naive_greedy(model, vector, rules):
 
 def naive_beam(model, vector, rules, beams):
     """One sentence, plain lists, everything computed anew at every step."""
-    given = float(log_probabilities(model, vector, rules.prefix)[0, rules.prefix[1]])
+    given = float(log_probabilities(model, vector, PREFIX)[0, PREFIX[1]])
     alive, finished = [(given, [])], []
-    for length in range(1, rules.limit + 1):
+    for length in range(rules.limit + 1):
         options = []
         for score, pieces in alive:
-            logp = log_probabilities(model, vector, rules.prefix + pieces)[-1]
-            options += [(score + float(logp[t]), [*pieces, t]) for t in range(len(logp)) if t not in rules.banned]
+            logp = log_probabilities(model, vector, PREFIX + pieces)[-1]
+            allowed = [t for t in range(len(logp)) if t not in rules.banned] if length < rules.limit else [rules.end]
+            options += [(score + float(logp[t]), [*pieces, t]) for t in allowed]
         options = sorted(options, reverse=True)[: 2 * beams]
-        finished += [(s / (length + 1), p[:-1]) for s, p in options[:beams] if p[-1] == rules.end]
+        finished += [(s / (length + 2), p[:-1]) for s, p in options[:beams] if p[-1] == rules.end]
         if len(finished) >= beams:
             break
         alive = [(s, p) for s, p in options if p[-1] != rules.end][:beams]
-        if length == rules.limit:
-            finished += [(s / (length + 1), p) for s, p in alive]
     return max(finished)[1]
 
 
@@ -96,45 +108,51 @@ def test_a_piece_never_sees_the_next(toy, vectors):
 
 
 def test_greedy_equals_a_plain_loop(toy, vectors):
-    found = greedy(toy.decoder, vectors, RULES)
+    found = read_out(toy, vectors, RULES)
     assert found == [naive_greedy(toy, vector, RULES) for vector in vectors]
     assert len({len(pieces) for pieces in found}) >= 5, "the rows must leave the batch at different times"
     assert max(map(len, found)) == RULES.limit
 
 
 def test_one_beam_is_greedy(toy, vectors):
-    assert beam_search(toy.decoder, vectors, RULES, beams=1) == greedy(toy.decoder, vectors, RULES)
+    assert searched(toy, vectors, RULES, beams=1) == greedy(toy.decoder, vectors, started(vectors), RULES)
 
 
 @pytest.mark.parametrize("beams", [2, 3, 5])
 def test_beams_equal_a_plain_loop(toy, vectors, beams):
-    found = beam_search(toy.decoder, vectors, RULES, beams)
+    found = searched(toy, vectors, RULES, beams)
     assert found == [naive_beam(toy, vector, RULES, beams) for vector in vectors]
-    assert found != greedy(toy.decoder, vectors, RULES)
+    assert found != read_out(toy, vectors, RULES)
 
 
 def test_wide_enough_beams_find_the_best_of_all_sentences(toy, vectors):
     rules = replace(RULES, banned=[0, 2, 6, 7, 8, 9, 10], limit=3)
     words = [t for t in range(11) if t not in rules.banned and t != END]
     every = [list(pieces) for length in range(4) for pieces in product(words, repeat=length)]
-    found = beam_search(toy.decoder, vectors[:8], rules, beams=len(every) * 2)
+    found = searched(toy, vectors[:8], rules, beams=len(every) * 2)
     for vector, pieces in zip(vectors, found, strict=False):
         assert pieces == max(every, key=lambda p: mean_score(toy, vector, p, rules))
 
 
 def test_a_banned_piece_is_never_produced(toy, vectors):
-    favourite = greedy(toy.decoder, vectors[:1], RULES)[0][0]
+    favourite = read_out(toy, vectors[:1], RULES)[0][0]
     rules = replace(RULES, banned=[*RULES.banned, favourite])
-    for found in (greedy(toy.decoder, vectors, rules), beam_search(toy.decoder, vectors, rules, 4)):
+    for found in (
+        read_out(toy, vectors, rules),
+        searched(toy, vectors, rules, 4),
+    ):
         assert not {piece for pieces in found for piece in pieces} & set(rules.banned)
 
 
 def test_no_sentence_is_longer_than_the_limit(toy, vectors):
     rules = replace(RULES, banned=[*RULES.banned, END], limit=7)
-    for found in (greedy(toy.decoder, vectors, rules), beam_search(toy.decoder, vectors, rules, 3)):
+    for found in (
+        read_out(toy, vectors, rules),
+        searched(toy, vectors, rules, 3),
+    ):
         assert {len(pieces) for pieces in found} == {7}
 
 
 def test_a_sentence_does_not_depend_on_its_companions(toy, vectors):
-    together = beam_search(toy.decoder, vectors, RULES, 4)
-    assert together == [beam_search(toy.decoder, v[None], RULES, 4)[0] for v in vectors]
+    together = searched(toy, vectors, RULES, 4)
+    assert together == [searched(toy, v[None], RULES, 4)[0] for v in vectors]

@@ -1,0 +1,209 @@
+"""Official SONAR checkpoints → a codec's folder, in plain torch: neither sonar-space nor fairseq2 is needed.
+
+A checkpoint is {"model": state} in fairseq2's names, or {"state_dict": state} in fairseq's.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import sentencepiece
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lcm.codec import storage
+from lcm.codec.storage import DEAD, Part
+from lcm.errors import UserError
+
+POSITIONS = 514
+"""Language token and end included. fairseq's 512, and two that sonar-space adds for fairseq's offset."""
+DECODER_POSITIONS = 512
+STOP_THRESHOLD = 0.9
+"""Cosine to "End of text." (paper §2.3.1)."""
+CONTROLS = 3
+"""Tokens after the languages: <MINED_DATA>, <MMT_BT_DATA>, <SMT_BT_DATA>."""
+FAIRSEQ_ORDER = [1, 3, 0, 2]
+"""fairseq's rows <s> <pad> </s> <unk>, where the tokenizer has <pad> <unk> <s> </s>."""
+FAIRSEQ_NAMES = (
+    (r"^layers\.", r"{part}.layers."),
+    (r"\.encoder_attn\.", ".encoder_decoder_attn."),
+    (r"\.encoder_attn_layer_norm\.", ".encoder_decoder_attn_layer_norm."),
+    (r"\.out_proj\.", ".output_proj."),
+    (r"\.fc1\.", ".ffn.inner_proj."),
+    (r"\.fc2\.", ".ffn.output_proj."),
+    (r"\.final_layer_norm\.", ".ffn_layer_norm."),
+    (r"^embed_tokens\.", r"{part}_frontend.embed."),
+    (r"^output_projection\.", "final_proj."),
+)
+"""Names of fairseq → names of fairseq2, one after the other."""
+LEFT_OUT = ("version", "embed_positions._float_tensor")
+"""Of fairseq's: neither is a weight."""
+
+
+def convert(
+    encoder: Path,
+    decoder: Path,
+    vocabulary: Path,
+    languages: Sequence[str],
+    folder: Path,
+    *,
+    heads: int = 16,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Make the codec of two checkpoints. `folder` appears when all is there, or not at all; an old one is kept.
+
+    languages: FLORES codes in the order of the tokenizer's card, which is the order of their tokens
+    Raises UserError for a file that is not what it should be.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        sizes: dict[str, Any] = {"positions": POSITIONS, "shared_embedding": False}
+        checkpoints: tuple[tuple[Part, Path, str], ...] = (("encoder", encoder, "enc"), ("decoder", decoder, "dec"))
+        for part, path, short in checkpoints:
+            tensors = read_checkpoint(path, part)
+            sizes |= _sizes(tensors, part, short, heads, path, sizes)
+            stored = {f"text_{part}/{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+            save_file(stored, partial / f"{part}.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(vocabulary, partial / storage.VOCABULARY)
+        _write(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
+        origins = {path.name: storage.sha256(path) for path in (encoder, decoder, vocabulary)}
+        _write(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
+        names = ("encoder.safetensors", "decoder.safetensors", storage.VOCABULARY, storage.CONFIG)
+        _write(partial / storage.CHECKSUMS, {name: _checksum(partial / name) for name in names})
+        _publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    partial.chmod(0o755)
+    try:
+        partial.rename(folder)
+    except OSError:
+        # Another process was faster; what it made is as good. Anything else in the way is not ours to remove.
+        if storage.missing_files(folder):
+            raise UserError(f"--output={folder}: exists, and is not a codec; give another, or remove it") from None
+
+
+def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
+    """The weights in sonar-space's own names, without those that do nothing. On the disk until they are used.
+
+    Raises UserError for a file that is no checkpoint, or has other contents than a SONAR encoder or decoder.
+    """
+    found = _load(path)
+    state = found.get("model", found)
+    if f"{part}_frontend.embed.weight" not in state:
+        state = _from_fairseq(state.get("state_dict", state), part)
+    if f"{part}_frontend.embed.weight" not in state:
+        raise UserError(
+            f"{path}: not a SONAR text {part}: it has no '{part}_frontend.embed.weight'; is it the other one?"
+        )
+    tensors = {name: value for name, value in state.items() if not any(dead in name for dead in DEAD)}
+    output = tensors.pop("final_proj.weight", None)
+    if output is not None and not torch.equal(output, tensors["decoder_frontend.embed.weight"]):
+        raise UserError(f"{path}: its output embedding differs from its input embedding; SONAR's are one and the same")
+    return tensors
+
+
+def _load(path: Path) -> dict[str, Any]:
+    # The one class beside tensors that such files have held; nothing else in a pickle is executed.
+    with torch.serialization.safe_globals([nn.Embedding, nn.modules.sparse.Embedding]):
+        for mapped in (True, False):
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            except RuntimeError:  # the old format of torch.save cannot be mapped
+                if not mapped:
+                    raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
+            except (UnpicklingError, EOFError, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"{path}: not a checkpoint that torch can read safely ({reason}); fetch it again"
+                ) from error
+            else:
+                break
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds a {type(found).__name__}, expected a checkpoint's dictionary")
+    return found
+
+
+def _from_fairseq(state: Mapping[str, Any], part: Part) -> dict[str, Tensor]:
+    """fairseq's names and order of special tokens → fairseq2's. Anything that is not a tensor is left to be refused."""
+    tensors: dict[str, Tensor] = {}
+    for old, value in state.items():
+        name = old
+        if old == "embed_tokens" and isinstance(value, nn.Embedding):
+            name, value = "embed_tokens.weight", value.weight.detach()
+        if not isinstance(value, Tensor) or any(name.endswith(left_out) for left_out in LEFT_OUT):
+            continue
+        for pattern, replacement in FAIRSEQ_NAMES:
+            name = re.sub(pattern, replacement.format(part=part), name)
+        if part == "decoder" and name.startswith("layer_norm."):
+            name = f"decoder.{name}"
+        tensors[name] = value
+    for name in (f"{part}_frontend.embed.weight", "final_proj.weight"):
+        if name in tensors:
+            tensors[name] = torch.cat([tensors[name][FAIRSEQ_ORDER], tensors[name][len(FAIRSEQ_ORDER) :]])
+    return tensors
+
+
+def _sizes(
+    tensors: Mapping[str, Tensor], part: Part, short: str, heads: int, path: Path, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the shapes tell. Raises UserError where a decoder does not fit the encoder before it."""
+    vocabulary, dim = tensors[f"{part}_frontend.embed.weight"].shape
+    if before.get("d", dim) != dim or before.get("vocab", vocabulary) != vocabulary:
+        theirs = f"{before['vocab']} pieces and {before['d']} dimensions"
+        raise UserError(f"{path}: {vocabulary} pieces and {dim} dimensions, but the encoder has {theirs}")
+    if dim % heads:
+        raise UserError(f"--heads={heads}: does not divide the {dim} dimensions of {path}")
+    layers = {int(m[1]) for name in tensors if (m := re.match(rf"{part}\.layers\.(\d+)\.", name))}
+    return {
+        "vocab": vocabulary,
+        "d": dim,
+        f"{short}_layers": len(layers),
+        f"{short}_heads": heads,
+        f"{short}_ffn": tensors[f"{part}.layers.0.ffn.inner_proj.weight"].shape[0],
+    }
+
+
+def _config(sizes: dict[str, Any], vocabulary: Path, languages: Sequence[str]) -> dict[str, Any]:
+    """config.json. The tokens: <pad>, the pieces of the file, the languages, and three for training data."""
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary)).get_piece_size()
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{vocabulary}: not a SentencePiece vocabulary; fetch it again") from error
+    tokens = 1 + pieces + len(languages) + CONTROLS
+    if tokens != sizes["vocab"]:
+        raise UserError(
+            f"{vocabulary}: {pieces} pieces and {len(languages)} languages make {tokens} tokens, "
+            f"but the checkpoints have {sizes['vocab']}; they do not belong together"
+        )
+    return {
+        "model": sizes,
+        "languages": {code: 1 + pieces + number for number, code in enumerate(languages)},
+        "special": {"pad": 0, "unk": 1, "bos": 2, "eos": 3},
+        "piece_shift": 1,
+        "banned": [0],
+        "position_offset": 2,
+        "max_pieces": POSITIONS - 2,
+        # sonar-space takes the width of a vector for the length of its source, and allows that plus 128 (fairseq2's
+        # default), end included, within the positions of the decoder, prefix included.
+        "max_generated": min(sizes["d"] + 128, DECODER_POSITIONS - 2) - 1,
+    }
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    return {"sha256": storage.sha256(path), "bytes": path.stat().st_size}
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    os.chmod(path, 0o644)
