@@ -158,7 +158,7 @@ def _decode(args: argparse.Namespace) -> int:
 
 
 def _codec_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--codec", default="mini", help="'mini' or a codec's folder (default: mini)")
+    parser.add_argument("--codec", default="mini", help="'mini', 'sonar', or a codec's folder (default: mini)")
     parser.add_argument("--lang", default="eng_Latn", help="FLORES code of the language (default: eng_Latn)")
 
 

@@ -5,30 +5,14 @@
 Four hops from a YAML value to the tensor it changes: the file, a field here, `build_model` or `train`, the constructor.
 """
 
-import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import Field, field_validator, model_validator
 
-from lcm.errors import UserError, existing_file
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from lcm.settings import Section, Settings, load, parse
 
 
 class BaseLCMConfig(Section):
@@ -144,10 +128,8 @@ class CodecRecord(Section):
     """Cosine to the end-of-text vector from which a concept ends the text."""
 
 
-class Config(BaseSettings):
+class Config(Settings):
     """A training run. Values come from the YAML file and the command line only, never from the environment."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: ModelConfig
     data: DataConfig = DataConfig()
@@ -156,95 +138,21 @@ class Config(BaseSettings):
     run: RunConfig = RunConfig()
     codec: CodecRecord | None = None
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Without this, a cluster's DATA=/scratch would crash a run, and SEED=99 would change it unseen."""
-        return (init_settings,)
-
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The run of a YAML file, with overrides such as "model.width=512" put on top.
 
     Raises UserError with one line a mistake: the key, its value, what was expected, the nearest valid name.
     """
-    path = existing_file(path, "--config")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected sections such as 'model:' and 'data:', found {type(values).__name__}")
-    return parse_config(values, overrides, where=str(path))
+    return load(Config, path, overrides)
 
 
 def parse_config(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
     """`values` (as read from YAML) with the overrides on top, validated. `where` opens every error message."""
-    arguments = [o if o.startswith("--") or "=" not in o else f"--{o}" for o in overrides]
-    try:
-        commandline = CliSettingsSource[Any](
-            Config, cli_prog_name="lcm train", cli_parse_args=arguments, cli_exit_on_error=False
-        )()
-    except SettingsError as error:
-        raise UserError(_explain_arguments(str(error))) from error
-    try:
-        return Config(**_merged(values, commandline))
-    except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from error
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two nested mappings, `above` winning where both name a value."""
-    both = {k: _merged(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
-    return {**below, **above, **both}
+    return parse(Config, values, overrides, where)
 
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write `config` so that `load_config(path) == config`."""
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     Path(path).write_text(text, encoding="utf-8")
-
-
-def _setting_names(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Every dotted name that a YAML file or the command line may set."""
-    names = []
-    for name, field in section.model_fields.items():
-        parts = get_args(field.annotation) or (field.annotation,)
-        subsections = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
-        names += [n for s in subsections for n in _setting_names(s, f"{prefix}{name}.")] or [prefix + name]
-    return names
-
-
-def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _explain_arguments(message: str) -> str:
-    unknown = re.findall(r"--([\w.]+)", message)
-    if not unknown:
-        return message.replace("error parsing CLI: ", "")
-    return "\n".join(f"--{u} is not a setting{_did_you_mean(u, _setting_names())}" for u in unknown)
-
-
-def _explain(error: ErrorDetails) -> str:
-    """One line for one mistake. pydantic puts the union's tag into the location; a person never wrote it."""
-    kinds = {"base"}
-    name = ".".join(str(part) for part in error["loc"] if part not in kinds)
-    match error["type"]:
-        case "extra_forbidden":
-            return f"{name} is not a setting{_did_you_mean(name, _setting_names())}"
-        case "missing":
-            return f"{name} is missing: {error['msg'].lower()}"
-        case "value_error":
-            return error["msg"].removeprefix("Value error, ")
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{name}.kind: {error['msg']}"
-        case _:
-            return f"{name}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

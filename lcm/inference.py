@@ -21,7 +21,7 @@ from lcm.config import CodecRecord, Config
 from lcm.continuation import Generated, StopReason, StopRules, generate
 from lcm.errors import UserError
 from lcm.models.concept_model import ConceptModel, Sampling
-from lcm.text import Splitter, SplitterSettings
+from lcm.text import Splitter, splitter_settings
 
 Decode = Literal["codec", "nearest", "both"]
 Task = Literal["continue", "answer"]
@@ -52,7 +52,7 @@ class LCM:
         self.record = _codec_record(config, codec)
         self.model, self.codec, self.config = model.eval(), codec, config
         fits = partial(codec.fits, lang=self.record.lang)
-        self.splitter = Splitter(SplitterSettings(**self.record.splitter), fits)
+        self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
 
     @cached_property
     def bank(self) -> Bank:
@@ -76,10 +76,14 @@ class LCM:
         decode: Decode = "codec",
         beam: int = 1,
         task: Task | None = None,
+        lang: str | None = None,
+        output_lang: str | None = None,
     ) -> Generation:
         """Continue `text`, or answer it where task="answer" (the default of a model trained on pairs alone).
 
         max_sentences: 16, or half of the model's slots where that is less
+        lang:          FLORES code of the text; the language of the training data where it is not given
+        output_lang:   of what is decoded; the text's where it is not given
         Raises UserError where the text is empty, or the bank that `decode` asks for is not there.
         """
         return self.generate_many(
@@ -91,6 +95,8 @@ class LCM:
             decode=decode,
             beam=beam,
             task=task,
+            lang=lang,
+            output_lang=output_lang,
         )[0]
 
     def generate_many(
@@ -104,15 +110,17 @@ class LCM:
         decode: Decode = "codec",
         beam: int = 1,
         task: Task | None = None,
+        lang: str | None = None,
+        output_lang: str | None = None,
     ) -> list[Generation]:
         """One result for each text, in order: what `generate` gives for it alone."""
         if not texts:
             return []
         bank = None if decode == "codec" else self.bank  # before the work: it may be missing
         stop = self.stop_rules(max_sentences, min_sentences)
-        prompts = self.shorten(self.prompts(texts, task), stop, task)
+        prompts = self.shorten(self.prompts(texts, task, lang), stop, task)
         results = self.continue_concepts(prompts, stop, Sampling(temperature=temperature, seed=seed))
-        return self.to_text(results, None if decode == "nearest" else beam, bank)
+        return self.to_text(results, None if decode == "nearest" else beam, bank, output_lang or lang)
 
     def stop_rules(self, max_sentences: int | None = None, min_sentences: int = 1) -> StopRules:
         """The codec's threshold for the end of a text, and a length that leaves room for a prompt."""
@@ -124,15 +132,20 @@ class LCM:
             )
         return StopRules(max_sentences=most, min_sentences=min_sentences, end_threshold=self.record.stop_threshold)
 
-    def prompts(self, texts: Sequence[str], task: Task | None) -> list[Float[Tensor, "_ D"]]:
-        """Each text's sentences as concepts, cut as in training; then "[MODEL]:" where an answer is wanted."""
+    def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
+        """Each text's sentences as concepts, cut as in training; then "[MODEL]:" where an answer is wanted.
+
+        "[MODEL]:" is in the language of the training data whatever the text's, as it was there.
+        """
         suffix = [self.record.prompt_suffix] if self._answers(task) else []
         split = [self.splitter.split(text) for text in texts]
         for number, sentences in enumerate(split, start=1):
             if not sentences:
                 raise UserError(f"text {number} of {len(texts)} is empty; expected at least one sentence")
         flat = [sentence for sentences in split for sentence in sentences + suffix]
-        vectors = self.codec.encode(flat, lang=self.record.lang)
+        own, of_suffix = lang or self.record.lang, [self.record.lang] * len(suffix)
+        langs = [code for sentences in split for code in [own] * len(sentences) + of_suffix]
+        vectors = self.codec.encode(flat, lang=langs)
         return list(torch.split(vectors, [len(sentences) + len(suffix) for sentences in split]))
 
     def shorten(
@@ -170,13 +183,15 @@ class LCM:
             results |= zip(chosen, batch, strict=True)
         return [results[i] for i in range(len(prompts))]
 
-    def to_text(self, results: Sequence[Generated], beam: int | None, bank: Bank | None) -> list[Generation]:
+    def to_text(
+        self, results: Sequence[Generated], beam: int | None, bank: Bank | None, lang: str | None = None
+    ) -> list[Generation]:
         """All concepts of all results at once through the codec's decoder (unless `beam` is None) and the bank."""
         vectors = torch.cat([result.vectors for result in results]).cpu()
         counts = [len(result.vectors) for result in results]
         near, similarity = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
         nearest = [sentences[0] for sentences in near]
-        decoded = nearest if beam is None else self.codec.decode(vectors, lang=self.record.lang, beam=beam)
+        decoded = nearest if beam is None else self.codec.decode(vectors, lang=lang or self.record.lang, beam=beam)
         generations, start = [], 0
         for result, count in zip(results, counts, strict=True):
             part = slice(start, start + count)
@@ -193,10 +208,11 @@ class LCM:
         return generations
 
 
-def load(folder: str | Path, device: str | None = None) -> LCM:
+def load(folder: str | Path, device: str | None = None, codec: str | Path | None = None) -> LCM:
     """The model of a run's folder or an exported one, beside the codec that it was trained on.
 
     device: where both run; by default a GPU where there is one
+    codec:  another one with the same encoder, such as "sonar-finetuned", or the same one elsewhere
     Raises UserError where the folder holds no model, or the codec is not the one of the training data.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -205,7 +221,7 @@ def load(folder: str | Path, device: str | None = None) -> LCM:
         raise UserError(
             f"{folder}/config.yaml: has no codec section, so its concepts mean nothing; train on lcm prepare's data"
         )
-    return LCM(model.to(device), load_codec(config.codec.name, device=device), config)
+    return LCM(model.to(device), load_codec(codec or config.codec.name, device=device), config)
 
 
 def _codec_record(config: Config, codec: Codec) -> CodecRecord:

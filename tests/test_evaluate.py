@@ -248,7 +248,7 @@ def test_a_mistake_is_one_line(words, expected, monkeypatch, tmp_path):
 
 
 def command(monkeypatch, *words):
-    monkeypatch.setattr(lcm.evaluate, "load", lambda folder: knowing())
+    monkeypatch.setattr(lcm.evaluate, "load", lambda folder, codec: knowing())
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return lcm.evaluate.run(parser.parse_args(["--model", "runs/mine", "--output", "report", *words]))

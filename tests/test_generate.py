@@ -57,6 +57,21 @@ def test_an_answer_is_asked_for_by_the_prompt_suffix():
     assert pairs_only.generate("A question.", task="continue", max_sentences=1).sentences == ["More story."]
 
 
+def test_texts_and_answers_may_have_other_languages_than_the_training_data():
+    model = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."])
+    encoded, decoded = [], []
+    encode, decode = model.codec.encode, model.codec.decode
+    model.codec.encode = lambda sentences, lang: encoded.append(lang) or encode(sentences)
+    model.codec.decode = lambda vectors, lang, beam: decoded.append(lang) or decode(vectors)
+    model.generate("A question.", task="answer", lang="fra_Latn")
+    model.generate("A question.", task="answer", lang="fra_Latn", output_lang="deu_Latn")
+    model.generate("A question.", task="answer", output_lang="deu_Latn")
+    model.generate("A question.", task="answer")
+    french, english = ["fra_Latn", "eng_Latn"], ["eng_Latn", "eng_Latn"]  # the second is "[MODEL]:"
+    assert encoded == [french, french, english, english]
+    assert decoded == ["fra_Latn", "deu_Latn", "deu_Latn", "eng_Latn"]
+
+
 def test_a_long_text_keeps_its_end_when_continued(capsys):
     model = reciting(STORY, slots=6)
     prompts = model.prompts(["One. Two. Three. Four. Five."], task=None)
@@ -146,7 +161,7 @@ def test_a_bad_line_is_named_by_its_number(line, expected, tmp_path):
 
 def run(monkeypatch, model: LCM, *words: str) -> int:
     """The command, with `model` in the place of the one in --model."""
-    monkeypatch.setattr(lcm.generate, "load", lambda folder: model)
+    monkeypatch.setattr(lcm.generate, "load", lambda folder, codec: model)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return lcm.generate.run(parser.parse_args(["--model", "runs/x", *words]))

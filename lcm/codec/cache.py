@@ -58,7 +58,7 @@ class Cache:
         assert needed <= self.positions, f"{needed} positions in a cache of {self.positions}"
         shape = list(self.kv.shape)
         shape[4] = min(max(needed, 2 * shape[4]), self.positions)
-        wider = self.kv.new_zeros(shape)
+        wider = self.kv.new_empty(shape)
         wider[:, :, :, :, : self.length] = self.kv[:, :, :, :, : self.length]
         self.kv = wider
 

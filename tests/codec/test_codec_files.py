@@ -126,6 +126,13 @@ def test_a_broken_file_is_named(folder):
         (folder / name).write_bytes(content)
 
 
+def test_a_decoded_sentence_never_leaves_the_table_of_positions(folder):
+    config = json.loads((folder / "config.json").read_text())
+    for most, limit in ((20, 20), (100_000, 512 - 2)):
+        (folder / "config.json").write_text(json.dumps({**config, "max_generated": most}))
+        assert load_codec(folder, device="cpu").rules.limit == limit
+
+
 def test_a_configuration_without_a_size_is_named(folder):
     config = json.loads((folder / "config.json").read_text())
     del config["model"]["enc_ffn"]

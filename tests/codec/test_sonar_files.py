@@ -3,9 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ import torch
 from official import HEADS, LANGUAGES, TEXT, state, to_fairseq, write_official
 from safetensors.torch import load_file
 
-from lcm.codec import conversion, load_codec, sonar, storage
+from lcm.codec import conversion, load_codec, storage
 from lcm.codec.conversion import convert, read_checkpoint
 from lcm.errors import UserError
 
@@ -33,32 +30,6 @@ def folder(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("codecs") / "basic"
     convert(files.encoder, files.decoder, files.vocabulary, LANGUAGES, folder, heads=HEADS)
     return folder
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache, no sonar-space, and small heads."""
-    monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sonar, "find_spec", lambda _: None)
-    monkeypatch.setattr(sonar, "HEADS", HEADS)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def server(files, monkeypatch):
-    """Serves the official files; `asked` tells which."""
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            asked.append(self.path)
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=files.encoder.parent))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    monkeypatch.setenv("LCM_SONAR_URL", f"http://127.0.0.1:{http.server_port}/")
-    yield asked
-    http.shutdown()
-    http.server_close()
 
 
 def converted(files, folder, **other):
@@ -85,6 +56,7 @@ def test_pieces_are_those_of_the_file_behind_the_padding(folder):
     language = codec.tokenizer.language("fra_Latn")
     assert codec.tokenizer.decode([language, *(piece + 1 for piece in plain), 0, 3, language]) == TEXT[0]
     assert codec.tokenizer.banned == [0]
+    assert codec.rules.limit == 64 + 128 - 1
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -240,53 +212,6 @@ def test_a_faster_process_wins_and_a_strangers_folder_stays(files, folder, tmp_p
     with pytest.raises(UserError, match="exists, and is not a codec"):
         converted(files, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
-
-
-def test_sonar_is_fetched_and_converted_once(cache, server, folder):
-    codec = load_codec("sonar", device="cpu")
-    assert torch.equal(codec.encode(SENTENCES), load_codec(folder, device="cpu").encode(SENTENCES))
-    assert codec.folder == cache / "codecs" / "sonar"
-    assert (codec.dim, codec.max_pieces, codec.stop_threshold) == (64, 512, 0.9)
-    assert sorted(server) == sorted(
-        f"/{name}" for name in (sonar.ENCODER_FILE, "sonar_text_decoder.pt", sonar.VOCABULARY_FILE)
-    )
-    assert [p.name for p in cache.iterdir()] == ["codecs"], "what was fetched is not kept beside what was made of it"
-    server.clear()
-    load_codec("sonar", device="cpu").encode(["a"])
-    assert server == []
-
-
-def test_the_finetuned_decoder_has_a_name_of_its_own(cache, server, folder):
-    codec = load_codec("sonar-finetuned", device="cpu")
-    assert "/finetuned_decoder.pt" in server
-    assert codec.fingerprint == storage.fingerprint(folder)
-
-
-def test_without_a_network_both_ways_out_are_told(cache, monkeypatch):
-    monkeypatch.setenv("LCM_SONAR_URL", "http://127.0.0.1:9/")
-    with pytest.raises(UserError) as caught:
-        load_codec("sonar")
-    message = str(caught.value)
-    assert f"not in {cache / 'codecs' / 'sonar'}" in message
-    assert "http://127.0.0.1:9/sonar_text_encoder.pt could not be fetched" in message
-    assert "python data_prep/convert_sonar.py --encoder" in message
-    assert "\n" not in message
-
-
-def test_a_download_that_breaks_off_goes_on_where_files_are_whole(cache, server, files, monkeypatch):
-    whole = torch.hub.download_url_to_file
-
-    def broken(url, path, progress):
-        if url.endswith("decoder.pt"):
-            raise OSError("connection reset")
-        whole(url, path, progress=progress)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
-    with pytest.raises(UserError, match="connection reset"):
-        load_codec("sonar")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", whole)
-    load_codec("sonar")
-    assert server.count(f"/{sonar.ENCODER_FILE}") == 1
 
 
 def test_the_script_makes_the_same_codec(files, folder, tmp_path, capsys):

@@ -1,0 +1,82 @@
+"""Judge a codec on sentences it has not seen: a page to read, results.json, and a row a sentence.
+
+    python data_prep/codec_report.py --codec mini --input heldout.txt --output report
+
+Inputs are .txt, .jsonl, .tsv and .parquet with a sentence a line or row. `--compare` puts the results.json of other
+reports beside this one's. sentences.parquet has each sentence's fragility, by which data can be filtered.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lcm.codec import load_codec
+from lcm.codec_report import ReportOptions, judge, read_results, read_sentences, write
+from lcm.codec_report.glance import headline
+from lcm.codec_report.shown import systems_of
+from lcm.codec_report.writing import make_folder
+from lcm.errors import UserError
+from lcm.similarity import load_public_encoder
+
+
+def arguments() -> argparse.ArgumentParser:
+    default = ReportOptions()
+    parser = argparse.ArgumentParser(description="judge a codec on sentences it has not seen")
+    parser.add_argument("--codec", default="mini", metavar="NAME|DIR", help="(%(default)s)")
+    parser.add_argument("--input", required=True, nargs="+", metavar="F", help="a sentence a line or row")
+    parser.add_argument("--output", required=True, metavar="DIR", help="results.json, report.html, sentences.parquet")
+    parser.add_argument("--text-column", metavar="C", help="name, or number in .tsv (text; the last in .tsv)")
+    parser.add_argument("--lang-column", default="lang", metavar="C", help="(%(default)s)")
+    parser.add_argument("--lang", default="eng_Latn", metavar="CODE", help="of rows without one (%(default)s)")
+    for name, metavar, what in (
+        ("limit", "N", "sentences, drawn at random"),
+        ("fragility-limit", "N", "of these, how many have their fragility measured; 0 for none"),
+        ("beam", "N", "hypotheses of a decoding, 1 is greedy"),
+        ("bootstrap", "N", "samples of each interval"),
+        ("seed", "N", "of the draws and of all noise"),
+    ):
+        value = getattr(default, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=value, metavar=metavar, help=f"{what} (%(default)s)")
+    parser.add_argument(
+        "--noise", type=float, nargs="*", default=default.noise, metavar="X", help="multiples of each channel's σ"
+    )
+    parser.add_argument("--public-encoder", metavar="DIR", help="a sentence-transformers model (all-MiniLM-L6-v2)")
+    parser.add_argument("--no-public-encoder", action="store_true", help="leave out what needs it")
+    parser.add_argument("--compare", nargs="+", default=(), metavar="F", help="results.json of other reports")
+    return parser
+
+
+def report(args: argparse.Namespace) -> str:
+    """Everything that `arguments` asks for; the table for a terminal."""
+    options = ReportOptions(
+        limit=args.limit,
+        fragility_limit=args.fragility_limit,
+        beam=args.beam,
+        noise=tuple(args.noise),
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+    )
+    output = Path(args.output)
+    others = [read_results(path) for path in args.compare]
+    make_folder(output)
+    sentences = read_sentences(args.input, text_column=args.text_column, lang_column=args.lang_column, lang=args.lang)
+    codec = load_codec(args.codec)
+    public = None if args.no_public_encoder else load_public_encoder(args.public_encoder)
+    judged = judge(codec, sentences, options, public)
+    write(judged, output, others)
+    return headline(systems_of(judged.results, others))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments().parse_args(argv)
+    try:
+        print(report(args))
+    except UserError as error:
+        print(f"codec_report: {error}", file=sys.stderr)
+        return 1
+    print(Path(args.output) / "report.html", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

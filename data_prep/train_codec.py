@@ -1,0 +1,46 @@
+"""Train a codec, or go on with one: YAML and text files → a folder for `load_codec`.
+
+    python data_prep/train_codec.py --config configs/codec/mini.yaml [--data.text FILES] [--SETTING VALUE …]
+
+The same command goes on after an interruption.
+"""
+
+import argparse
+import sys
+
+from lcm.codec_training.ablation import ablate
+from lcm.codec_training.settings import load_settings
+from lcm.codec_training.training import dry_run, train_codec
+from lcm.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/codec/mini.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="read everything, train one step, write nothing")
+    parser.add_argument(
+        "--ablation", type=int, default=0, metavar="STEPS", help="train so many steps with each term switched, compare"
+    )
+    args, overrides = parser.parse_known_args(argv)
+    try:
+        settings = load_settings(args.config, overrides)
+        if args.dry_run:
+            dry_run(settings)
+        elif args.ablation:
+            print(ablate(settings, args.ablation))
+        else:
+            print(train_codec(settings))
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"train_codec: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train_codec: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

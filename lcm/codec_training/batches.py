@@ -1,0 +1,169 @@
+"""Sentences as pieces, and the order in which training meets them: a pure function of examples, seed and step.
+
+Shapes.  B rows · P pieces of the source · Q pieces of the target
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+AROUND = 2
+"""Positions that language and end take."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pieces without language and end. A sentence is its own target."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    source_lang: int
+    target_lang: int
+    sentence: int = -1
+    """Its number among the training sentences; -1 for a translation."""
+    taught: bool = False
+    """Whether the public encoder was asked about it: such sentences share their batches, or few would have company."""
+
+    @property
+    def is_translation(self) -> bool:
+        return self.sentence < 0
+
+
+@dataclass(frozen=True)
+class PieceBatch:
+    """Examples side by side: all sentences of one length, or all translations of about one.
+
+    Pieces beyond a row's length are 0 and mean nothing.
+    """
+
+    source: Int[Tensor, "B P"]
+    source_lengths: Int[Tensor, " B"]
+    target: Int[Tensor, "B Q"]
+    target_lengths: Int[Tensor, " B"]
+    source_lang: Int[Tensor, " B"]
+    target_lang: Int[Tensor, " B"]
+    sentence: Int[Tensor, " B"]
+    is_translation: bool
+
+    def to(self, device: Any, non_blocking: bool = False) -> "PieceBatch":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "is_translation"}
+        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
+
+    def pin_memory(self) -> "PieceBatch":
+        return self
+
+
+def collate(examples: Sequence[Example]) -> PieceBatch:
+    source, source_lengths = padded([example.source for example in examples])
+    target, target_lengths = padded([example.target for example in examples])
+    numbers = {
+        name: torch.tensor([getattr(example, name) for example in examples])
+        for name in ("source_lang", "target_lang", "sentence")
+    }
+    return PieceBatch(
+        source, source_lengths, target, target_lengths, **numbers, is_translation=examples[0].is_translation
+    )
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B P"], Int[Tensor, " B"]]:
+    lengths = torch.tensor([len(row) for row in rows])
+    pieces = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for number, row in enumerate(rows):
+        pieces[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return pieces, lengths
+
+
+@dataclass(frozen=True)
+class Order:
+    """How an epoch becomes batches."""
+
+    tokens: int
+    """Target pieces of a batch, language and end included; one row where a single one is longer."""
+    seed: int
+    short_pieces: int = 0
+    short_share: float = 1.0
+
+    def epoch(self, examples: Sequence[Example], number: int) -> list[list[int]]:
+        """The numbers of the examples of each batch. Every example comes once, short sentences by their share."""
+        dice = random.Random(f"{self.seed} {number}")
+        taken = [i for i, e in enumerate(examples) if self._is_long(e) or dice.random() < self.short_share]
+        dice.shuffle(taken)
+        # Stable: rows of one length stay in their random order, and so the batches differ from epoch to epoch.
+        taken.sort(
+            key=lambda i: (
+                examples[i].is_translation,
+                len(examples[i].source),
+                _target_bin(examples[i]),
+                examples[i].taught,
+            )
+        )
+        batches = list(_cut(examples, taken, self.tokens))
+        dice.shuffle(batches)
+        return batches
+
+    def _is_long(self, example: Example) -> bool:
+        return example.is_translation or len(example.source) >= self.short_pieces
+
+    def batches(self, examples: Sequence[Example], start: int = 0) -> Iterator[PieceBatch]:
+        """Epoch after epoch, without end, from batch `start` on."""
+        number = 0
+        while True:
+            epoch = self.epoch(examples, number)
+            for batch in epoch[start:]:
+                yield collate([examples[i] for i in batch])
+            start = max(0, start - len(epoch))
+            number += 1
+
+
+def _target_bin(example: Example) -> int:
+    return len(example.target) if example.is_translation else 0
+
+
+def _cut(examples: Sequence[Example], order: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Neighbours together, up to the budget; sentences never with another length, nor with translations."""
+    batch: list[int] = []
+    longest = 0
+    for i in order:
+        example = examples[i]
+        if batch:
+            first = examples[batch[0]]
+            wider = max(longest, len(example.target) + AROUND)
+            alike = example.is_translation == first.is_translation and (
+                example.is_translation or (len(example.source), example.taught) == (len(first.source), first.taught)
+            )
+            if not alike or wider * (len(batch) + 1) > tokens:
+                yield batch
+                batch, longest = [], 0
+        batch.append(i)
+        longest = max(longest, len(example.target) + AROUND)
+    if batch:
+        yield batch
+
+
+class TrainingBatches:
+    """What Lightning iterates over: one endless epoch, from the step where training stands when it begins."""
+
+    def __init__(self, examples: Sequence[Example], order: Order, trained: Callable[[], int]) -> None:
+        self.examples, self.order, self.trained = examples, order, trained
+
+    def __iter__(self) -> Iterator[PieceBatch]:
+        return self.order.batches(self.examples, self.trained())
+
+
+class ValidationBatches:
+    """The same batches every time, each sentence once."""
+
+    def __init__(self, examples: Sequence[Example], tokens: int) -> None:
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i].source))
+        self.batches = [collate([examples[i] for i in batch]) for batch in _cut(examples, order, tokens)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[PieceBatch]:
+        return iter(self.batches)

@@ -1,0 +1,218 @@
+"""One YAML file, one frozen record: everything that defines the training of a codec.
+
+settings = load_settings("configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lcm.settings import Section, Settings, load, parse
+
+
+class Sizes(Section):
+    """The model. Where training starts from a codec, its own sizes count and these are ignored."""
+
+    vocabulary: int = Field(8000, gt=16)
+    """Pieces, languages and reserved ids together."""
+    reserved: int = Field(8, ge=1)
+    """Ids at the end of the vocabulary for languages: no piece of text gets them."""
+    dim: int = Field(512, ge=8)
+    """Width of the model and of a concept."""
+    heads: int = Field(8, gt=0)
+    encoder_layers: int = Field(2, gt=0)
+    decoder_layers: int = Field(2, gt=0)
+    encoder_ffn: int = Field(896, gt=0)
+    decoder_ffn: int = Field(1664, gt=0)
+    max_pieces: int = Field(61, gt=0)
+    """The longest sentence that is encoded whole; longer ones are cut as `lcm prepare` cuts them."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "Sizes":
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"model.dim={self.dim} cannot be split over model.heads={self.heads}; change either")
+        return self
+
+
+class Text(Section):
+    """Files of one language."""
+
+    files: tuple[str, ...]
+    """.txt, .jsonl, .parquet, plain or compressed; folders and globs."""
+    lang: str = "eng_Latn"
+    column: str = "text"
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Data(Section):
+    """What is read."""
+
+    text: tuple[Text, ...] = ()
+    """Entries such as {files: [a.jsonl, b.txt], lang: fra_Latn}; a file name alone is English."""
+    pairs: tuple[str, ...] = ()
+    """Translations: .jsonl with the columns source, target, source_lang, target_lang."""
+    held_out: tuple[str, ...] = ()
+    """One sentence a line; where the line has tabs, what follows the last. They are validated on, and any document
+    that holds one of them is left out whole. Without such files: the documents of the validation split."""
+    max_characters: int = Field(256, ge=1)
+    short_pieces: int = Field(12, ge=0)
+    """Sentences of fewer pieces are short, …"""
+    short_share: float = Field(1.0, gt=0, le=1)
+    """… and an epoch takes only this share of them: they are learned first."""
+    tokens: int = Field(2400, gt=0)
+    """Target pieces of a batch, language and end included. All sentences of a batch have one length."""
+    validation_sentences: int = Field(300, ge=1)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _names_are_texts(cls, value: Any) -> Any:
+        entries = (value,) if isinstance(value, str | dict) else value
+        return [{"files": (entry,)} if isinstance(entry, str) else entry for entry in entries]
+
+    @field_validator("pairs", "held_out", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Terms(Section):
+    """What the loss is made of. 0 switches a term off."""
+
+    autoencode: float = Field(1.0, ge=0)
+    """Weight of the cross-entropy of a sentence given its own vector."""
+    denoise: float = Field(0.0, ge=0, le=1)
+    """Share of the sentences whose source is damaged while the target stays clean (paper §2.1)."""
+    drop_words: float = Field(0.1, ge=0, lt=1)
+    """Chance of each word of a damaged source to be left out."""
+    swap_words: float = Field(0.1, ge=0, lt=1)
+    """Chance of each word of a damaged source to change places with the next."""
+    unknown: float = Field(0.04, ge=0, le=0.5)
+    """Mean share of the decoder's input pieces that become <unk>: what it cannot read there, the vector must say."""
+    noise: float = Field(0.3, ge=0)
+    """Gaussian noise on the vector, up to so many standard deviations of the channel over the batch."""
+    translation: float = Field(0.0, ge=0)
+    """Weight of the cross-entropy of a target given the vector of its source in another language."""
+    translation_mse: float = Field(0.0, ge=0)
+    """Weight of the squared distance between the vectors of a pair, summed over the channels (paper §2.1)."""
+    similarity: float = Field(0.0, ge=0)
+    """Weight of the disagreement with a public sentence encoder about which sentences of a batch are alike."""
+    similarity_kind: Literal["mse", "kl"] = "mse"
+    """mse: of the cosines. kl: of their softmax."""
+    similarity_temperature: float = Field(0.1, gt=0)
+    """Of that softmax."""
+    similarity_sentences: int = Field(0, ge=0)
+    """How many training sentences the public encoder reads, once; 0 stands for all. The others lack this term."""
+    similarity_folder: str | None = None
+    """The public encoder's folder; none: the one that is installed."""
+    robust: float = Field(0.0, ge=0, le=1)
+    """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). A frozen encoder's."""
+    codebooks: int = Field(0, ge=0)
+    """The decoder reads vectors that a residual quantizer of so many codebooks has rounded. A frozen encoder's."""
+    units: int = Field(256, ge=2)
+    """Vectors of each codebook."""
+
+
+class Optimizer(Section):
+    """AdamW without weight decay: warm-up, constant, a long straight line down."""
+
+    lr: float = Field(2e-4, gt=0)
+    """Of the parts that the analytic start has set."""
+    free_factor: float = Field(2.5, ge=0)
+    """Times lr: self-attention, and the feed-forward and cross-attention blocks that it has left alone."""
+    embedding_factor: float = Field(0.5, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = Field(40, ge=0)
+    decay: float = Field(0.55, ge=0, le=1)
+    """The last part of the limit, over which the rate falls to final_factor · lr."""
+    final_factor: float = Field(0.0, ge=0, le=1)
+    clip: float = Field(1.0, ge=0)
+    """Largest gradient norm; 0 switches clipping off."""
+
+
+class Limit(Section):
+    """When training ends: one of the two. The decay follows it."""
+
+    steps: int | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0)
+    """Of training itself: reading, validation and the public encoder do not count."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Limit":
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError(
+                f"limit.steps={self.steps} and limit.minutes={self.minutes}: give one of them, and the other as null"
+            )
+        return self
+
+
+class Trainer(Section):
+    precision: Literal["fp32", "bf16-mixed"] = "fp32"
+    threads: int = Field(0, ge=0)
+    """0: as many as torch takes."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    validate_every: int = Field(100, gt=0)
+    """Steps between validations."""
+    checkpoint_every: int = Field(100, gt=0)
+    """Steps between checkpoints."""
+    log_every: int = Field(20, gt=0)
+
+
+class Run(Section):
+    dir: str = "runs/codec"
+    seed: int = Field(0, ge=0)
+
+
+class CodecTraining(Settings):
+    """The training of one codec. Values come from the YAML file and the command line only."""
+
+    start: str = "analytic"
+    """analytic, random, or a codec to go on with: mini or a folder."""
+    spm: str | None = None
+    """A SentencePiece vocabulary for analytic and random starts; none: one is trained on the corpus."""
+    freeze: Literal["none", "encoder"] = "none"
+    """encoder: it keeps every bit, and with it the embedding table that it shares with the decoder."""
+    protect: bool = True
+    """Keep what is learned out of the directions that carry positions, where the start has such directions."""
+    model: Sizes = Sizes()
+    data: Data = Data()
+    terms: Terms = Terms()
+    optimizer: Optimizer = Optimizer()
+    limit: Limit
+    trainer: Trainer = Trainer()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _terms_fit_together(self) -> "CodecTraining":
+        terms = self.terms
+        if self.freeze == "none" and (terms.robust or terms.codebooks):
+            name = "robust" if terms.robust else "codebooks"
+            raise ValueError(
+                f"terms.{name}={getattr(terms, name)} is fitted to vectors that must not move: set freeze: encoder"
+            )
+        if self.freeze == "encoder" and (terms.similarity or terms.translation_mse):
+            name = "similarity" if terms.similarity else "translation_mse"
+            raise ValueError(f"terms.{name}={getattr(terms, name)} moves the encoder, but freeze=encoder; drop either")
+        if terms.robust and terms.codebooks:
+            raise ValueError("terms.robust and terms.codebooks both say what the decoder reads: set one of them to 0")
+        if (terms.translation or terms.translation_mse) and not self.data.pairs:
+            raise ValueError("terms.translation needs translations: name their files in data.pairs, or set it to 0")
+        return self
+
+
+def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> CodecTraining:
+    """The training of a YAML file, with overrides such as "terms.noise=0" put on top.
+
+    Raises UserError with one line a mistake: the setting, its value, what was expected, the nearest valid name.
+    """
+    return load(CodecTraining, path, overrides)
+
+
+def parse_settings(values: dict[str, Any], overrides: Sequence[str] = (), where: str = "settings") -> CodecTraining:
+    """`values` (as read from YAML) with the overrides on top, validated. `where` opens every error message."""
+    return parse(CodecTraining, values, overrides, where)

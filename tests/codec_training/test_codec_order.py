@@ -1,0 +1,70 @@
+"""The order of training is a pure function of examples, seed and step; every example comes once an epoch."""
+
+from collections import Counter
+from itertools import islice
+
+import torch
+
+from lcm.codec_training.batches import Example, Order, TrainingBatches, ValidationBatches, collate
+
+
+def example(length, number, taught=False):
+    pieces = tuple(range(10, 10 + length))
+    return Example(pieces, pieces, 90, 90, number, taught)
+
+
+SENTENCES = [example(2 + i % 5, i, taught=i % 3 == 0) for i in range(60)]
+PAIRS = [Example((4,) * (1 + i % 4), (5,) * (1 + i % 3), 90, 91) for i in range(20)]
+ORDER = Order(tokens=30, seed=1)
+
+
+def test_an_epoch_takes_every_example_once():
+    counts = Counter(i for batch in ORDER.epoch(SENTENCES + PAIRS, 0) for i in batch)
+    assert counts == Counter(range(80))
+
+
+def test_sentences_of_a_batch_have_one_length_and_fit_the_budget():
+    for batch in ORDER.epoch(SENTENCES + PAIRS, 0):
+        examples = [(SENTENCES + PAIRS)[i] for i in batch]
+        assert len({e.is_translation for e in examples}) == 1
+        if not examples[0].is_translation:
+            assert len({(len(e.source), e.taught) for e in examples}) == 1
+        longest = max(len(e.target) for e in examples) + 2
+        assert len(examples) == 1 or longest * len(examples) <= 30
+
+
+def test_epochs_differ_and_repeat_with_their_seed():
+    assert ORDER.epoch(SENTENCES, 0) != ORDER.epoch(SENTENCES, 1)
+    assert ORDER.epoch(SENTENCES, 1) == Order(tokens=30, seed=1).epoch(SENTENCES, 1)
+    assert ORDER.epoch(SENTENCES, 0) != Order(tokens=30, seed=2).epoch(SENTENCES, 0)
+
+
+def test_starting_late_gives_what_starting_early_would_have_reached():
+    batches = len(ORDER.epoch(SENTENCES, 0))
+    for start in (0, 3, batches, batches + 2):
+        whole = list(islice(ORDER.batches(SENTENCES), start, start + 4))
+        late = list(islice(TrainingBatches(SENTENCES, ORDER, lambda start=start: start), 4))
+        assert [b.sentence.tolist() for b in late] == [b.sentence.tolist() for b in whole]
+
+
+def test_short_sentences_come_by_their_share_and_long_ones_always():
+    many = [example(3 + 5 * (i % 2), i) for i in range(2000)]
+    order = Order(tokens=100, seed=1, short_pieces=5, short_share=0.25)
+    taken = [i for batch in order.epoch(many, 0) for i in batch]
+    assert sum(i % 2 for i in taken) == 1000
+    assert 200 < sum(i % 2 == 0 for i in taken) < 300
+
+
+def test_collated_rows_end_where_their_lengths_say():
+    batch = collate([PAIRS[0], PAIRS[1], PAIRS[5]])
+    assert batch.is_translation
+    for row, pair in enumerate((PAIRS[0], PAIRS[1], PAIRS[5])):
+        assert batch.source[row, : batch.source_lengths[row]].tolist() == list(pair.source)
+        assert batch.target[row, : batch.target_lengths[row]].tolist() == list(pair.target)
+    assert batch.target_lang.tolist() == [91] * 3
+    assert torch.equal(batch.to("cpu").sentence, batch.sentence)
+
+
+def test_validation_reads_each_sentence_once():
+    numbers = [int(i) for batch in ValidationBatches(SENTENCES, 30) for i in batch.sentence]
+    assert sorted(numbers) == list(range(60))
