@@ -3,13 +3,13 @@
 import hashlib
 from dataclasses import dataclass, field
 
+from lcm.columns import SPLITS, Columns, Document, Refused, Rows
 from lcm.embedder import Finished, ShardTask, count
 from lcm.errors import UserError
 from lcm.manifest import RefusedRecord, ShardRecord
 from lcm.pool import Pool
 from lcm.progress import PrepareProgress
 from lcm.shards import shard_name
-from lcm.sources import SPLITS, Document, Refused, Sources
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Dealer:
         """Names of the shards of each split, in input order."""
         self._pending = {split: _Pending() for split in SPLITS}
 
-    def deal(self, sources: Sources, notes: dict[str, Finished], pool: Pool) -> None:
+    def deal(self, sources: Rows, notes: dict[str, Finished], pool: Pool) -> None:
         """Have every shard made but those that `notes` calls done. Raises UserError if no document is left."""
         self.progress.start()
         number = 0
@@ -83,6 +83,10 @@ class Dealer:
         }
         return {split: records for split, records in shards.items() if records}
 
+    def emojis(self) -> int:
+        """Taken out of the texts by the splitter."""
+        return sum(self.notes[name].emojis for names in self.dealt.values() for name in names)
+
     def all_refused(self) -> dict[str, RefusedRecord]:
         """Whatever was left out, by the reader or by a worker, the commonest reason first."""
         refused = dict(self.refused)
@@ -110,9 +114,20 @@ def describe(refused: dict[str, RefusedRecord]) -> str:
     return f"{sum(record.count for record in refused.values()):,} refused: {', '.join(reasons)}"
 
 
-def _nothing_left(refused: dict[str, RefusedRecord], sources: Sources) -> str:
+def _nothing_left(refused: dict[str, RefusedRecord], sources: Rows) -> str:
     missing = [column for column in sources.columns.needed if column not in sources.columns_seen]
     if sources.columns_seen and missing:
-        option = "--text-column" if sources.columns.summary is None else "--document-column and --summary-column"
-        return f"no row has a column '{missing[0]}'; only {', '.join(sources.columns_seen)}; name yours by {option}"
+        return (
+            f"no row has a column '{missing[0]}'; only {', '.join(sources.columns_seen)}; "
+            f"name yours by {_option_of(missing[0], sources.columns)}"
+        )
     return f"no document is left: {describe(refused)}" if refused else "--input: the files hold no document"
+
+
+def _option_of(column: str, columns: Columns) -> str:
+    """What names a column that no row has."""
+    if column in (columns.lang, columns.summary_lang):
+        return "--lang-column and --summary-lang-column"
+    if column == columns.audio:
+        return "--audio-column"
+    return "--text-column" if columns.summary is None else "--document-column and --summary-column"

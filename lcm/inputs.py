@@ -14,6 +14,7 @@ import pyarrow as pa
 from lcm.errors import UserError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
+AUDIO = (".wav", ".flac")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 KINDS = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
 
@@ -25,28 +26,33 @@ class DamagedFile(Exception):
 def format_of(path: Path) -> str | None:
     """'.jsonl' for a.jsonl and for a.jsonl.xz; None for a file that is not an input."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in AUDIO:
+        return suffixes[-1]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
 
 
-def find_inputs(names: Sequence[str]) -> list[Path]:
+def find_inputs(names: Sequence[str], audio: bool = False) -> list[Path]:
     """The files that `names` (files, folders, globs) mean, each once: in the order given, sorted within each name.
 
+    audio: recordings are inputs, too; those of a folder or glob only where there is no text in it
     Raises UserError for a name that means nothing.
     """
+    formats = (*FORMATS, *AUDIO) if audio else FORMATS
     found: dict[Path, Path] = {}
     for name in names:
-        for path in _expand(name):
+        for path in _expand(name, formats):
             found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def _expand(name: str) -> list[Path]:
+def _expand(name: str, formats: Sequence[str]) -> list[Path]:
     path = Path(name)
+    kinds = KINDS + (f"; {', '.join(AUDIO)}" if AUDIO[0] in formats else "")
     if path.is_file():
-        if format_of(path) is None:
-            raise UserError(f"--input={name}: unknown kind of file; expected {KINDS}")
+        if format_of(path) not in formats:
+            raise UserError(f"--input={name}: unknown kind of file; expected {kinds}")
         return [path]
     if path.is_dir():
         matches = [path]
@@ -55,9 +61,12 @@ def _expand(name: str) -> list[Path]:
     else:
         raise UserError(f"--input={name}: no such file or folder")
     files = {f for match in matches for f in ([match] if match.is_file() else match.rglob("*"))}
-    if usable := sorted(f for f in files if f.is_file() and format_of(f) and not f.name.startswith(".")):
+    usable = sorted(f for f in files if f.is_file() and format_of(f) in formats and not f.name.startswith("."))
+    if texts := [f for f in usable if format_of(f) in FORMATS]:
+        return texts
+    if usable:
         return usable
-    raise UserError(f"--input={name}: no input in there; expected {KINDS}")
+    raise UserError(f"--input={name}: no input in there; expected {kinds}")
 
 
 @contextmanager

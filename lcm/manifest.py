@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcm.errors import UserError
-from lcm.text import SplitterSettings
+from lcm.text import AnySplitter
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -52,6 +52,18 @@ class InputFile(Record):
     sha256: str
 
 
+class DatasetInfo(Record):
+    """A Hugging Face data set that was read. commit: of the hub's repository; empty for a local folder."""
+
+    name: str
+    config: str
+    split: str
+    commit: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.name, self.config, self.split, self.commit) if part)
+
+
 class ShardRecord(Record):
     """One tar. concepts: all vectors in it; bytes and sha256: of the file."""
 
@@ -75,10 +87,14 @@ class Manifest(Record):
 
     format: int = FORMAT
     codec: CodecInfo
-    splitter: SplitterSettings
-    options: dict[str, str | int | bool]
+    splitter: AnySplitter
+    """The one that was used, whatever was asked for."""
+    options: dict[str, str | int | float | bool]
     """What `lcm prepare` was asked for, as far as it decides what is in the shards."""
     inputs: tuple[InputFile, ...]
+    dataset: DatasetInfo | None = None
+    emojis: int = 0
+    """How many the splitter took out of the texts; nupunkt leaves them in."""
     refused: dict[str, RefusedRecord]
     """By reason."""
     splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)

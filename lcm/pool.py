@@ -7,7 +7,7 @@ import multiprocessing as mp
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -57,13 +57,15 @@ class _Worker:
 class Pool:
     """At most `count` processes, started when there is work for them; at most one task in each and none in between.
 
-    start:   called in each process; makes what then does the tasks
+    starts:  one is called in each process, in turn; it makes what then does the tasks
     result:  called here with each task's result, in the order they get ready
     tell:    called here with every number that a task tells while it is under way
     """
 
-    def __init__(self, start: Callable[[], Work], count: int, result: Callable[[Any], None], tell: Tell) -> None:
-        self.start = start
+    def __init__(
+        self, starts: Sequence[Callable[[], Work]], count: int, result: Callable[[Any], None], tell: Tell
+    ) -> None:
+        self.starts = starts
         self.count = count
         self.result = result
         self.tell = tell
@@ -117,7 +119,8 @@ class Pool:
     def _add(self) -> None:
         resource_tracker.ensure_running()  # or the first start does, and unblocks the signal
         ours, theirs = mp.Pipe()
-        process = mp.get_context("spawn").Process(target=_serve, args=(self.start, theirs), daemon=True)
+        start = self.starts[len(self._workers) % len(self.starts)]
+        process = mp.get_context("spawn").Process(target=_serve, args=(start, theirs), daemon=True)
         # Ctrl-C reaches every process of the terminal; ours alone answers it, and the mask is inherited.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -77,7 +77,7 @@ class PrepareProgress:
     @property
     def fraction(self) -> float:
         """Of all sentences that the input will give, as far as one can know."""
-        if not self._read_bytes or not self._read_characters:
+        if not self.total_bytes or not self._read_bytes or not self._read_characters:
             return 0.0
         characters = self._read_characters * self.total_bytes / self._read_bytes
         a_sentence = self._finished_characters / self._finished if self._finished else TYPICAL

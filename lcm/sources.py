@@ -5,62 +5,23 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lcm.columns import SPLITS, Columns, Document, Refused, remember, shortened
 from lcm.inputs import DamagedFile, format_of, opened
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["SPLITS", "Columns", "Document", "Refused", "Sources"]
 
 LIMIT = 64 << 20
 """Bytes of the longest document. A corpus without blank lines is one document, and must not fill the memory."""
 
 TOO_LONG = f"longer than {LIMIT >> 20} MB"
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text, and with it its summary where documents come in pairs. split: None where the row does not say."""
-
-    id: str
-    text: str
-    title: str
-    source: str
-    lang: str
-    split: str | None
-    summary: str | None = None
-
-    @property
-    def characters(self) -> int:
-        return len(self.text) + len(self.summary or "")
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Something that cannot become a document. reason: one of a few; example: where it was, and what."""
-
-    reason: str
-    example: str
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns that are read from .jsonl and .parquet. summary: None where there are no pairs."""
-
-    text: str = "text"
-    id: str = "id"
-    title: str = "title"
-    split: str = "split"
-    summary: str | None = None
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return (self.text,) if self.summary is None else (self.text, self.summary)
 
 
 class Sources:
@@ -75,6 +36,7 @@ class Sources:
         self.file_documents = file_documents
         self.columns_seen: dict[str, None] = {}
         """Names of the columns that rows had, in the order met."""
+        self._folder = Path()
         self._bytes_before = 0
         self._raw: io.BufferedIOBase | None = None
 
@@ -86,6 +48,7 @@ class Sources:
     def __iter__(self) -> Iterator[Document | Refused]:
         self._bytes_before = 0
         for path in self.files:
+            self._folder = path.parent
             try:
                 with opened(path) as (self._raw, plain):
                     yield from self._read(path, plain)
@@ -103,6 +66,10 @@ class Sources:
                 yield from self._read_txt(path.name, plain)
             case ".jsonl":
                 yield from self._read_jsonl(path.name, plain)
+            case ".wav" | ".flac":
+                # Documents that have a file and nothing else: no title, no summary, no language of their own.
+                columns, row = replace(self.columns, audio="audio"), {"audio": path.name, self.columns.id: path.name}
+                yield columns.document(row, path.name, path.name, self.lang, path.parent)
             case ".parquet" if path.suffix.lower() == ".parquet":
                 yield from self._read_parquet(path.name, plain)
             case _:
@@ -120,7 +87,7 @@ class Sources:
             try:
                 text = block.decode("utf-8-sig")
             except UnicodeDecodeError:
-                yield Refused("not UTF-8", f"{place}: {_shortened(block)}")
+                yield Refused("not UTF-8", f"{place}: {shortened(block)}")
                 continue
             yield self._document({self.columns.id: place, self.columns.text: text}, name, place)
 
@@ -133,24 +100,25 @@ class Sources:
             try:
                 row = json.loads(text) if (text := line.decode("utf-8").strip()) else None
             except UnicodeDecodeError:
-                yield Refused("not UTF-8", f"{place}: {_shortened(line)}")
+                yield Refused("not UTF-8", f"{place}: {shortened(line)}")
                 continue
             except (ValueError, RecursionError):
-                yield Refused("invalid JSON", f"{place}: {_shortened(line)}")
+                yield Refused("invalid JSON", f"{place}: {shortened(line)}")
                 continue
             if isinstance(row, dict):
-                self._saw(row)
+                remember(self.columns_seen, row)
                 yield self._document(row, name, place)
             elif text:
-                yield Refused("not a JSON object", f"{place}: {_shortened(line)}")
+                yield Refused("not a JSON object", f"{place}: {shortened(line)}")
 
     def _read_parquet(self, name: str, plain: io.BufferedIOBase) -> Iterator[Document | Refused]:
         # Both settings, or a row group is held whole, and there are files with a single one.
         file = pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False)
         columns = file.schema_arrow.names
-        self._saw(columns)
-        wanted = {*self.columns.needed, self.columns.id, self.columns.title, self.columns.split, "source"}
-        batches = file.iter_batches(batch_size=16, columns=[c for c in columns if c in wanted], use_threads=False)
+        remember(self.columns_seen, columns)
+        batches = file.iter_batches(
+            batch_size=16, columns=[c for c in columns if c in self.columns.wanted], use_threads=False
+        )
         rows = (batch.slice(i, 1) for batch in batches for i in range(len(batch)))
         for number, one_row in enumerate(rows, 1):
             place = f"{name}:{number}"
@@ -161,35 +129,8 @@ class Sources:
                 continue
             yield self._document(row, name, place)
 
-    def _saw(self, columns: Iterable[str]) -> None:
-        if len(self.columns_seen) < 100:
-            self.columns_seen |= dict.fromkeys(columns)
-
     def _document(self, row: dict[str, Any], name: str, place: str) -> Document | Refused:
-        """A row as a document, or the first thing that is wrong with it."""
-        columns = self.columns
-        for column in columns.needed:
-            if column not in row:
-                return Refused(f"no column '{column}'", place)
-            value = row[column]
-            if not isinstance(value, str) or "\0" in value:
-                return Refused("not text", f"{place}: {column} is {_shortened(value)}")
-            if not value.strip():
-                return Refused("empty", f"{place}: {column}")
-            if not _is_utf8(value):
-                return Refused("not UTF-8", f"{place}: {column} is {_shortened(value)}")
-        split = row.get(columns.split) or None
-        if split is not None and split not in SPLITS:
-            return Refused("unknown split", f"{place}: {_shortened(split)}, expected one of {', '.join(SPLITS)}")
-        return Document(
-            id=_label(row.get(columns.id), place),
-            text=row[columns.text],
-            title=_label(row.get(columns.title), ""),
-            source=_label(row.get("source"), name),
-            lang=self.lang,
-            split=split,
-            summary=None if columns.summary is None else row[columns.summary],
-        )
+        return self.columns.document(row, name, place, self.lang, self._folder)
 
 
 def _lines(plain: io.BufferedIOBase) -> Iterator[bytes]:
@@ -216,25 +157,3 @@ def _blocks(plain: io.BufferedIOBase) -> Iterator[bytes]:
             block, size = [], 0
     if block:
         yield b"".join(block)
-
-
-def _label(value: Any, default: str) -> str:
-    """An id, title or source as text; `default` where the row has none."""
-    usable = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
-    if not usable or value == "":
-        return default
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_utf8(text: str) -> bool:
-    """False for the lone surrogates that JSON escapes can smuggle in."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shortened(value: Any) -> str:
-    shown = repr(value if not isinstance(value, str | bytes) else value[:80])
-    return (shown if len(shown) <= 100 else shown[:100] + "…").encode("utf-8", "backslashreplace").decode("utf-8")

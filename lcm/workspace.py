@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from lcm.embedder import Finished, note_path
 from lcm.errors import UserError
-from lcm.manifest import MANIFEST, UNFINISHED, CodecInfo, InputFile, Manifest, Record, replacing
+from lcm.manifest import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Manifest, Record, replacing
 from lcm.shards import index_path
+from lcm.text import AnySplitter
 
 _ASKED = "asked.json"
 _SHARD_FILE = re.compile(r"(train|validation|test)-\d{6,}\.(tar|index\.npy)")
@@ -26,9 +27,11 @@ class Asked(Record):
     mtimes: when each input changed last, in nanoseconds: an input whose time and size are the same is not read again.
     """
 
-    options: dict[str, str | int | bool]
+    options: dict[str, str | int | float | bool]
     inputs: tuple[InputFile, ...]
     codec: CodecInfo
+    splitter: AnySplitter | None = None
+    dataset: DatasetInfo | None = None
     mtimes: tuple[int, ...] = ()
 
     def difference(self, now: "Asked") -> str | None:
@@ -39,16 +42,32 @@ class Asked(Record):
                 return f"other input: {name} is new or has changed"
         if before != after:
             return f"other input: {len(before)} files, now {len(after)} or in another order"
-        if self.codec != now.codec:
+        if self.dataset != now.dataset:
+            return f"data set {self.dataset}, now {now.dataset}"
+        if self.codec.fingerprint != now.codec.fingerprint:
             return f"codec {self.codec.name!r} ({self.codec.fingerprint}), now {now.codec.fingerprint}"
-        for name, value in now.options.items():
-            if self.options.get(name) != value:
-                return f"--{name.replace('_', '-')} {self.options.get(name)}, now {value}"
+        for name in self.options | now.options:
+            if self.options.get(name) != now.options.get(name):
+                return f"--{name.replace('_', '-')} {_given(self.options, name)}, now {_given(now.options, name)}"
+        if self.codec != now.codec:
+            return f"codec {self.codec.name!r}, which gave another vector for the end of a text than it does now"
+        if self.splitter not in (None, now.splitter):
+            return f"splitter {self.splitter}, now {now.splitter}"
         return None
 
 
+def _given(options: dict[str, str | int | float | bool], name: str) -> str | int | float | bool:
+    return options.get(name, "not given")
+
+
 def asked_of(manifest: Manifest) -> Asked:
-    return Asked(options=manifest.options, inputs=manifest.inputs, codec=manifest.codec)
+    return Asked(
+        options=manifest.options,
+        inputs=manifest.inputs,
+        codec=manifest.codec,
+        splitter=manifest.splitter,
+        dataset=manifest.dataset,
+    )
 
 
 def read_asked(folder: Path) -> Asked | None:

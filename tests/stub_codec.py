@@ -56,19 +56,34 @@ class StubCodec:
         return [f"sentence {i}" for i in range(len(vectors))]
 
 
-def load_stub(name: str) -> StubCodec:
+def load_stub(name: str, *, device: str = "cpu") -> StubCodec:
     return StubCodec(name, delay=float(os.environ.get("STUB_DELAY", "0")))
 
 
-def load_another(name: str) -> StubCodec:
+def load_another(name: str, *, device: str = "cpu") -> StubCodec:
     return StubCodec(name, fingerprint="stub-2")
+
+
+class Polyglot(StubCodec):
+    """English and French: a vector depends on its language, too, and an unknown one is an error."""
+
+    languages = ("eng_Latn", "fra_Latn")
+
+    def encode(
+        self, sentences: Sequence[str], lang: str = "eng_Latn", *, progress: Callable[[int], None] | None = None
+    ) -> Tensor:
+        return super().encode(sentences, lang, progress=progress) + self.languages.index(lang)
+
+
+def load_polyglot(name: str, *, device: str = "cpu") -> Polyglot:
+    return Polyglot(name)
 
 
 class InlinePool(Pool):
     """A pool without processes: every task is done here and at once."""
 
     def first_info(self) -> object:
-        self.work = self.start()
+        self.work = self.starts[0]()
         return self.work.info
 
     def submit(self, task: object) -> None:

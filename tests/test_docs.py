@@ -1,4 +1,4 @@
-"""What docs/data.md shows: the recipe for plain webdataset reads the shards that `prepare` writes."""
+"""What docs/data.md and docs/codec.md show runs: webdataset's recipe on our shards, the codec from Python."""
 
 import re
 import subprocess
@@ -21,3 +21,15 @@ def test_the_documented_webdataset_recipe_reads_our_shards(tmp_path, monkeypatch
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(3, 512) float16 ['The sea was calm.', 'It was night.', 'End of text.']\n"
+
+
+def test_the_documented_codec_gives_the_documented_sentence():
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "docs/codec.md").read_text(encoding="utf-8"), flags=re.DOTALL)[
+        0
+    ]
+    *lines, last = example.strip().splitlines()
+    call, _, promised = last.partition("#")
+    program = "\n".join([*lines, f"print({call.strip()})"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().replace("'", '"') == promised.strip()

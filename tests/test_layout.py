@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "errors", "settings", "config", "text", "inputs", "manifest", "sources", "codec", "shards", "verify", "normalizer",
-    "progress", "pool", "embedder", "dealer", "workspace", "fitting", "prepare",
+    "errors", "settings", "config", "sat", "text", "inputs", "manifest", "columns", "sources", "codec", "shards",
+    "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace", "fitting",
+    "prepare_options", "prepare",
     "batch", "packing", "plan", "reader", "prepared", "data",
     "transformer", "models", "schedule", "module", "checkpoint", "callbacks", "loggers", "train",
     "similarity", "codec_training",
@@ -60,7 +61,16 @@ def test_one_file_alone_imports_sonar_space():
 
 
 def test_importing_lcm_needs_none_of_the_extras():
-    extras = ["fairseq2", "sonar", "deepspeed", "wtpsplit", "datasets", "sentence_transformers", "sacrebleu"]
+    extras = [
+        "fairseq2",
+        "sonar",
+        "deepspeed",
+        "wtpsplit",
+        "datasets",
+        "sentence_transformers",
+        "sacrebleu",
+        "soundfile",
+    ]
     modules = sorted(name for name in ORDER if name != "errors")
     code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import " + ", ".join(f"lcm.{m}" for m in modules)
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -28,7 +28,7 @@ def no_such_codec():
 
 def test_tasks_are_done_by_no_more_workers_than_they_need():
     results, told = [], []
-    with Pool(Doubler, 8, results.append, told.append) as pool:
+    with Pool([Doubler], 8, results.append, told.append) as pool:
         assert pool.first_info() == "a doubler"
         for task in (50, 40):
             pool.submit(task)
@@ -42,5 +42,5 @@ def test_tasks_are_done_by_no_more_workers_than_they_need():
 
 
 def test_what_a_person_can_put_right_keeps_its_line():
-    with Pool(no_such_codec, 2, print, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
+    with Pool([no_such_codec], 2, print, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
         pool.first_info()

