@@ -69,7 +69,7 @@ def test_a_file_becomes_the_vector_that_sonar_space_gives_it(tmp_path):
 
 
 def test_without_sonar_space_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fairseq2.assets", None)
+    monkeypatch.setitem(sys.modules, "fairseq2", None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[sonar\]'"):
         SonarSpeech()
 

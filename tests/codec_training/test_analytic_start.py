@@ -54,6 +54,17 @@ def test_the_first_block_writes_the_code_of_every_position_exactly_whatever_the_
         assert torch.allclose(written, (analytic.CODE * basis.signs).float().expand(3, -1, -1), atol=0.01)
 
 
+def test_the_second_block_turns_each_channel_by_the_bit_of_its_position(model):
+    basis = analytic.build_basis(SIZES, 16, torch.Generator().manual_seed(0))
+    first, second = model.encoder.layers[0], model.encoder.layers[1]
+    x = model.encoder.embed(torch.randint(0, 200, (3, 16)))
+    x = x + first.ffn(first.ffn_layer_norm(x))
+    before, after = (y @ basis.piece.float().T for y in (x, x + second.ffn(second.ffn_layer_norm(x))))
+    turned = before * basis.signs[:, basis.bit].float()
+    assert (after - turned).square().mean() < 0.02 * turned.square().mean()
+    assert not torch.equal(basis.signs[:, basis.bit], torch.ones_like(basis.signs[:, basis.bit]))
+
+
 def test_the_three_parts_are_orthonormal_and_fill_the_width():
     basis = analytic.build_basis(SIZES, 16, torch.Generator().manual_seed(0))
     together = torch.cat([basis.sinusoid, basis.code, basis.piece])
