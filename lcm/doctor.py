@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         marks = {"ok": "✓", "absent": "·", "broken": "✗"}
         for f in findings:
-            print(f"{marks[f.state]} {f.name:16}{f.value}" + (f"  →  {f.fix}" if f.fix else ""))
+            print(f"{marks[f.state]} {f.name:22}{f.value}" + (f"  →  {f.fix}" if f.fix else ""))
     return int(any(f.state == "broken" for f in findings))
 
 
