@@ -15,7 +15,7 @@ from lcm.codec_report import ReportOptions, judge, read_results, read_sentences,
 from lcm.codec_report.glance import headline
 from lcm.codec_report.shown import systems_of
 from lcm.codec_report.writing import make_folder
-from lcm.errors import UserError
+from lcm.errors import told
 from lcm.similarity import load_public_encoder
 
 
@@ -46,8 +46,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def report(args: argparse.Namespace) -> str:
-    """Everything that `arguments` asks for; the table for a terminal."""
+def report(args: argparse.Namespace) -> int:
+    """Everything that `arguments` asks for; the table on stdout."""
     options = ReportOptions(
         limit=args.limit,
         fragility_limit=args.fragility_limit,
@@ -64,18 +64,14 @@ def report(args: argparse.Namespace) -> str:
     public = None if args.no_public_encoder else load_public_encoder(args.public_encoder)
     judged = judge(codec, sentences, options, public)
     write(judged, output, others)
-    return headline(systems_of(judged.results, others))
+    print(headline(systems_of(judged.results, others)))
+    print(output / "report.html", file=sys.stderr)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
-    try:
-        print(report(args))
-    except UserError as error:
-        print(f"codec_report: {error}", file=sys.stderr)
-        return 1
-    print(Path(args.output) / "report.html", file=sys.stderr)
-    return 0
+    return told("codec_report", lambda: report(args))
 
 
 if __name__ == "__main__":

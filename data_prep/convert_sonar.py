@@ -12,7 +12,8 @@ import torch
 
 from lcm.codec.conversion import convert
 from lcm.codec.sonar import LANGUAGES
-from lcm.errors import UserError, existing_file
+from lcm.errors import existing_file, told
+from lcm.manifest import disk_errors
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,16 +28,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, default=16, metavar="N", help="of every attention (default: 16, SONAR's)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="on the disk (default: float32)")
     args = parser.parse_args(argv)
-    try:
-        encoder, decoder = existing_file(args.encoder, "--encoder"), existing_file(args.decoder, "--decoder")
-        vocabulary = existing_file(args.vocabulary, "--vocabulary")
-        languages = existing_file(args.languages, "--languages") if args.languages else LANGUAGES
-        codes = languages.read_text(encoding="utf-8").split()
-        folder, dtype = Path(args.output), PRECISIONS[args.precision]
+    return told("convert_sonar", lambda: convert_files(args))
+
+
+def convert_files(args: argparse.Namespace) -> int:
+    encoder, decoder = existing_file(args.encoder, "--encoder"), existing_file(args.decoder, "--decoder")
+    vocabulary = existing_file(args.vocabulary, "--vocabulary")
+    languages = existing_file(args.languages, "--languages") if args.languages else LANGUAGES
+    codes = languages.read_text(encoding="utf-8").split()
+    folder, dtype = Path(args.output), PRECISIONS[args.precision]
+    with disk_errors(folder):
         convert(encoder, decoder, vocabulary, codes, folder, heads=args.heads, dtype=dtype)
-    except UserError as error:
-        print(f"convert_sonar: {error}", file=sys.stderr)
-        return 1
     print(folder)
     return 0
 

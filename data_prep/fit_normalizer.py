@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lcm.errors import UserError
+from lcm.errors import UserError, told
 from lcm.fitting import SAMPLE, fit_normalizer, sample_vectors
 from lcm.manifest import Manifest, open_dataset
 from lcm.normalizer import Normalizer
@@ -40,18 +40,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
     parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"vectors (default: {SAMPLE:,})")
     args = parser.parse_args(argv)
-    try:
-        if args.sample < 1:
-            raise UserError(f"--sample={args.sample}: expected 1 or more")
-        manifest = open_dataset(args.folder)
-        fitted = fit_normalizer(Path(args.folder), manifest.splits, manifest.codec.dim, args.sample)
-    except UserError as error:
-        print(f"fit_normalizer: {error}", file=sys.stderr)
-        return 1
+    return told("fit_normalizer", lambda: fit_again(Path(args.folder), args.sample))
+
+
+def fit_again(folder: Path, sample: int) -> int:
+    """Write the manifest with the new normaliser, and show what it does."""
+    if sample < 1:
+        raise UserError(f"--sample={sample}: expected 1 or more")
+    manifest = open_dataset(folder)
+    fitted = fit_normalizer(folder, manifest.splits, manifest.codec.dim, sample)
     manifest = manifest.model_copy(update={"normalizer": fitted})
-    manifest.save(args.folder)
+    manifest.save(folder)
     print("quantile         raw  normalised")
-    for q, raw, normalised in quantiles(Path(args.folder), manifest, limit=20_000):
+    for q, raw, normalised in quantiles(folder, manifest, limit=20_000):
         print(f"{q:8.1%}  {raw:10.5f}  {normalised:10.3f}")
     return 0
 

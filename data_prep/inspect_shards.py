@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lcm.codec import load_codec
-from lcm.errors import UserError
+from lcm.errors import UserError, told
 from lcm.manifest import Manifest, open_dataset
 from lcm.shards import Encoded, load_index, read_documents, read_sample
 from lcm.sources import SPLITS
@@ -111,15 +111,11 @@ def main(argv: list[str] | None = None, load: Callable[[str], Any] = load_codec)
     parser.add_argument("--seed", type=int, default=1, help="which document (default: 1)")
     parser.add_argument("--sentences", type=int, default=20, metavar="N", help="decode at most so many (default: 20)")
     args = parser.parse_args(argv)
-    try:
-        inspect(Path(args.folder), args.split, Path(args.output), args.seed, args.sentences, load)
-    except UserError as error:
-        print(f"inspect_shards: {error}", file=sys.stderr)
-        return 1
-    return 0
+    folder, picture = Path(args.folder), Path(args.output)
+    return told("inspect_shards", lambda: inspect(folder, args.split, picture, args.seed, args.sentences, load))
 
 
-def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load: Callable[[str], Any]) -> None:
+def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load: Callable[[str], Any]) -> int:
     """Print the counts and one document, and draw the lengths."""
     manifest = open_dataset(folder)
     if not manifest.shards(split):
@@ -136,6 +132,7 @@ def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load:
     vectors = torch.from_numpy(document.vectors[:most]).float()
     decoded = load(manifest.codec.name).decode(vectors, lang=manifest.codec.lang)
     print(side_by_side(document, decoded))
+    return 0
 
 
 if __name__ == "__main__":

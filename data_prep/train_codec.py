@@ -11,7 +11,7 @@ import sys
 from lcm.codec_training.ablation import ablate
 from lcm.codec_training.settings import load_settings
 from lcm.codec_training.training import dry_run, train_codec
-from lcm.errors import UserError
+from lcm.errors import told
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,21 +24,18 @@ def main(argv: list[str] | None = None) -> int:
         "--ablation", type=int, default=0, metavar="STEPS", help="train so many steps with each term switched, compare"
     )
     args, overrides = parser.parse_known_args(argv)
-    try:
-        settings = load_settings(args.config, overrides)
-        if args.dry_run:
-            dry_run(settings)
-        elif args.ablation:
-            print(ablate(settings, args.ablation))
-        else:
-            print(train_codec(settings))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"train_codec: {line}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train_codec: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    goes_on = "interrupted; the same command goes on from the last checkpoint"
+    return told("train_codec", lambda: train(args, overrides), goes_on)
+
+
+def train(args: argparse.Namespace, overrides: list[str]) -> int:
+    settings = load_settings(args.config, overrides)
+    if args.dry_run:
+        dry_run(settings)
+    elif args.ablation:
+        print(ablate(settings, args.ablation))
+    else:
+        print(train_codec(settings))
     return 0
 
 

@@ -5,12 +5,11 @@ Exit status: 0 success · 1 something a person can put right, in one line · 2 w
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError, existing_file, told
 
 COMMANDS = {
     "doctor": "what is installed, what works, what to run to fix it",
@@ -36,18 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    try:
-        return _run(words[0], words[1:])
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"lcm {words[0]}: {line}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"lcm {words[0]}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return told(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
 
 
 def _overview() -> str:

@@ -4,6 +4,9 @@ ValueError
 └── UserError    something a person can put right: a setting, a file, a corpus
 """
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,3 +20,22 @@ def existing_file(path: str | Path, setting: str) -> Path:
     if not path.is_file():
         raise UserError(f"{setting}={path}: no such file")
     return path
+
+
+def told(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """`work`'s exit status; everything a user can cause ends in one line on stderr, never in a traceback.
+
+    1 something a person can put right · 130 interrupted, with `interrupted` as the line
+    """
+    try:
+        return work()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"{program}: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: {interrupted}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

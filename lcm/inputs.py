@@ -33,40 +33,41 @@ def format_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
 
 
-def find_inputs(names: Sequence[str], audio: bool = False) -> list[Path]:
+def find_inputs(names: Sequence[str], audio: bool = False, setting: str = "--input") -> list[Path]:
     """The files that `names` (files, folders, globs) mean, each once: in the order given, sorted within each name.
 
     audio: recordings are inputs, too; those of a folder or glob only where there is no text in it
+    setting: what gave the names
     Raises UserError for a name that means nothing.
     """
     formats = (*FORMATS, *AUDIO) if audio else FORMATS
     found: dict[Path, Path] = {}
     for name in names:
-        for path in _expand(name, formats):
+        for path in _expand(name, formats, setting):
             found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def _expand(name: str, formats: Sequence[str]) -> list[Path]:
+def _expand(name: str, formats: Sequence[str], setting: str) -> list[Path]:
     path = Path(name)
     kinds = KINDS + (f"; {', '.join(AUDIO)}" if AUDIO[0] in formats else "")
     if path.is_file():
         if format_of(path) not in formats:
-            raise UserError(f"--input={name}: unknown kind of file; expected {kinds}")
+            raise UserError(f"{setting}={name}: unknown kind of file; expected {kinds}")
         return [path]
     if path.is_dir():
         matches = [path]
     elif glob.has_magic(name):
         matches = [Path(match) for match in glob.glob(name, recursive=True)]
     else:
-        raise UserError(f"--input={name}: no such file or folder")
+        raise UserError(f"{setting}={name}: no such file or folder")
     files = {f for match in matches for f in ([match] if match.is_file() else match.rglob("*"))}
     usable = sorted(f for f in files if f.is_file() and format_of(f) in formats and not f.name.startswith("."))
     if texts := [f for f in usable if format_of(f) in FORMATS]:
         return texts
     if usable:
         return usable
-    raise UserError(f"--input={name}: no input in there; expected {kinds}")
+    raise UserError(f"{setting}={name}: no input in there; expected {kinds}")
 
 
 @contextmanager

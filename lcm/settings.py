@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -87,7 +87,9 @@ def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted name that a YAML file or the command line may set."""
     names = []
     for name, field in section.model_fields.items():
-        parts = get_args(field.annotation) or (field.annotation,)
+        # A list of sections is one setting: nothing inside it has a name of its own.
+        union = get_origin(field.annotation) not in (tuple, list)
+        parts = (get_args(field.annotation) or (field.annotation,)) if union else ()
         subsections = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
         names += [n for s in subsections for n in _setting_names(s, f"{prefix}{name}.")] or [prefix + name]
     return names

@@ -28,9 +28,9 @@ STOP_THRESHOLD = 0.95
 SLACK = 8
 """Pieces that a decoded sentence may have beyond the longest that is encoded, where the codec does not say."""
 PIECES = {"cpu": 1024, "cuda": 32768}
-"""Pieces of one encoder batch, padding included, by kind of device: what was fastest."""
+"""Pieces of one encoder batch, padding included, by kind of device: what was fastest on a CPU; never tried on CUDA."""
 ROWS = {"cpu": 256, "cuda": 1024}
-"""Hypotheses of one decoder batch."""
+"""Hypotheses of one decoder batch; never tried on CUDA."""
 CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
 """Most that the keys and values of one decoder batch may take, were every hypothesis as long as it can be."""
 logger = logging.getLogger(__name__)
@@ -58,15 +58,13 @@ class Codec:
         self.card = storage.read_json(folder / storage.CARD) if (folder / storage.CARD).is_file() else {}
         try:
             sizes = storage.read_sizes(self.config)
-            special, languages = self.config["special"], self.config["languages"]
             self.max_pieces: int = self.config["max_pieces"]
+            self.tokenizer = Tokenizer(folder / storage.VOCABULARY, self.config)
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / storage.CONFIG}: {error} is missing or misplaced; copy it again") from error
         self.dim = sizes.dim
-        self.languages: tuple[str, ...] = tuple(languages)
+        self.languages: tuple[str, ...] = tuple(self.tokenizer.languages)
         self.stop_threshold: float = self.card.get("stop_threshold", STOP_THRESHOLD)
-        shift, banned = self.config.get("piece_shift", 0), self.config.get("banned")
-        self.tokenizer = Tokenizer(folder / storage.VOCABULARY, special, languages, sizes.vocabulary, shift, banned)
         with torch.device("meta"):
             self._model = SonarText(sizes)
         storage.check_weights(self._model, folder)

@@ -115,7 +115,7 @@ def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
 
 def _load(path: Path) -> dict[str, Any]:
     # The one class beside tensors that such files have held; nothing else in a pickle is executed.
-    with torch.serialization.safe_globals([nn.Embedding, nn.modules.sparse.Embedding]):
+    with torch.serialization.safe_globals([nn.Embedding]):
         for mapped in (True, False):
             try:
                 found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -123,7 +123,7 @@ def _load(path: Path) -> dict[str, Any]:
                 if not mapped:
                     raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
             except (UnpicklingError, EOFError, OSError) as error:
-                reason = str(error).splitlines()[0]
+                reason = next(iter(str(error).splitlines()), "it ends too early")
                 raise UserError(
                     f"{path}: not a checkpoint that torch can read safely ({reason}); fetch it again"
                 ) from error

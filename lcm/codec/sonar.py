@@ -1,5 +1,6 @@
 """The codec named "sonar": official weights, fetched and converted once, then a codec's folder like any other."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ import torch
 from lcm.codec import storage
 from lcm.codec.conversion import convert
 from lcm.errors import UserError
+from lcm.manifest import disk_errors
 
 RELEASE = "https://dl.fbaipublicfiles.com/SONAR"
 """Where sonar-space's cards point to. The environment variable LCM_SONAR_URL names a mirror instead."""
@@ -57,9 +59,11 @@ def sonar_folder(name: str) -> Path:
     folder = cache_folder() / "codecs" / name
     if not storage.missing_files(folder):
         return folder
-    with _originals(name) as files:
-        _tell(f"converting to {folder}")
-        convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
+    with disk_errors(folder), _alone(folder):
+        if storage.missing_files(folder):  # else another process has made it while this one waited
+            with _originals(name) as files:
+                _tell(f"converting to {folder}")
+                convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
     return folder
 
 
@@ -68,6 +72,15 @@ def cache_folder() -> Path:
     if own := os.environ.get("LCM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcm"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the workers of `lcm prepare` all begin by loading the codec."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -11,30 +12,30 @@ from lcm.errors import UserError
 class Tokenizer:
     """The encoder reads [language] pieces </s>; the decoder starts from </s> [language] and ends with </s>.
 
-    shift:  what the ids of the file are moved by. NLLB's file knows no padding, which is put in before all its pieces.
-    banned: ids that no decoder may produce; else padding, begin, language tokens and the reserved. Unknown is a piece.
+    From config.json: special and languages, their ids; piece_shift, what the ids of the file are moved by (NLLB's file
+    knows no padding, which is put in before all its pieces); banned, the ids that no decoder may produce: where it is
+    not there, padding, begin, language tokens and the reserved. Unknown is a piece.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        special: Mapping[str, int],
-        languages: Mapping[str, int],
-        vocabulary: int,
-        shift: int = 0,
-        banned: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Raises KeyError for what the configuration lacks, UserError for a file that is no vocabulary."""
+        special, shift, banned = config["special"], config.get("piece_shift", 0), config.get("banned")
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not a SentencePiece vocabulary; copy it again") from error
         self.end = special["eos"]
-        self.languages = dict(languages)
+        self.languages: dict[str, int] = dict(config["languages"])
         self._shift = shift
-        self._written = range(shift, shift + self._model.get_piece_size())
+        self.written = range(shift, shift + self._model.get_piece_size())
+        """Ids of the pieces of text."""
         if banned is None:
-            banned = [i for i in range(vocabulary) if i in (special["pad"], special["bos"]) or i not in self._written]
-        self.banned = list(banned)
+            banned = [
+                i
+                for i in range(config["model"]["vocab"])
+                if i in (special["pad"], special["bos"]) or i not in self.written
+            ]
+        self.banned: list[int] = list(banned)
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """The pieces of each sentence alone. Raises UserError for a string that no file could hold."""
@@ -49,7 +50,11 @@ class Tokenizer:
 
     def decode(self, pieces: list[int]) -> str:
         """The text of these pieces; tokens that are not text, such as languages, leave no trace."""
-        return self._model.decode([piece - self._shift for piece in pieces if piece in self._written])
+        return self._model.decode([piece - self._shift for piece in pieces if piece in self.written])
+
+    def starts_word(self, piece: int) -> bool:
+        """Whether a word begins with this piece; False for what is not text."""
+        return piece in self.written and self._model.id_to_piece(piece - self._shift).startswith("▁")
 
     def language(self, lang: str) -> int:
         """The token of a language such as eng_Latn. Raises UserError naming the known ones, the likely ones first."""

@@ -94,6 +94,11 @@ def judge(
         raise UserError("codec report: no sentences to judge")
     coder, stages, seed = Coder(codec, options.beam), Stages(), options.seed
     chosen = drawn(sentences, options.limit, seed)
+    if unknown := [s for s in chosen if s.lang not in codec.languages]:
+        raise UserError(
+            f"sentence {unknown[0].row} is in {unknown[0].lang!r}, which codec {codec.name!r} does not know; name the "
+            "column of FLORES codes by --lang-column (one that is not there: all are in --lang)"
+        )
     texts, langs = [s.text for s in chosen], [s.lang for s in chosen]
     with stages.of("encoding", f"{len(chosen):,} of {len(sentences):,} sentences"):
         sample = Sample(chosen, coder.encode(texts, langs))

@@ -12,6 +12,7 @@ from lcm.codec_training.settings import CodecTraining
 from lcm.codec_training.teacher import LoadTeacher, SentenceEncoder, load_teacher
 from lcm.codec_training.terms import participation_ratio, similarities
 from lcm.codec_training.training import Assembled, assemble, build_trainer, encode_all, shortened
+from lcm.errors import UserError
 from lcm.loggers import say
 
 USUAL = {"denoise": 0.3, "unknown": 0.04, "noise": 0.3, "similarity": 1.0, "translation": 1.0, "translation_mse": 0.1}
@@ -46,12 +47,17 @@ def _is_possible(settings: CodecTraining, name: str) -> bool:
 def ablate(settings: CodecTraining, steps: int, load: LoadTeacher = load_teacher) -> str:
     """Train every row, write ablation.md and ablation.json into the run's folder, return the table.
 
-    A row that an earlier call has finished is not trained again.
+    A row that an earlier call with the same settings has finished is not trained again. Raises UserError where the
+    folder holds rows of other settings.
     """
     folder = Path(settings.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "ablation.json"
-    done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    asked = settings.model_dump(mode="json", exclude={"run": {"dir"}, "trainer": {"threads"}})
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": asked, "rows": {}}
+    if before["settings"] != asked:
+        raise UserError(f"run.dir={folder}: holds an ablation of other settings; name another folder")
+    done: dict[str, Any] = before["rows"]
     corpus = read_corpus(settings.data)
     for row in rows_of(settings):
         key = f"{row.name}, {steps} steps"
@@ -63,7 +69,7 @@ def ablate(settings: CodecTraining, steps: int, load: LoadTeacher = load_teacher
         run.fit(build_trainer(run.module.settings, folder=None))
         run.module.protect(embedding=True)
         done[key] = measured(run, load(settings.terms.similarity_folder))
-        path.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({"settings": asked, "rows": done}, indent=1), encoding="utf-8")
     text = table({name: values for name, values in done.items() if name.endswith(f", {steps} steps")})
     (folder / "ablation.md").write_text(text, encoding="utf-8")
     return text

@@ -107,7 +107,7 @@ def read_corpus(data: Data) -> Corpus:
 def _documents(data: Data, splitter: Splitter, corpus: Corpus) -> Iterator[tuple[str, str, list[str]]]:
     """Language, split and sentences of each document; counts them in `corpus`."""
     for text in data.text:
-        for document in Sources(find_inputs(text.files), Columns(text=text.column), text.lang):
+        for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
             if isinstance(document, Refused):
                 corpus.refused += 1
                 continue
@@ -123,7 +123,7 @@ def read_held_out(name: str) -> list[str]:
 
 def read_pairs(names: Sequence[str]) -> Iterator[Pair]:
     """The translations of .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
-    for path in find_inputs(names) if names else ():
+    for path in find_inputs(names, setting="data.pairs") if names else ():
         try:
             with opened(path) as (_, plain):
                 for number, line in enumerate(plain, 1):

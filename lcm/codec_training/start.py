@@ -17,8 +17,6 @@ from lcm.codec_training.settings import CodecTraining
 from lcm.codec_training.vocabulary import SPECIAL, train_vocabulary
 from lcm.errors import UserError, existing_file
 
-WORD = "\u2581"
-"""What SentencePiece writes where a word begins."""
 STALE = ("held_out", "training")
 """Parts of a codec's config.json that tell of weights which training changes."""
 
@@ -100,18 +98,14 @@ def _assembled(model: SonarText, vocabulary: bytes, config: dict[str, Any]) -> S
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, VOCABULARY)
         path.write_bytes(vocabulary)
-        tokenizer = Tokenizer(path, special, config["languages"], size)
-        import sentencepiece
-
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    written = pieces.get_piece_size()
-    if written > min(config["languages"].values(), default=size):
+        tokenizer = Tokenizer(path, config)
+    if tokenizer.written.stop > min(config["languages"].values(), default=size):
         raise UserError(
-            f"the vocabulary has {written} pieces, which leaves no ids for languages in model.vocabulary={size}; "
-            "raise it"
+            f"the vocabulary has {len(tokenizer.written)} pieces, which leaves no ids for languages in "
+            f"model.vocabulary={size}; raise it"
         )
-    starts = [i < written and pieces.id_to_piece(i).startswith(WORD) for i in range(size)]
-    return Start(model, tokenizer, vocabulary, config, special["unk"], torch.tensor(starts))
+    starts = torch.tensor([tokenizer.starts_word(piece) for piece in range(size)])
+    return Start(model, tokenizer, vocabulary, config, special["unk"], starts)
 
 
 def _config(sizes: Sizes, languages: dict[str, int], max_pieces: int) -> dict[str, Any]:

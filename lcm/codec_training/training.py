@@ -189,7 +189,7 @@ class Saving(Checkpoint):
         if pl_module.share_done >= 1:
             trainer.should_stop = True  # Lightning then validates once more, whatever the interval
         elif step % chosen.checkpoint_every == 0 and step % chosen.validate_every:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            trainer.save_checkpoint(self.path, weights_only=False)  # the optimizer's state, too
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.should_stop or trainer.global_step % self.settings.trainer.checkpoint_every == 0:

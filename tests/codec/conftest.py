@@ -1,8 +1,10 @@
 import pytest
 import torch
+from official import HEADS, LANGUAGES, Official, write_official
 
 from lcm.codec import Codec, load_codec
 from lcm.codec.architecture import Sizes, SonarText
+from lcm.codec.conversion import convert
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,17 @@ def toy() -> SonarText:
         if "embed" not in name:
             parameter.data *= 3
     return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Official:
+    """Small checkpoints, vocabulary and cards in SONAR's official format."""
+    return write_official(tmp_path_factory.mktemp("official"))
+
+
+@pytest.fixture(scope="session")
+def converted_folder(files, tmp_path_factory):
+    """The codec of the basic ones of these files."""
+    folder = tmp_path_factory.mktemp("codecs") / "basic"
+    convert(files.encoder, files.decoder, files.vocabulary, LANGUAGES, folder, heads=HEADS)
+    return folder

@@ -1,12 +1,13 @@
 """The codec named "sonar": fetched where it is missing, converted once, kept, and told about."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from official import HEADS, LANGUAGES, TEXT, write_official
+from official import HEADS, LANGUAGES, TEXT
 
 from lcm import doctor
 from lcm.codec import load_codec, sonar, storage
@@ -17,13 +18,8 @@ SENTENCES = [*TEXT, "", "a"]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_official(tmp_path_factory.mktemp("official"))
-
-
-@pytest.fixture(scope="module")
-def folder(files, tmp_path_factory):
-    return converted(files, tmp_path_factory.mktemp("codecs") / "basic")
+def folder(converted_folder):
+    return converted_folder
 
 
 @pytest.fixture
@@ -69,6 +65,22 @@ def test_sonar_is_fetched_and_converted_once(cache, server, folder):
     server.clear()
     load_codec("sonar", device="cpu").encode(["a"])
     assert server == []
+
+
+def test_several_that_need_it_at_once_fetch_it_once(cache, server):
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(sonar.sonar_folder, ["sonar"] * 3))
+    assert folders == [cache / "codecs" / "sonar"] * 3
+    assert len(server) == 3, "an encoder, a decoder and a vocabulary"
+
+
+def test_a_full_disk_is_one_line(cache, server, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sonar, "convert", full_disk)
+    with pytest.raises(UserError, match="No space left on device; put it right and run the same command again"):
+        load_codec("sonar")
 
 
 def test_the_finetuned_decoder_has_a_name_of_its_own(cache, server, folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official import HEADS, LANGUAGES, TEXT, state, to_fairseq, write_official
+from official import HEADS, LANGUAGES, TEXT, state, to_fairseq
 from safetensors.torch import load_file
 
 from lcm.codec import conversion, load_codec, storage
@@ -21,15 +21,8 @@ SENTENCES = [*TEXT, "", "a"]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_official(tmp_path_factory.mktemp("official"))
-
-
-@pytest.fixture(scope="module")
-def folder(files, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("codecs") / "basic"
-    convert(files.encoder, files.decoder, files.vocabulary, LANGUAGES, folder, heads=HEADS)
-    return folder
+def folder(converted_folder):
+    return converted_folder
 
 
 def converted(files, folder, **other):
@@ -172,6 +165,8 @@ def test_files_that_do_not_belong_are_refused_and_nothing_is_left(files, tmp_pat
     refused(files, tmp_path, "201 languages make .* they do not belong together", languages=LANGUAGES[:-1])
     refused(files, tmp_path, "not a SentencePiece vocabulary", vocabulary=files.encoder)
     refused(files, tmp_path, "not a checkpoint that torch can read", encoder=files.vocabulary)
+    (tmp_path / "empty.pt").touch()
+    refused(files, tmp_path, "empty.pt: not a checkpoint that torch can read", encoder=tmp_path / "empty.pt")
     torch.save({"model": state("decoder", 50, seed=1)}, tmp_path / "other.pt")
     refused(files, tmp_path, "50 pieces and 64 dimensions, but the encoder has", decoder=tmp_path / "other.pt")
     untied = torch.load(files.decoder)
@@ -214,7 +209,11 @@ def test_a_faster_process_wins_and_a_strangers_folder_stays(files, folder, tmp_p
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
-def test_the_script_makes_the_same_codec(files, folder, tmp_path, capsys):
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_the_script_makes_the_same_codec(files, folder, tmp_path, capsys, monkeypatch):
     words = ["--encoder", files.encoder, "--decoder", files.decoder, "--vocabulary", files.vocabulary, "--heads", HEADS]
     assert convert_sonar.main([*map(str, words), "--output", str(tmp_path / "codec")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'codec'}\n"
@@ -224,3 +223,6 @@ def test_the_script_makes_the_same_codec(files, folder, tmp_path, capsys):
     }  # fmt: skip
     assert convert_sonar.main([*map(str, words), "--output", str(tmp_path / "x"), "--encoder", "nowhere.pt"]) == 1
     assert "convert_sonar: --encoder" in capsys.readouterr().err
+    monkeypatch.setattr(convert_sonar, "convert", interrupted)
+    assert convert_sonar.main([*map(str, words), "--output", str(tmp_path / "x")]) == 130
+    assert capsys.readouterr().err == "convert_sonar: interrupted\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official import HEADS, LANGUAGES, TEXT, write_official
+from official import HEADS, LANGUAGES, TEXT
 from safetensors.torch import load_file
 
 from lcm.codec import load_codec
@@ -43,19 +43,12 @@ JOBS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_official(tmp_path_factory.mktemp("official"))
-
-
-@pytest.fixture(scope="module")
-def codecs(files, tmp_path_factory):
+def codecs(files, converted_folder, tmp_path_factory):
     """The same files, by our own conversion and code."""
-    folder = tmp_path_factory.mktemp("codecs")
-    for kind, decoder in (("basic", files.decoder), ("finetuned", files.finetuned)):
-        convert(files.encoder, decoder, files.vocabulary, LANGUAGES, folder / kind, heads=HEADS)
-    return {kind: load_codec(folder / kind, device="cpu") for kind in ("basic", "finetuned")} | {
-        "mini": load_codec("mini", device="cpu")
-    }
+    finetuned = tmp_path_factory.mktemp("codecs") / "finetuned"
+    convert(files.encoder, files.finetuned, files.vocabulary, LANGUAGES, finetuned, heads=HEADS)
+    folders = {"basic": converted_folder, "finetuned": finetuned, "mini": "mini"}
+    return {kind: load_codec(folder, device="cpu") for kind, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")

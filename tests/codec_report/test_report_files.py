@@ -148,7 +148,8 @@ def test_the_command_writes_a_report(tmp_path, capsys):
         (["--input", "nothing.txt"], "--input=nothing.txt: no such file"),
         (["--limit", "0"], "--limit=0: expected 1 or more"),
         (["--codec", "nothing"], "codec 'nothing'"),
-        (["--lang", "xxx_Latn"], "xxx_Latn"),
+        (["--lang", "xxx_Latn"], "sentence 0 is in 'xxx_Latn', which codec 'mini' does not know"),
+        (["--input", "row.jsonl"], "sentence 0 is in 'en', which codec 'mini' does not know; name the column"),
         (["--compare", "nothing.json"], "--compare=nothing.json: no such file"),
         (["--compare", "text.txt"], "not valid JSON"),
         (["--compare", "empty.json"], "no codec, counts"),
@@ -159,6 +160,7 @@ def test_the_command_writes_a_report(tmp_path, capsys):
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, args, told):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("A sentence.\n")
+    Path("row.jsonl").write_text('{"text": "A sentence.", "lang": "en"}\n')
     Path("empty.json").write_text("[]")
     Path("five.json").write_text("5")
     assert command.main(["--input", "text.txt", "--output", "out", "--no-public-encoder", *args]) == 1

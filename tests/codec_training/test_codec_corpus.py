@@ -19,6 +19,11 @@ def write_rows(path, rows):
     return str(path)
 
 
+def test_a_missing_file_is_told_under_the_setting_that_names_it(tmp_path):
+    with pytest.raises(UserError, match=r"^data\.text=nowhere\.txt: no such file"):
+        corpus_of(tmp_path, "data.text=nowhere.txt")
+
+
 def test_a_document_with_a_held_out_sentence_is_left_out_whole(tmp_path):
     rows = [
         {"id": "a", "text": "A first sentence. The secret one.", "split": "train"},

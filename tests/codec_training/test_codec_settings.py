@@ -18,6 +18,7 @@ LIMIT = {"limit": {"steps": 2}}
     [
         (LIMIT, ["terms.noyse=1"], "--terms.noyse is not a setting; did you mean 'terms.noise'?"),
         ({**LIMIT, "terms": {"nose": 1}}, [], "test: terms.nose is not a setting; did you mean 'terms.noise'?"),
+        ({**LIMIT, "data": {"textt": ["a"]}}, [], "data.textt is not a setting; did you mean 'data.text'?"),
         ({}, [], "limit is missing"),
         ({"limit": {}}, [], "give one of them"),
         ({"limit": {"steps": 2, "minutes": 3}}, [], "give one of them"),

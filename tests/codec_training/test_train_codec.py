@@ -185,6 +185,8 @@ def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypat
     assert (tmp_path / "run" / "ablation.md").read_text() == text
     monkeypatch.setattr("lcm.codec_training.ablation.assemble", None)
     assert ablate(settings, 2, load=fake_teacher) == text
+    with pytest.raises(UserError, match="holds an ablation of other settings"):
+        ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2, load=fake_teacher)
 
 
 def test_nothing_to_validate_on_is_said_before_training(tmp_path):
