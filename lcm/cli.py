@@ -94,6 +94,7 @@ def _parsed(
 def _encode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="F.txt", help="UTF-8 text, one sentence a line")
     parser.add_argument("--output", required=True, metavar="F.npy", help="(lines, dim) float32")
+    parser.add_argument("--compile", action="store_true", help="the encoder, which takes a while: for many sentences")
     _codec_arguments(parser)
 
 
@@ -108,7 +109,7 @@ def _encode(args: argparse.Namespace) -> int:
         raise UserError(f"--input={args.input}: not UTF-8 at byte {error.start}; convert it first") from error
     if not sentences:
         raise UserError(f"--input={args.input}: empty; expected one sentence a line")
-    vectors = load_codec(args.codec).encode(sentences, lang=args.lang)
+    vectors = load_codec(args.codec, compile_encoder=args.compile).encode(sentences, lang=args.lang)
     # Through an open file, because numpy adds ".npy" to a name that lacks it.
     with _writable(args.output).open("wb") as file:
         np.save(file, vectors.numpy())

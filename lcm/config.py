@@ -15,21 +15,56 @@ from pydantic import Field, field_validator, model_validator
 from lcm.settings import Section, Settings, load, parse
 
 
-class BaseLCMConfig(Section):
-    """Base-LCM: a causal transformer that regresses the next concept (paper §2.3.1)."""
+class DiffusionConfig(Section):
+    """How concepts are noised in training, and what the denoiser is asked for (paper §2.3.2)."""
 
-    kind: Literal["base"]
+    schedule: Literal["cosine", "linear", "quadratic-1", "quadratic-2", "quadratic", "sigmoid"] = "cosine"
+    steps: int = Field(100, ge=2)
+    """Timesteps of the schedule."""
+    b0: float | None = Field(None, gt=0, lt=1)
+    """Of schedule quadratic: the first beta."""
+    b1: float | None = Field(None, gt=0, lt=1)
+    """Of schedule quadratic: the last beta."""
+    gamma: float | None = Field(None, gt=0)
+    """Of schedule sigmoid: the scale of the log signal-to-noise ratio."""
+    delta: float | None = None
+    """Of schedule sigmoid: its centre."""
+    prediction: Literal["x0", "eps", "v"] = "x0"
+    weight: Literal["none", "snr", "fragility"] = "none"
+    """Of each target's loss: none; its signal-to-noise ratio, clamped; or the less, the more fragile (§2.4.4)."""
+    min_snr: float = Field(0.0, ge=0)
+    max_snr: float = Field(10.0, gt=0)
+    """Bounds of weight snr."""
+    fragility: str = ""
+    """Of weight fragility: the file that data_prep/fit_fragility.py wrote. Only read when training starts."""
+    timesteps: Literal["uniform", "beta"] = "uniform"
+    """What timesteps are drawn from; beta favours small ones."""
+    beta_a: float = Field(0.8, gt=0)
+    beta_b: float = Field(1.0, ge=1)
+    context_drop: float = Field(0.15, ge=0, lt=1)
+    """How likely a target is to be predicted from nothing, for guidance. In training only."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> "DiffusionConfig":
+        if self.min_snr > self.max_snr:
+            raise ValueError(f"min_snr={self.min_snr} is above max_snr={self.max_snr}; swap them")
+        return self
+
+
+class Widths(Section):
+    """What every family has."""
+
+    kind: str
     dim: int = Field(1024, gt=0)
     """Width of a concept: the codec's dimension."""
     width: int = Field(2048, gt=0)
     """Width of the transformer."""
     heads: int = Field(16, gt=0)
-    layers: int = Field(32, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     """On the output of each attention and feed-forward block, before it is added to the residual stream."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "BaseLCMConfig":
+    def _heads_divide_width(self) -> "Widths":
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width={self.width} cannot be split over model.heads={self.heads} "
@@ -38,7 +73,60 @@ class BaseLCMConfig(Section):
         return self
 
 
-ModelConfig = Annotated[BaseLCMConfig, Field(discriminator="kind")]
+class BaseLCMConfig(Widths):
+    """Base-LCM: a causal transformer that regresses the next concept (paper §2.3.1)."""
+
+    kind: Literal["base"]
+    layers: int = Field(32, gt=0)
+
+
+class TwoTowerConfig(Widths):
+    """Two-Tower: a contextualiser, and a denoiser that attends to it (paper §2.3.4)."""
+
+    kind: Literal["two_tower"]
+    width: int = Field(2048, gt=0)
+    """Width of both towers."""
+    heads: int = Field(16, gt=0)
+    context_layers: int = Field(5, gt=0)
+    denoiser_layers: int = Field(13, gt=0)
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class InterleavedConfig(Widths):
+    """What One-Tower and Quant have in common: one transformer over clean concepts, and one concept in the making."""
+
+    heads: int = Field(32, gt=0)
+    layers: int = Field(32, gt=0)
+    positions: Literal["learned", "rotary"] = "learned"
+    """Learned vectors, added to the input (paper §2.4.1), or turned queries and keys, for contexts of any length."""
+    max_positions: int = Field(2048, gt=0)
+    """Concepts of the longest document, where positions are learned."""
+    step_width: int = Field(256, gt=0)
+    """Width of what tells the timestep or codebook, beside the concept in the input."""
+
+
+class OneTowerConfig(InterleavedConfig):
+    """One-Tower: one transformer, in which every concept is there twice, clean and noisy (paper §2.3.3)."""
+
+    kind: Literal["one_tower"]
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class QuantConfig(InterleavedConfig):
+    """Quant-LCM: a concept is made by adding up units, one of each codebook of a residual quantizer (paper §2.3.5)."""
+
+    kind: Literal["quant_c", "quant_d"]
+    """c: predicts the whole concept, and takes a unit near it. d: chooses among the units."""
+    codebooks: int = Field(64, gt=0)
+    units: int = Field(8192, gt=1)
+    """Of each codebook."""
+    quantizer: str = ""
+    """The file that data_prep/fit_quantizer.py wrote. Only read when training starts."""
+    context_drop: float = Field(0.15, ge=0, lt=1)
+    """How likely a target is to be predicted from nothing, for guidance. In training only."""
+
+
+ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantConfig, Field(discriminator="kind")]
 
 
 class DataConfig(Section):

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from threading import RLock
 from typing import Any, Literal, Protocol
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lcm.errors import UserError
 
@@ -164,6 +166,7 @@ def _obituary(process: BaseProcess) -> UserError:
 def _serve(start: Callable[[], Work], pipe: Connection) -> None:
     """A worker's life. Ends when the other end of the pipe is gone, whatever became of it."""
     torch.set_num_threads(1)  # so that results are the same bits for any number of workers
+    tqdm.set_lock(RLock())  # torch.compile shows its progress: the lock of tqdm's own would outlive a killed worker
     try:
         work = start()
         pipe.send(_Ready(work.info))

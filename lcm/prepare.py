@@ -41,7 +41,8 @@ def prepare(
 ) -> Manifest:
     """Make the data set, go on with it, or find that it is there.
 
-    load, load_speech: what gives a worker process its codec, and its speech encoder; functions that it can import
+    load, load_speech: what gives a worker process its codec, and its speech encoder; functions that it can import; with
+                       options.compile, `load` is asked for compile_encoder=True
     out: where progress goes; stderr if not told otherwise
     Raises UserError for anything a person can put right; what is done until then is kept.
     """
@@ -55,6 +56,7 @@ def prepare(
         recipe = Recipe(
             options.codec, options.lang, splitter, options.max_seconds or MAX_SECONDS, options.speech_encoder
         )
+        load = partial(load, compile_encoder=True) if options.compile else load
         starts = [partial(Embedder, load, recipe, folder, device, load_speech) for device in devices]
         workers = workers_for(options.workers, devices)
         progress = PrepareProgress(out, total_bytes)

@@ -31,6 +31,8 @@ class PrepareOptions:
     """None: one a GPU, or without any one a processor."""
     devices: tuple[str, ...] = ()
     """Worker i gets device i, modulo their number. Empty: all visible GPUs, else the CPU."""
+    compile: bool | None = None
+    """The encoder of text: other last bits, and so other data. None, not False, so that manifests without it stay."""
     lang: str = "eng_Latn"
     text_column: str = "text"
     id_column: str = "id"
@@ -149,6 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--codec", metavar="NAME", help=f"'mini', 'sonar' or a codec's folder (default: {default.codec})")
     add("--workers", type=int, metavar="N", help="processes (default: one a GPU, else one a processor)")
     add("--devices", metavar="D,…", help="cpu, cuda or cuda:0,cuda:1, dealt out to workers (default: all GPUs)")
+    add("--compile", action="store_true", default=None, help="the encoder, once a process: for big corpora")
     add("--lang", metavar="CODE", help=f"FLORES code of the text's language (default: {default.lang})")
     add("--text-column", metavar="C", help=f"of .jsonl and .parquet (default: {default.text_column})")
     add("--id-column", metavar="C", help=f"default: {default.id_column}; rows without one get FILE:ROW")

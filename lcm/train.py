@@ -68,6 +68,7 @@ def assemble(config: Config) -> tuple[LCMModule, ConceptData]:
     data.setup()
     model.normalizer.set(*data.normalizer)
     model.end_of_text.copy_(data.end_of_text)
+    model.read_fitted(data.codec.fingerprint)
     return LCMModule(config.model_copy(update={"codec": data.codec}), model), data
 
 

@@ -275,3 +275,23 @@ def test_the_summary_counts_by_split(tmp_path):
     text = summary(prepare(options(tmp_path), load=load_stub))
     assert text == "4 documents (3 train, 0 validation, 1 test), 20 concepts in 2 shards"
     assert torch.get_num_threads() == 1
+
+
+def test_compiled_vectors_are_other_data_and_only_they_are_marked(tmp_path):
+    write(tmp_path / "a.jsonl", *rows(3))
+    asked = []
+
+    def load(name, *, device="cpu", compile_encoder=False):
+        asked.append(compile_encoder)
+        return StubCodec(name)
+
+    assert "compile" not in prepare(options(tmp_path), load=load).options
+    with pytest.raises(UserError, match="--compile not given, now True"):
+        prepare(options(tmp_path, compile=True), load=load)
+    compiled = prepare(options(tmp_path, compile=True, output=str(tmp_path / "compiled")), load=load)
+    assert compiled.options["compile"] is True
+    assert asked == [False, True, True]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [options_from(parser.parse_args(["--output", "x", *more])).compile for more in ([], ["--compile"])]
+    assert given == [None, True]

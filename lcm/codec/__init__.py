@@ -32,7 +32,7 @@ def load_codec(
 
     device:          CUDA where there is one, else the CPU
     dtype:           of the matrix products: bfloat16 on a CUDA device that has it, else float32
-    compile_encoder: through torch.compile, which takes its time at the first sentences
+    compile_encoder: through torch.compile, which takes its time before the first sentence; equal to 1e-5 of the largest
     Raises UserError that says which file is missing and where it was looked for.
     """
     folder = sonar_folder(str(name)) if str(name) in RELEASES else PACKAGED.get(str(name), Path(name))

@@ -190,7 +190,7 @@ class Decoder(nn.Module):
         for number, layer in enumerate(self.layers):
             x = layer(x, memory[number], cache, number)
         if cache:
-            cache.length += pieces.shape[1]
+            cache.advance(pieces.shape[1])
         return self.layer_norm(x)
 
     def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:

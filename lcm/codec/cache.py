@@ -1,13 +1,13 @@
 """What the decoder remembers of the pieces before: keys and values, for many rows and several beams of each.
 
-Shapes.  N rows · W beams of a row · B = N or N·W · P new pieces · H heads · K head width · E entries = positions · W
+Shapes.  N rows · W beams of a row · B = N or N·W · P new pieces · H heads · K head width · E entries
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -17,66 +17,93 @@ if TYPE_CHECKING:
 class Cache:
     """Keys and values of the decoder's self-attention, for rows that each go on in `beams` ways.
 
-    A position holds an entry of each beam, and entries stay where they are when beams change places: `ancestors` says
-    whose entry a beam sees at each position. The beams of a row attend to all its entries at once, those of others
-    masked.
+    A piece of a beam is an entry, which stays where it is when beams change places: `sees` says which entries are of
+    a beam's own past. The beams of a row attend to all its entries at once, those of others masked. Most beams of a
+    row have most of their past in common, and an entry that no beam sees any longer is dropped when room is needed.
     """
 
-    START = 24
-    """Positions at first; twice as many whenever they are full. Most sentences are far shorter than the longest."""
+    START = 64
+    """Entries of a row at first."""
 
-    def __init__(self, decoder: "Decoder", rows: int, positions: int, beams: int = 1) -> None:
-        weight, heads = decoder.embed.weight, decoder.sizes.decoder_heads
-        shape = (2, len(decoder.layers), rows, heads, min(self.START, positions), beams, decoder.sizes.dim // heads)
-        # Zeros, because a masked entry is still multiplied, and what was in fresh memory may be no number.
-        self.kv = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
-        self.length, self.positions, self.beams = 0, positions, beams
-        self.ancestors = torch.zeros(rows, beams, 0, device=weight.device, dtype=torch.long)
-        self.mask: Bool[Tensor, "N 1 W E"] | None = None
+    def __init__(self, decoder: "Decoder", rows: int, beams: int = 1) -> None:
+        self.weight, self.beams = decoder.embed.weight, beams
+        self.shape = (2, len(decoder.layers), rows, decoder.sizes.decoder_heads)
+        self.kv = self._room(self.START)
+        self.length, self.used = 0, 0
+        self.sees = torch.ones(rows, beams, 0, device=self.weight.device, dtype=torch.bool)
+        self.mask: Float[Tensor, "N 1 W E"] | None = None
+
+    def _room(self, entries: int) -> Float[Tensor, "2 L N H E K"]:
+        return self.weight.new_empty(*self.shape, entries, self.weight.shape[1] // self.shape[3])
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H P K"], k: Float[Tensor, "B H P K"], v: Float[Tensor, "B H P K"]
     ) -> Float[Tensor, "B H P K"]:
         """Of new pieces to all so far. B is N for the prefix, which has no beams yet, and N·W for every piece after it.
 
-        `Decoder` moves `length` on after its last layer.
+        `Decoder` calls `advance` after its last layer.
         """
-        end, rows = self.length + k.shape[2], self.kv.shape[2]
-        if end > self.kv.shape[4]:
-            self._grow(end)
-        for kind, new in enumerate((k, v)):
-            of_beams = new.view(rows, -1, *new.shape[1:]).permute(0, 2, 3, 1, 4)
-            self.kv[kind, layer, :, :, self.length : end, : of_beams.shape[3]] = of_beams
+        rows, pieces = self.shape[2], k.shape[2]
+        new = slice(self.used, self.used + len(k) // rows * pieces)
+        if self.length == 0:
+            self._reserve(pieces)
+        for kind, of_beams in enumerate((k, v)):
+            self.kv[kind, layer, :, :, new] = of_beams.view(rows, -1, *k.shape[1:]).transpose(1, 2).flatten(2, 3)
         if self.length == 0:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        keys, values = self.kv[:, layer, :, :, :end].flatten(3, 4)
+        keys, values = self.kv[:, layer, :, :, : new.stop]
         together = q.view(rows, -1, *q.shape[1:]).squeeze(3).transpose(1, 2)
         y = F.scaled_dot_product_attention(together, keys, values, attn_mask=self.mask)
         return y.transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
-    def _grow(self, needed: int) -> None:
-        assert needed <= self.positions, f"{needed} positions in a cache of {self.positions}"
-        shape = list(self.kv.shape)
-        shape[4] = min(max(needed, 2 * shape[4]), self.positions)
-        wider = self.kv.new_empty(shape)
-        wider[:, :, :, :, : self.length] = self.kv[:, :, :, :, : self.length]
-        self.kv = wider
+    def advance(self, pieces: int) -> None:
+        """Every layer has attended: the new entries are there."""
+        if self.length == 0:
+            self.used = pieces
+            self.sees = self.sees.new_ones(self.shape[2], self.beams, pieces)
+        else:
+            self.used += self.beams
+        self.length += pieces
+        if self.beams == 1:
+            self._reserve(1)
 
     def branch(self, parent: Int[Tensor, "N W"]) -> None:
-        """Each beam goes on from `parent`'s entries; the next piece's are its own."""
+        """Each beam goes on with `parent`'s past; the next piece's entry is its own."""
         if self.beams == 1:
             return
-        rows, own = len(parent), torch.arange(self.beams, device=parent.device)
-        seen = self.ancestors.new_zeros(rows, self.beams, self.length - self.ancestors.shape[2])  # the prefix: beam 0's
-        before = torch.cat([self.ancestors, seen], dim=2)
-        inherited = before.gather(1, parent[..., None].expand(-1, -1, self.length))
-        self.ancestors = torch.cat([inherited, own.expand(rows, -1)[..., None]], dim=2)
-        self.mask = (self.ancestors[..., None] == own).flatten(2)[:, None]
+        self.sees = self.sees.gather(1, parent[..., None].expand(-1, -1, self.used))
+        self._reserve(self.beams)
+        own = torch.eye(self.beams, device=parent.device, dtype=torch.bool).expand(len(parent), -1, -1)
+        self.sees = torch.cat([self.sees, own], dim=2)
+        self.mask = self.weight.new_zeros(self.sees.shape).masked_fill_(~self.sees, -torch.inf)[:, None]
+
+    def _reserve(self, more: int) -> None:
+        """Room for so many entries a row: drops those that no beam sees, and doubles where that does not give half."""
+        if self.used + more <= self.kv.shape[4]:
+            return
+        if self.beams > 1:
+            self._drop_unseen()
+        if 2 * (self.used + more) > self.kv.shape[4]:
+            wider = self._room(max(2 * self.kv.shape[4], self.used + more))
+            wider[:, :, :, :, : self.used] = self.kv[:, :, :, :, : self.used]
+            self.kv = wider
+
+    def _drop_unseen(self) -> None:
+        """The entries that some beam sees move to the front; rows with fewer than others keep some that none sees."""
+        seen = self.sees.any(1)
+        kept = int(seen.sum(1).max())
+        order = seen.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
+        self.sees = self.sees.gather(2, order[:, None].expand(-1, self.beams, -1))
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        for kv in self.kv.flatten(0, 1):
+            kv[:, :, :kept] = kv.transpose(1, 2)[rows, order].transpose(1, 2)
+        self.used = kept
 
     def select(self, rows: Int[Tensor, " N"]) -> None:
         """Go on with these rows only, in this order; a row may come several times, N never exceeds their number."""
         # One at a time: a copy of everything would be fresh memory at every step, which costs more than the copying.
-        for kv in self.kv.view(-1, *self.kv.shape[2:]):
-            kv[: len(rows), :, : self.length] = kv[:, :, : self.length].index_select(0, rows)
-        self.kv, self.ancestors = self.kv[:, :, : len(rows)], self.ancestors[rows]
+        for kv in self.kv.flatten(0, 1):
+            kv[: len(rows), :, : self.used] = kv[:, :, : self.used].index_select(0, rows)
+        self.kv, self.sees = self.kv[:, :, : len(rows)], self.sees[rows]
+        self.shape = (*self.shape[:2], len(rows), self.shape[3])
         self.mask = None if self.mask is None else self.mask[rows]

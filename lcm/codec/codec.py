@@ -29,10 +29,12 @@ SLACK = 8
 """Pieces that a decoded sentence may have beyond the longest that is encoded, where the codec does not say."""
 PIECES = {"cpu": 1024, "cuda": 32768}
 """Pieces of one encoder batch, padding included, by kind of device: what was fastest on a CPU; never tried on CUDA."""
-ROWS = {"cpu": 256, "cuda": 1024}
+ROWS = {"cpu": 512, "cuda": 1024}
 """Hypotheses of one decoder batch; never tried on CUDA."""
 CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
 """Most that the keys and values of one decoder batch may take, were every hypothesis as long as it can be."""
+MULTIPLE = 8
+"""Of which the widths of a compiled encoder's batches are."""
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ class Codec:
     languages:      FLORES codes such as eng_Latn
     max_pieces:     the longest sentence that is encoded whole
     stop_threshold: cosine to the vector of "End of text." from which a concept counts as the end
-    fingerprint:    changes with what makes the vectors: weights, vocabulary, configuration
+    fingerprint:    changes with what makes the vectors: the encoder's weights, vocabulary, configuration
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Codec:
         self.name, self.folder, self.device, self.dtype = name, folder, device, dtype
         self.compile_encoder = compile_encoder
         self.config = storage.read_json(folder / storage.CONFIG)
-        self.card = storage.read_json(folder / storage.CARD) if (folder / storage.CARD).is_file() else {}
+        self.card = storage.read_card(folder)
         try:
             sizes = storage.read_sizes(self.config)
             self.max_pieces: int = self.config["max_pieces"]
@@ -73,7 +75,7 @@ class Codec:
     def encoder(self) -> Encoder:
         storage.load_part(self._model, "encoder", self.folder, self.dtype, self.device)
         if self.compile_encoder:
-            self._model.encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
+            _compile(self._model.encoder, self.device)
         return self._model.encoder
 
     @cached_property
@@ -137,16 +139,18 @@ class Codec:
         return [pieces[: self.max_pieces] for pieces in all_pieces]
 
     def _encode_rows(self, rows: list[list[int]]) -> Float[Tensor, "B D"]:
-        lengths = torch.tensor([len(row) for row in rows])
-        width = int(lengths.max())
+        count, width = len(rows), max(map(len, rows))
         if self.compile_encoder:
-            # Every new width may mean compiling anew: 64 of them at most, instead of 512.
-            width = min(-(-width // 8) * 8, self._model.sizes.positions)
+            width = min(-(-width // MULTIPLE) * MULTIPLE, self._model.sizes.positions)
+            if count == 1 or width == min(map(len, rows)):
+                # torch compiles anew for batches of one row, and for those without padding.
+                rows = [*rows, [self.tokenizer.end]]
         padded = torch.full((len(rows), width), self.tokenizer.end)
         for number, row in enumerate(rows):
             padded[number, : len(row)] = torch.tensor(row)
+        lengths = torch.tensor([len(row) for row in rows])
         vectors: Tensor = self.encoder(padded.to(self.device), lengths.to(self.device))
-        return vectors
+        return vectors[:count]
 
     @torch.no_grad()
     def decode(
@@ -215,6 +219,24 @@ class Codec:
             raise UserError(f"a codec in {self.dtype} has lost digits: load it with dtype=torch.float32 to save it")
         vocabulary = (self.folder / storage.VOCABULARY).read_bytes()
         storage.save(Path(folder), self.model, vocabulary, self.config, self.card, dtype)
+
+
+def _compile(encoder: Encoder, device: torch.device) -> None:
+    """In place, once for batches of all shapes. Raises UserError where torch finds no compiler.
+
+    The first batch is the same in every process: what is compiled, and with it the last bits of every vector, could
+    otherwise depend on the sentences that come first.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # here: its import takes seconds
+
+    encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
+    pieces = torch.zeros(2, 2 * MULTIPLE, dtype=torch.long, device=device)
+    try:
+        with torch.no_grad():
+            encoder(pieces, torch.tensor([2 * MULTIPLE, 1], device=device))
+    except TorchDynamoException as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the encoder cannot be compiled here ({reason}); lcm doctor looks for a compiler") from error
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -76,8 +76,8 @@ def convert(
         _write(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
         origins = {path.name: storage.sha256(path) for path in (encoder, decoder, vocabulary)}
         _write(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
-        names = ("encoder.safetensors", "decoder.safetensors", storage.VOCABULARY, storage.CONFIG)
-        _write(partial / storage.CHECKSUMS, {name: _checksum(partial / name) for name in names})
+        names = (storage.ENCODER, storage.DECODER, storage.VOCABULARY, storage.CONFIG)
+        _write(partial / storage.CHECKSUMS, {name: storage.checksum(partial / name) for name in names})
         _publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -198,10 +198,6 @@ def _config(sizes: dict[str, Any], vocabulary: Path, languages: Sequence[str]) -
         # default), end included, within the positions of the decoder, prefix included.
         "max_generated": min(sizes["d"] + 128, DECODER_POSITIONS - 2) - 1,
     }
-
-
-def _checksum(path: Path) -> dict[str, Any]:
-    return {"sha256": storage.sha256(path), "bytes": path.stat().st_size}
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:

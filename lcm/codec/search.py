@@ -13,6 +13,9 @@ from torch import Tensor
 from lcm.codec.architecture import Decoder
 from lcm.codec.cache import Cache
 
+LOGITS = 256
+"""Hypotheses whose logits are looked at together: few enough to be still in the processor's cache when read again."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -31,7 +34,7 @@ def greedy(
 ) -> list[list[int]]:
     """The likeliest piece at every place. prefix: what the decoder starts from, row by row; not returned."""
     memory = decoder.memory(vectors)
-    cache = Cache(decoder, len(vectors), prefix.shape[1] + rules.limit)
+    cache = Cache(decoder, len(vectors))
     pieces = torch.full((len(vectors), rules.limit), rules.end, device=vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)
     running = torch.ones_like(sentence, dtype=torch.bool)
@@ -65,19 +68,20 @@ def beam_search(
     prefix: the language.
     """
     longest = prefix.shape[1] + rules.limit
-    cache = Cache(decoder, len(vectors), longest, beams)
+    cache = Cache(decoder, len(vectors), beams)
     memory = decoder.memory(vectors)
-    logits = decoder.logits(decoder(prefix, memory, cache))
-    given = logits[:, :-1].gather(2, prefix[:, 1:, None])[..., 0] - logits[:, :-1].logsumexp(-1)
-    score, logits = given.sum(1, keepdim=True), logits[:, -1]
+    states = decoder(prefix, memory, cache)
+    logits = decoder.logits(states[:, :-1].contiguous())
+    given = logits.gather(2, prefix[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+    score, states = given.sum(1, keepdim=True), states[:, -1]
     memory = memory.repeat_interleave(beams, dim=1)
     best = _Best(len(vectors), rules, vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)
     running = torch.ones_like(sentence, dtype=torch.bool)
     history = torch.empty(len(vectors), 1, 0, dtype=torch.long, device=vectors.device)
     for place in range(rules.limit + 1):
-        allowed = None if place < rules.limit else rules.end
-        top, parent, piece = _continuations(score, logits, rules.banned, allowed, 2 * beams)
+        likeliest = _next_pieces(decoder, states, rules, place, 2 * beams)
+        top, parent, piece = _continuations(score, *likeliest, 2 * beams)
         ended = piece == rules.end
         finished = top[:, :beams].masked_fill(~ended[:, :beams] | ~running[:, None], -torch.inf)
         best.offer(sentence, _of_parents(history, parent[:, :beams]), finished / (prefix.shape[1] + place))
@@ -94,27 +98,47 @@ def beam_search(
             cache.select(kept)
             memory = memory.view(len(memory), len(running), beams, -1)[:, kept].flatten(1, 2)
             sentence, running, history, score, piece = (x[kept] for x in (sentence, running, history, score, piece))
-        logits = decoder.logits(decoder(piece.reshape(-1, 1), memory, cache)[:, -1])
+        states = decoder(piece.reshape(-1, 1), memory, cache)[:, -1]
     return _until_end(best.pieces, rules.end)
 
 
+def _next_pieces(
+    decoder: Decoder, states: Float[Tensor, "B D"], rules: Rules, place: int, count: int
+) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
+    """The `count` likeliest pieces after each state, best first, with their log-probabilities.
+
+    The only piece after `rules.limit` of them is the end.
+    """
+    found = [_likeliest(decoder.logits(some), rules, place, count) for some in torch.split(states, LOGITS)]
+    top, piece = zip(*found, strict=True)
+    return torch.cat(top), torch.cat(piece)
+
+
+def _likeliest(
+    logits: Float[Tensor, "B V"], rules: Rules, place: int, count: int
+) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
+    """`_next_pieces` of the logits, which are overwritten: a vocabulary wide, they are read as rarely as can be."""
+    if place == rules.limit:
+        end = logits[:, rules.end, None] - logits.logsumexp(-1, keepdim=True)
+        return end, torch.full_like(end, rules.end, dtype=torch.long)
+    banned = logits[:, rules.banned]
+    logits[:, rules.banned] = -torch.inf
+    top, piece = logits.topk(min(count, logits.shape[1]), dim=1)
+    highest = torch.cat([top[:, :1], banned], dim=1).amax(1, keepdim=True)
+    total = logits.sub_(highest).exp_().sum(1, keepdim=True) + (banned - highest).exp().sum(1, keepdim=True)
+    return top - highest - total.log(), piece
+
+
 def _continuations(
-    score: Float[Tensor, "N W"], logits: Float[Tensor, "B V"], banned: list[int], allowed: int | None, count: int
+    score: Float[Tensor, "N W"], top: Float[Tensor, "B K"], piece: Int[Tensor, "B K"], count: int
 ) -> tuple[Float[Tensor, "N C"], Int[Tensor, "N C"], Int[Tensor, "N C"]]:
     """The `count` best ways to go on of each sentence, best first: score, beam that is continued, next piece.
 
-    allowed: the one piece that may follow; any but the banned where there is none. Where there are fewer ways than
-    `count`, the last have the score -inf.
+    top, piece: of each beam its best, among which those of the sentence are. Where there are fewer ways than `count`,
+    the last have the score -inf.
     """
-    total = logits.logsumexp(-1, keepdim=True)
-    if allowed is None:
-        logits[:, banned] = -torch.inf
-        # The best of a sentence are among the best of each of its beams: no sum over the whole vocabulary is needed.
-        top, piece = logits.topk(min(count, logits.shape[1]), dim=1)
-    else:
-        top, piece = logits[:, [allowed]], torch.full_like(logits[:, :1], allowed, dtype=torch.long)
     each = top.shape[1]
-    every, piece = (score.reshape(-1, 1) + (top - total)).view(len(score), -1), piece.view(len(score), -1)
+    every, piece = (score.reshape(-1, 1) + top).view(len(score), -1), piece.view(len(score), -1)
     if every.shape[1] < count:
         missing = (0, count - every.shape[1])
         every, piece = F.pad(every, missing, value=-torch.inf), F.pad(piece, missing)

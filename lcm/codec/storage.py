@@ -1,12 +1,16 @@
 """A codec on disk: weights (one file, or one each for encoder and decoder), spm.model, config.json, perhaps card.json.
 
+A table of embeddings that both share is in the encoder's file.
+
 Weights are mapped into memory, not read: what is not used costs nothing, and processes share what is.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,16 +48,31 @@ def missing_files(folder: Path) -> list[str]:
 def fingerprint(folder: Path) -> str:
     """16 hex digits over what makes the vectors: two codecs that share it encode alike.
 
-    From the weights, the vocabulary and the configuration; of a codec with two files of weights only the encoder's.
-    Where checksums.json has a file's sha256, and its size is still the same, the file is not read again.
+    From the encoder's tensors, the vocabulary and the values in config.json, whatever files the tensors are in; the
+    decoder's do not count. Where checksums.json has the digest of the encoder's, and the size of their file is still
+    the same, they are not read again.
     """
-    known = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
+    path = weight_file(folder, "encoder")
+    record = checksums(folder).get(path.name, {})
+    known = record.get("encoder") if record.get("bytes") == path.stat().st_size else None
+    config = json.dumps(read_json(folder / CONFIG), sort_keys=True)
+    parts = (known or encoder_digest(path), sha256(folder / VOCABULARY), hashlib.sha256(config.encode()).hexdigest())
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def encoder_digest(path: Path) -> str:
+    """sha256 over the encoder's tensors in `path`: names, precisions, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for path in (weight_file(folder, "encoder"), folder / VOCABULARY, folder / CONFIG):
-        record: Mapping[str, Any] = known.get(path.name, {})
-        unchanged = record.get("bytes") == path.stat().st_size
-        digest.update(bytes.fromhex(record["sha256"] if unchanged else sha256(path)))
-    return digest.hexdigest()[:16]
+    with opened(path) as file:
+        for name in _encoder_names(file):
+            digest.update(f"{name} {file.get_slice(name).get_dtype()} {file.get_slice(name).get_shape()}\n".encode())
+            digest.update(file.get_tensor(name).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _encoder_names(file: Any) -> list[str]:
+    """Of an opened file's tensors those that make the vectors, in order."""
+    return sorted(name for name in file.keys() if name == SHARED or name.startswith("text_encoder/"))  # noqa: SIM118
 
 
 def sha256(path: Path) -> str:
@@ -61,10 +80,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checksum(path: Path) -> dict[str, Any]:
+    """What checksums.json says of a file; of the encoder's also what the fingerprint asks of it."""
+    found = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    return found | ({"encoder": encoder_digest(path)} if path.name.startswith(ENCODER) else {})
+
+
+def checksums(folder: Path) -> dict[str, Any]:
+    """By the name of the file; of a codec that has none, none."""
+    return read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
+
+
 def damaged_files(folder: Path) -> list[str]:
     """Files that are not what checksums.json says they were when written. Reads all of them."""
-    known = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
-    return [name for name, record in known.items() if sha256(folder / name) != record["sha256"]]
+    return [name for name, record in checksums(folder).items() if sha256(folder / name) != record["sha256"]]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What was measured of the codec, and how it came about."""
+    return read_json(folder / CARD) if (folder / CARD).is_file() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -104,10 +138,14 @@ def stored_name(name: str, shared_embedding: bool) -> str:
     return f"text_{side}/{inside}"
 
 
-def _stored_names(model: SonarText, part: Part) -> dict[str, str]:
-    """Of each parameter of the encoder or the decoder."""
-    names = getattr(model, part).state_dict()
-    return {name: stored_name(f"{part}.{name}", model.sizes.shared_embedding) for name in names}
+def _by_file(model: SonarText, part: Part, folder: Path) -> dict[Path, dict[str, str]]:
+    """The parameters of the encoder or the decoder: file → name in the module → name in the file."""
+    files: dict[Path, dict[str, str]] = {}
+    for name in getattr(model, part).state_dict():
+        stored = stored_name(f"{part}.{name}", model.sizes.shared_embedding)
+        path = weight_file(folder, "encoder" if stored == SHARED else part)
+        files.setdefault(path, {})[name] = stored
+    return files
 
 
 def check_weights(model: SonarText, folder: Path) -> None:
@@ -115,8 +153,8 @@ def check_weights(model: SonarText, folder: Path) -> None:
     parts: dict[Path, dict[str, torch.Size]] = {}
     for part in PARTS:
         shapes = {name: value.shape for name, value in getattr(model, part).state_dict().items()}
-        expected = {stored: shapes[name] for name, stored in _stored_names(model, part).items()}
-        parts.setdefault(weight_file(folder, part), {}).update(expected)
+        for path, stored_names in _by_file(model, part, folder).items():
+            parts.setdefault(path, {}).update({stored: shapes[name] for name, stored in stored_names.items()})
     for path, expected in parts.items():
         with opened(path) as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -137,12 +175,11 @@ def load_part(model: SonarText, part: Part, folder: Path, dtype: torch.dtype, de
 
     On the CPU, what has its precision already stays a view of the file.
     """
-    module = getattr(model, part)
-    with opened(weight_file(folder, part)) as file:
-        state = {
-            name: file.get_tensor(stored).to(device, torch.float32 if "layer_norm" in name else dtype)
-            for name, stored in _stored_names(model, part).items()
-        }
+    module, state = getattr(model, part), {}
+    for path, names in _by_file(model, part, folder).items():
+        with opened(path) as file:
+            for name, stored in names.items():
+                state[name] = file.get_tensor(stored).to(device, torch.float32 if "layer_norm" in name else dtype)
     module.load_state_dict(state, assign=True)
     module.to(device).requires_grad_(False).eval()
 
@@ -163,15 +200,56 @@ def save(
     dtype: torch.dtype,
 ) -> None:
     """Write the four files; `vocabulary` is what spm.model holds. What was there stays whole until all are written."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {
         stored_name(name, model.sizes.shared_embedding): value.detach().to("cpu", dtype).contiguous()
         for name, value in model.state_dict().items()
     }
-    partial = {name: folder / f"{name}.partial" for name in (VOCABULARY, CONFIG, CARD, WEIGHTS)}
-    partial[VOCABULARY].write_bytes(vocabulary)
-    partial[CONFIG].write_text(json.dumps(config, indent=1), encoding="utf-8")
-    partial[CARD].write_text(json.dumps(card, indent=1), encoding="utf-8")
-    save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
-    for name, path in partial.items():
-        os.replace(path, folder / name)
+    with _replacing(folder, VOCABULARY, CONFIG, CARD, WEIGHTS) as partial:
+        partial[VOCABULARY].write_bytes(vocabulary)
+        _write_json(partial[CONFIG], config)
+        _write_json(partial[CARD], card)
+        save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
+
+
+def save_decoder(folder: Path, start: Path, model: SonarText, card: Mapping[str, Any]) -> None:
+    """Write a codec that encodes as the one in `start` does, and decodes as `model`: a file of weights for each.
+
+    The encoder's tensors, the vocabulary and the configuration keep every bit, and with them the fingerprint stays. The
+    decoder's get the precision that they have in `start`; `card` is put on top of what its card says.
+    """
+    with _replacing(folder, ENCODER, DECODER, VOCABULARY, CONFIG, CARD, CHECKSUMS) as partial:
+        for name in (VOCABULARY, CONFIG):
+            shutil.copyfile(start / name, partial[name])
+        _write_json(partial[CARD], {**read_card(start), **card})
+        with opened(weight_file(start, "encoder")) as file:
+            kept = {name: file.get_tensor(name) for name in _encoder_names(file)}
+            save_file(kept, partial[ENCODER], metadata={"format": "pt"})
+        shared = model.sizes.shared_embedding
+        learned = {stored_name(f"decoder.{name}", shared): value for name, value in model.decoder.state_dict().items()}
+        learned.pop(SHARED, None)
+        with opened(weight_file(start, "decoder")) as file:
+            for name, value in learned.items():
+                learned[name] = value.detach().to("cpu", file.get_tensor(name).dtype).contiguous()
+        save_file(learned, partial[DECODER], metadata={"format": "pt"})
+        listed = (ENCODER, DECODER, VOCABULARY, CONFIG)
+        _write_json(partial[CHECKSUMS], {name: checksum(partial[name]) for name in listed})
+
+
+@contextmanager
+def _replacing(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
+    """Where to write the files of a codec. At the end they take their places, and files of weights beside them go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = {name: folder / f"{name}.partial" for name in names}
+    try:
+        yield partial
+        for name, path in partial.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+    for name in {WEIGHTS, ENCODER, DECODER, CHECKSUMS} - set(names):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")

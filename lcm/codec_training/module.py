@@ -18,8 +18,8 @@ from torch.optim import AdamW, Optimizer
 
 from lcm.codec_training import protection, terms
 from lcm.codec_training.batches import PieceBatch, padded
-from lcm.codec_training.quantizer import ResidualQuantizer
 from lcm.codec_training.rates import parameter_groups, rate, share_done
+from lcm.codec_training.rounding import Rounding
 from lcm.codec_training.settings import CodecTraining
 from lcm.codec_training.start import Start
 from lcm.codec_training.teacher import Teacher
@@ -38,7 +38,7 @@ class CodecModule(L.LightningModule):
         settings: CodecTraining,
         start: Start,
         teacher: Teacher | None = None,
-        bottleneck: ResidualQuantizer | Normalizer | None = None,
+        bottleneck: Rounding | Normalizer | None = None,
     ) -> None:
         """bottleneck: what a recipe on a frozen encoder has fitted to its vectors."""
         super().__init__()
@@ -120,8 +120,8 @@ class CodecModule(L.LightningModule):
         chosen = self.settings.terms
         if isinstance(self.bottleneck, Normalizer):
             return terms.robust(vectors, self.bottleneck, chosen.robust)
-        if isinstance(self.bottleneck, ResidualQuantizer):
-            vectors = self.bottleneck(vectors)
+        if isinstance(self.bottleneck, Rounding):
+            vectors = self.bottleneck.in_training(vectors)
         return terms.with_noise(vectors, chosen.noise) if chosen.noise else vectors
 
     def _piece_loss(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -223,7 +223,7 @@ class CodecModule(L.LightningModule):
 
     def validation_step(self, batch: PieceBatch, batch_idx: int) -> None:
         vectors = self.encode(batch.source, batch.source_lengths, batch.source_lang)
-        if isinstance(self.bottleneck, ResidualQuantizer):
+        if isinstance(self.bottleneck, Rounding):
             vectors = self.bottleneck(vectors)
         self._measure(batch, vectors, "")
         if isinstance(self.bottleneck, Normalizer):

@@ -116,6 +116,8 @@ class Terms(Section):
     """The decoder reads vectors that a residual quantizer of so many codebooks has rounded. A frozen encoder's."""
     units: int = Field(256, ge=2)
     """Vectors of each codebook."""
+    quantizer: str = ""
+    """Instead of codebooks that are fitted here: those of a file of data_prep/fit_quantizer.py, as a Quant-LCM's."""
 
 
 class Optimizer(Section):
@@ -176,7 +178,8 @@ class CodecTraining(Settings):
     spm: str | None = None
     """A SentencePiece vocabulary for analytic and random starts; none: one is trained on the corpus."""
     freeze: Literal["none", "encoder"] = "none"
-    """encoder: it keeps every bit, and with it the embedding table that it shares with the decoder."""
+    """encoder: it keeps every bit, and with it the embedding table that it may share with the decoder. The result then
+    has its start's fingerprint: models that were trained on that one's vectors can be decoded by it."""
     protect: bool = True
     """Keep what is learned out of the directions that carry positions, where the start has such directions."""
     model: Sizes = Sizes()
@@ -190,16 +193,19 @@ class CodecTraining(Settings):
     @model_validator(mode="after")
     def _terms_fit_together(self) -> "CodecTraining":
         terms = self.terms
-        if self.freeze == "none" and (terms.robust or terms.codebooks):
-            name = "robust" if terms.robust else "codebooks"
+        if self.freeze == "encoder" and self.start in ("analytic", "random"):
+            raise ValueError(f"freeze=encoder keeps the encoder of a codec, but start={self.start}; name a codec")
+        readings = [name for name in ("robust", "codebooks", "quantizer") if getattr(terms, name)]
+        if self.freeze == "none" and readings:
+            name = readings[0]
             raise ValueError(
                 f"terms.{name}={getattr(terms, name)} is fitted to vectors that must not move: set freeze: encoder"
             )
         if self.freeze == "encoder" and (terms.similarity or terms.translation_mse):
             name = "similarity" if terms.similarity else "translation_mse"
             raise ValueError(f"terms.{name}={getattr(terms, name)} moves the encoder, but freeze=encoder; drop either")
-        if terms.robust and terms.codebooks:
-            raise ValueError("terms.robust and terms.codebooks both say what the decoder reads: set one of them to 0")
+        if len(readings) > 1:
+            raise ValueError(f"terms.{' and terms.'.join(readings)} each say what the decoder reads: keep one of them")
         if (terms.translation or terms.translation_mse) and not self.data.pairs:
             raise ValueError("terms.translation needs translations: name their files in data.pairs, or set it to 0")
         return self

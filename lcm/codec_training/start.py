@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Start:
     unknown: int
     starts_word: torch.Tensor
     """For each id, whether a word begins with it."""
+    folder: Path | None = None
+    """Of the codec that training goes on from."""
 
     @property
     def max_pieces(self) -> int:
@@ -42,7 +44,7 @@ def make_start(settings: CodecTraining, sentences: Sequence[str], languages: Seq
     """`sentences`: what a vocabulary is trained on, where none is given; `languages`: those of the corpus."""
     if settings.start in ("analytic", "random"):
         return _new(settings, sentences, languages)
-    return _from_codec(settings.start, languages)
+    return _from_codec(settings.start, languages, settings.freeze == "encoder")
 
 
 def _new(settings: CodecTraining, sentences: Sequence[str], languages: Sequence[str]) -> Start:
@@ -75,13 +77,21 @@ def _new(settings: CodecTraining, sentences: Sequence[str], languages: Sequence[
     return _assembled(model, vocabulary, config)
 
 
-def _from_codec(name: str, languages: Sequence[str]) -> Start:
-    """An own copy of a codec's weights, in fp32; languages it does not know get the next reserved ids."""
+def _from_codec(name: str, languages: Sequence[str], is_frozen: bool) -> Start:
+    """An own copy of a codec's weights, in fp32; languages it does not know get the next reserved ids.
+
+    Raises UserError where there is none left for them, and where they would be new to an encoder that is frozen.
+    """
     codec = load_codec(name, device="cpu", dtype=torch.float32)
     sizes = read_sizes(codec.config)
     model = SonarText(sizes)
     model.load_state_dict({name: value.detach().float().clone() for name, value in codec.model.state_dict().items()})
     known: dict[str, int] = dict(codec.config["languages"])
+    if is_frozen and (new := [lang for lang in languages if lang not in known]):
+        raise UserError(
+            f"freeze=encoder: the encoder of {name!r} does not know {', '.join(new)}, and learns nothing; leave these "
+            "languages out of data, or set freeze: none"
+        )
     for lang in languages:
         if lang not in known:
             known[lang] = max(known.values()) + 1
@@ -90,7 +100,7 @@ def _from_codec(name: str, languages: Sequence[str]) -> Start:
             f"codec {name!r} has no reserved id left for {', '.join(languages)}; it knows {', '.join(codec.languages)}"
         )
     config = {key: value for key, value in codec.config.items() if key not in STALE} | {"languages": known}
-    return _assembled(model, (codec.folder / VOCABULARY).read_bytes(), config)
+    return replace(_assembled(model, (codec.folder / VOCABULARY).read_bytes(), config), folder=codec.folder)
 
 
 def _assembled(model: SonarText, vocabulary: bytes, config: dict[str, Any]) -> Start:

@@ -15,7 +15,6 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import Checkpoint
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lcm import __version__
@@ -25,13 +24,14 @@ from lcm.codec_training.batches import Order, TrainingBatches, ValidationBatches
 from lcm.codec_training.corpus import Corpus, read_corpus
 from lcm.codec_training.examples import Examples, make_examples
 from lcm.codec_training.module import CodecModule
-from lcm.codec_training.quantizer import ResidualQuantizer, fit_quantizer
+from lcm.codec_training.rounding import Rounding, fit_rounding, load_rounding
 from lcm.codec_training.settings import CodecTraining, Limit
 from lcm.codec_training.start import Start, make_start
 from lcm.codec_training.teacher import LoadTeacher, Teacher, ask_teacher, load_teacher
 from lcm.errors import UserError
 from lcm.loggers import MetricsFile, PlainLogger, quiet_lightning, say
 from lcm.normalizer import Normalizer, fit
+from lcm.quantizer import save_quantizer
 
 FITTED = 20_000
 """Sentences whose vectors a normaliser or a quantizer is fitted to."""
@@ -86,7 +86,7 @@ def assemble(
     start = make_start(settings, corpus.texts, corpus.languages)
     data = settings.data
     examples = make_examples(corpus, start, data.max_characters, data.validation_sentences)
-    say(_described(corpus, start, examples, time.perf_counter() - began))
+    say(_described(corpus, examples, time.perf_counter() - began))
     if not examples.validation:
         raise UserError("there is nothing to validate on: name data.held_out, or add documents with split: validation")
     teacher = _teacher(settings, examples, load, folder)
@@ -101,12 +101,12 @@ def assemble(
     return Assembled(module, start, examples, order)
 
 
-def _described(corpus: Corpus, start: Start, examples: Examples, seconds: float) -> str:
+def _described(corpus: Corpus, examples: Examples, seconds: float) -> str:
     pieces = sum(len(example.target) for example in examples.train)
     return (
         f"{corpus.documents:,} documents ({corpus.left_out:,} held out, {corpus.refused:,} rows refused): "
         f"{len(examples.texts):,} sentences and {len(corpus.pairs):,} translations, {pieces:,} pieces, "
-        f"{', '.join(start.tokenizer.languages)}; {len(examples.validation):,} sentences to validate on "
+        f"{', '.join(corpus.languages)}; {len(examples.validation):,} sentences to validate on "
         f"({seconds:.0f} s)"
     )
 
@@ -120,18 +120,17 @@ def _teacher(settings: CodecTraining, examples: Examples, load: LoadTeacher, fol
     )
 
 
-def _bottleneck(settings: CodecTraining, start: Start, examples: Examples) -> ResidualQuantizer | Normalizer | None:
+def _bottleneck(settings: CodecTraining, start: Start, examples: Examples) -> Rounding | Normalizer | None:
     """Fitted to the vectors of the training sentences, which a frozen encoder never changes."""
     chosen = settings.terms
+    if chosen.quantizer:
+        return load_rounding(chosen.quantizer, start)
     if not chosen.robust and not chosen.codebooks:
         return None
     step = max(1, len(examples.texts) // FITTED)
     vectors = encode_all(CodecModule(settings, start), examples.train[: len(examples.texts) : step])
     if chosen.codebooks:
-        quantizer = fit_quantizer(vectors, chosen.codebooks, chosen.units, settings.run.seed)
-        left = (vectors - quantizer(vectors)).square().sum() / (vectors - vectors.mean(0)).square().sum()
-        say(f"{chosen.codebooks} codebooks of {chosen.units} units leave {float(left):.1%} of the variance")
-        return quantizer
+        return fit_rounding(vectors, settings, start)
     normalizer = Normalizer(start.model.sizes.dim)
     normalizer.set(*fit(vectors))
     return normalizer
@@ -205,7 +204,10 @@ class Lines(PlainLogger):
 
 
 def save_codec(folder: Path, run: Assembled) -> None:
-    """The codec as it stands, with the record of its training in config.json and card.json."""
+    """The codec as it stands, with the record of its training in card.json, and in config.json where the encoder moved.
+
+    On a frozen encoder the decoder alone is new: all else is a copy of the start's files (`storage.save_decoder`).
+    """
     module, settings = run.module, run.module.settings
     module.protect(embedding=True)
     record = {
@@ -217,10 +219,15 @@ def save_codec(folder: Path, run: Assembled) -> None:
         "settings": settings.model_dump(mode="json"),
         "versions": {"lcm": __version__, "torch": str(torch.__version__)},
     }
-    config = {**run.start.config, "training": record}
-    storage.save(folder / CODEC, run.start.model, run.start.vocabulary, config, {"training": record}, torch.float16)
-    if isinstance(module.bottleneck, ResidualQuantizer):
-        save_file({"codebooks": module.bottleneck.codebooks.contiguous()}, folder / CODEBOOKS)
+    start, card = run.start, {"training": record}
+    if settings.freeze == "encoder":
+        assert start.folder, "the settings refuse a frozen encoder without a codec"
+        storage.save_decoder(folder / CODEC, start.folder, start.model, card)
+    else:
+        config = {**start.config, "training": record}
+        storage.save(folder / CODEC, start.model, start.vocabulary, config, card, torch.float16)
+    if isinstance(module.bottleneck, Rounding):
+        save_quantizer(folder / CODEBOOKS, module.bottleneck.quantizer, module.bottleneck.record)
 
 
 def shortened(settings: CodecTraining, steps: int) -> CodecTraining:

@@ -3,12 +3,10 @@
 Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,9 +14,17 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, derive_seed
+from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.draws import gaussian, prompt_number
 from lcm.normalizer import Normalizer
 from lcm.transformer import Cache, Transformer
+
+
+@dataclass(frozen=True)
+class BaseSampling:
+    """temperature: spread of the Gaussian noise added to the prediction in normalised space; 0 is the prediction."""
+
+    temperature: float = 0.0
 
 
 @dataclass
@@ -72,8 +78,8 @@ class BaseLCM(ConceptModel):
     @torch.no_grad()
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
         z = self.post(batch.before(self._states(self.normalizer(batch.emb), batch)))
-        if sampling.temperature:
-            z = z + sampling.temperature * _noise(sampling.seed, batch.row[:, None], z.shape[1:])
+        if temperature := settle(sampling, BaseSampling()).temperature:
+            z = z + temperature * gaussian(sampling.seed, batch.row[:, None], z.shape[1:])
         return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
 
     @torch.no_grad()
@@ -87,7 +93,7 @@ class BaseLCM(ConceptModel):
         z = self.normalizer(padded)
         state, cache = self.transformer.extend(self.pre(z), cache, lengths)
         last = torch.arange(len(prompts), device=device), lengths - 1
-        return BaseContext(cache, state[last], _number(z[last]))
+        return BaseContext(cache, state[last], prompt_number(z[last]))
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
@@ -95,7 +101,7 @@ class BaseLCM(ConceptModel):
         z = self.post(context.state)
         if sampling.temperature:
             keys = torch.stack([context.prompt, context.lengths], dim=-1)
-            z = z + sampling.temperature * _noise(sampling.seed, keys, z.shape[1:])
+            z = z + sampling.temperature * gaussian(sampling.seed, keys, z.shape[1:])
         return self.normalizer.inverse(z)
 
     @torch.no_grad()
@@ -109,18 +115,3 @@ class BaseLCM(ConceptModel):
 
     def _states(self, z: Float[Tensor, "B S D"], batch: Batch) -> Float[Tensor, "B S M"]:
         return self.transformer(self.pre(z), batch.doc, batch.pos)
-
-
-def _number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
-    """A number for each prompt, from the signs of its last concept: they survive the rounding of another batch size."""
-    signs = np.packbits((z > 0).cpu().numpy(), axis=1)
-    return torch.tensor([zlib.crc32(row.tobytes()) for row in signs], device=z.device)
-
-
-def _noise(seed: int, keys: Int[Tensor, "B k"], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
-    """Standard Gaussian numbers: row i is a function of (seed, keys[i]) alone. Drawn on the CPU for every device."""
-    rows = []
-    for key in keys.tolist():
-        generator = torch.Generator().manual_seed(derive_seed(seed, *key))
-        rows.append(torch.randn(*shape, generator=generator))
-    return torch.stack(rows).to(keys.device)

@@ -72,12 +72,57 @@ def test_two_tables_of_embeddings_survive_too(toy, tmp_path):
 def test_the_fingerprint_follows_what_makes_the_vectors(mini, folder):
     assert load_codec(folder, device="cpu").fingerprint == mini.fingerprint
     (folder / "card.json").unlink()
-    assert storage.fingerprint(folder) == mini.fingerprint
-    for name in storage.NEEDED:
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content + b" ")
-        assert storage.fingerprint(folder) != mini.fingerprint, name
-        (folder / name).write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config, indent=3))
+    assert storage.fingerprint(folder) == mini.fingerprint, "the same values, in another layout"
+    (folder / "config.json").write_text(json.dumps({**config, "max_pieces": 60}))
+    assert storage.fingerprint(folder) != mini.fingerprint
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "spm.model").write_bytes((folder / "spm.model").read_bytes() + b" ")
+    assert storage.fingerprint(folder) != mini.fingerprint
+
+
+def test_the_fingerprint_follows_every_bit_of_the_encoder_and_none_of_the_decoder(toy, tmp_path):
+    storage.save(tmp_path, toy, b"", {}, {}, torch.float16)
+    whole, before = load_file(tmp_path / "codec.safetensors"), storage.fingerprint(tmp_path)
+    encoders = {name for name in whole if name.startswith("text_encoder/")} | {storage.SHARED}
+
+    def changed(tensors):
+        save_file(tensors, tmp_path / "codec.safetensors")
+        return storage.fingerprint(tmp_path) != before
+
+    assert not changed(whole)
+    for name, value in whole.items():
+        nudged = value.clone()
+        nudged.view(torch.int16).view(-1)[-1] ^= 1
+        assert changed({**whole, name: nudged}) == (name in encoders), name
+    name, other = "text_encoder/layer_norm.weight", "text_encoder/layer_norm.bias"
+    assert changed({**whole, name: whole[name].view(torch.bfloat16)}), "another precision"
+    assert changed({**whole, name: whole[name][None]}), "another shape"
+    assert changed({**whole, name: whole[other], other: whole[name]}), "other names"
+
+
+def test_one_file_and_two_of_the_same_codec_share_the_fingerprint(mini, folder, tmp_path):
+    storage.save_decoder(tmp_path / "two", folder, mini.model, {"why": "a test"})
+    assert storage.fingerprint(tmp_path / "two") == mini.fingerprint
+    two = load_codec(tmp_path / "two", device="cpu")
+    assert two.card == {**mini.card, "why": "a test"}
+    decoded = two.decode(mini.encode(SENTENCES))
+    assert decoded == mini.decode(mini.encode(SENTENCES))
+    assert torch.equal(two.encode(SENTENCES), mini.encode(SENTENCES))
+    mini.save(tmp_path / "one")
+    assert storage.fingerprint(tmp_path / "one") == mini.fingerprint, "its weights are fp16 already"
+
+
+def test_the_decoder_alone_of_two_files_finds_the_shared_table(mini, folder, tmp_path):
+    storage.save_decoder(tmp_path, folder, mini.model, {})
+    alone = load_codec(tmp_path, device="cpu")
+    assert alone.decode(mini.encode(SENTENCES)) == mini.decode(mini.encode(SENTENCES))
+    assert torch.equal(alone.encode(SENTENCES), mini.encode(SENTENCES))
+    tensors = load_file(tmp_path / "encoder.safetensors")
+    save_file({n: v for n, v in tensors.items() if n != storage.SHARED}, tmp_path / "encoder.safetensors")
+    with pytest.raises(UserError, match=r"encoder.safetensors: 1 missing tensors, the first is shared_embed.weight"):
+        load_codec(tmp_path, device="cpu")
 
 
 def test_without_a_card_the_stop_threshold_is_the_default(folder):

@@ -1,14 +1,13 @@
 """Official SONAR files → a codec: what is read, what is refused, where it is kept, and what it costs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from official import HEADS, LANGUAGES, TEXT, state, to_fairseq
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lcm.codec import conversion, load_codec, storage
 from lcm.codec.conversion import convert, read_checkpoint
@@ -88,13 +87,16 @@ def test_checksums_are_those_of_the_files_and_tell_damage(files, tmp_path):
     assert set(known) == {"encoder.safetensors", "decoder.safetensors", "spm.model", "config.json"}
     assert all(record["sha256"] == storage.sha256(folder / name) for name, record in known.items())
     assert storage.damaged_files(folder) == []
-    before = storage.fingerprint(folder)
+    assert known["encoder.safetensors"]["encoder"] == storage.encoder_digest(folder / "encoder.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "encoder_digest", None)
+        before = storage.fingerprint(folder)  # without reading what may be gigabytes
     content = bytearray((folder / "encoder.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "encoder.safetensors").write_bytes(content)
     assert storage.damaged_files(folder) == ["encoder.safetensors"]
-    (folder / "encoder.safetensors").write_bytes(bytes(content) + b" ")
-    assert storage.fingerprint(folder) != before, "another size: the stored checksum must not count"
+    save_file({"text_encoder/x": torch.zeros(3)}, folder / "encoder.safetensors")
+    assert storage.fingerprint(folder) != before, "another size: what is stored must not count"
 
 
 def test_encoding_never_loads_the_decoder(folder):
@@ -134,21 +136,6 @@ def test_half_precision_keeps_the_meaning(folder, files, tmp_path):
         assert found.dtype == torch.float32
         assert not torch.equal(found, exact)
         assert torch.cosine_similarity(found, exact).min() > 0.999
-
-
-@pytest.mark.slow
-def test_compiling_changes_no_vector(folder):
-    """In another process, because the shape checks of the tests cannot be compiled."""
-    program = f"""
-from lcm.codec import load_codec
-eager, compiled = (load_codec({str(folder)!r}, device="cpu", compile_encoder=c) for c in (False, True))
-for sentences in (["a", "The cat sat."], ["The cat sat on the mat."] * 3 + ["a"], ["Where?"] * 7):
-    exact, found = eager.encode(sentences), compiled.encode(sentences)
-    assert (found - exact).abs().max() <= 1e-5 * exact.abs().max(), sentences
-assert compiled.encoder._compiled_call_impl is not None
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def refused(files, tmp_path, message, **other):
@@ -191,7 +178,7 @@ def test_a_conversion_that_is_cut_short_leaves_nothing(files, tmp_path, monkeypa
     def full_disk(*_, **__):
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(conversion, "_checksum", full_disk)
+    monkeypatch.setattr(conversion.storage, "checksum", full_disk)
     with pytest.raises(OSError, match="no space"):
         converted(files, tmp_path / "codec")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,9 @@ import json
 import pytest
 from tiny_codec import settings_for, write_corpus
 
-from lcm.codec_training.corpus import HeldOut, read_corpus
+from lcm.codec_training.corpus import Corpus, HeldOut, Pair, read_corpus
+from lcm.codec_training.examples import make_examples
+from lcm.codec_training.start import make_start
 from lcm.errors import UserError
 from lcm.text import Splitter, SplitterSettings
 
@@ -90,3 +92,29 @@ def test_a_corpus_without_a_sentence_to_train_on_is_refused(tmp_path):
     text = write_rows(tmp_path / "corpus.jsonl", [{"id": "a", "text": "Only this.", "split": "test"}])
     with pytest.raises(UserError, match="no sentence to train on: 1 documents"):
         corpus_of(tmp_path, f"data.text={text}")
+
+
+def test_translations_go_both_ways_and_those_over_the_limit_on_either_side_are_left_out(tmp_path):
+    settings = settings_for(tmp_path)
+    start = make_start(settings, [text for text, _ in read_corpus(settings.data).sentences], ["eng_Latn", "fra_Latn"])
+    long = "A red fox sees. " * 9
+    assert len(start.tokenizer.encode([long])[0]) > start.max_pieces
+    pairs = [Pair("A fox.", other, "eng_Latn", "fra_Latn") for other in ("A boat.", long)]
+    corpus = Corpus(sentences=[("A red fox sees.", "eng_Latn")], pairs=pairs)
+    _, *translations = make_examples(corpus, start, 256, 10).train
+    languages = {code: start.tokenizer.language(code) for code in ("eng_Latn", "fra_Latn")}
+    fox, boat = (tuple(pieces) for pieces in start.tokenizer.encode(["A fox.", "A boat."]))
+    assert [(e.source, e.target, e.source_lang, e.target_lang) for e in translations] == [
+        (fox, boat, languages["eng_Latn"], languages["fra_Latn"]),
+        (boat, fox, languages["fra_Latn"], languages["eng_Latn"]),
+    ]
+    assert all(e.is_translation for e in translations)
+
+
+def test_new_languages_get_the_next_reserved_ids_until_none_is_left(start):
+    settings = settings_for(start.parent.parent, f"start={start}")
+    codes = ["eng_Latn", *(f"x{number:02}_Latn" for number in range(168))]
+    made = make_start(settings, [], codes[:168])
+    assert made.config["languages"] == dict(zip(codes[:168], range(32, 200), strict=True))
+    with pytest.raises(UserError, match=r"has no reserved id left for .*x167_Latn"):
+        make_start(settings, [], codes)

@@ -11,6 +11,7 @@ from lcm.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "codec"
 LIMIT = {"limit": {"steps": 2}}
+FROZEN = {**LIMIT, "freeze": "encoder", "start": "mini"}
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,10 @@ LIMIT = {"limit": {"steps": 2}}
         ({"limit": {}}, [], "give one of them"),
         ({"limit": {"steps": 2, "minutes": 3}}, [], "give one of them"),
         ({**LIMIT, "terms": {"robust": 0.5}}, [], "set freeze: encoder"),
-        ({**LIMIT, "terms": {"similarity": 1}, "freeze": "encoder"}, [], "drop either"),
-        ({**LIMIT, "terms": {"robust": 0.5, "codebooks": 2}, "freeze": "encoder"}, [], "set one of them to 0"),
+        ({**LIMIT, "freeze": "encoder"}, [], "keeps the encoder of a codec, but start=analytic; name a codec"),
+        ({**FROZEN, "terms": {"similarity": 1}}, [], "drop either"),
+        ({**FROZEN, "terms": {"translation_mse": 1}, "data": {"pairs": ["a"]}}, [], "terms.translation_mse=1.0 moves"),
+        ({**FROZEN, "terms": {"robust": 0.5, "codebooks": 2}}, [], "keep one of them"),
         ({**LIMIT, "terms": {"translation": 1}}, [], "name their files in data.pairs"),
         ({**LIMIT, "terms": {"noise": -1}}, [], "test: terms.noise=-1"),
         ({**LIMIT, "model": {"dim": 100, "heads": 8}}, [], "model.dim=100 cannot be split over model.heads=8"),

@@ -1,0 +1,188 @@
+"""Fit the network that tells how fragile a concept is, for weight `fragility` of diffusion models (paper §2.4.4).
+
+    python data_prep/fit_fragility.py --codec mini --input sentences.txt --output fragility.safetensors
+    python data_prep/fit_fragility.py --codec mini --scores report/sentences.parquet --output fragility.safetensors
+
+Sentences (.txt, .jsonl, .tsv, .parquet; one a line or row) are encoded, noised at nine levels and decoded; --scores
+takes what data_prep/codec_report.py has measured instead. On stdout: how well the network predicts sentences that it
+was not fitted on. The file is good for every data set of this codec, whatever its normaliser.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from lcm.codec import Codec, load_codec
+from lcm.codec_report import Sentence, read_results, read_sentences
+from lcm.codec_report.fragility import LEVELS, fragility
+from lcm.codec_report.sample import Coder, Sample, drawn
+from lcm.codec_report.writing import RESULTS
+from lcm.errors import UserError, existing_file, told
+from lcm.fragility import Fragility, save_fragility
+from lcm.normalizer import Normalizer
+from lcm.normalizer import fit as fit_normalizer
+
+LEAST = 20
+"""Sentences: 16 to fit, two to choose the epoch by, two to report on."""
+BATCH, PATIENCE = 256, 10
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The network of the best epoch, and what it does on the sentences that chose neither weights nor epoch.
+
+    mse, mse_of_the_mean: of the network, and of predicting the mean of the sentences it was fitted on
+    correlation:          of predictions and truth; None where either never varies
+    """
+
+    network: Fragility
+    epoch: int
+    held_out: int
+    mse: float
+    mse_of_the_mean: float
+    correlation: float | None
+
+
+def fit(z: Tensor, truth: Tensor, *, lr: float = 1e-3, epochs: int = 200, seed: int = 0) -> Fitted:
+    """AdamW on the mean squared error of eight tenths; the epoch is chosen on one tenth, the last is reported on.
+
+    z: (n, D) normalised vectors in random order. truth: (n,) their fragility, 0 to 1
+    """
+    tenth = len(z) // 10
+    validation, held_out, train = slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)
+    generator = torch.Generator().manual_seed(seed)
+    network = Fragility(z.shape[1])
+    network.start(generator)
+    weights = [buffer.requires_grad_() for buffer in network.buffers()]
+    optimizer = AdamW(weights, lr=lr)
+    best, best_mse, best_epoch = network, float("inf"), 0
+    for epoch in range(1, epochs + 1):
+        for rows in torch.split(torch.randperm(len(z[train]), generator=generator), BATCH):
+            optimizer.zero_grad()
+            (network(z[train][rows]) - truth[train][rows]).square().mean().backward()
+            optimizer.step()
+        mse = _mse(network, z[validation], truth[validation])
+        print(f"epoch {epoch}: validation mse {mse:.5f}", file=sys.stderr)
+        if mse < best_mse:
+            best, best_mse, best_epoch = copy.deepcopy(network), mse, epoch
+        if epoch - best_epoch >= PATIENCE:
+            break
+    for buffer in best.buffers():
+        buffer.requires_grad_(False)
+    return Fitted(best, best_epoch, tenth, *_judged(best, z[held_out], truth[held_out], truth[train].mean()))
+
+
+def _mse(network: Fragility, z: Tensor, truth: Tensor) -> float:
+    with torch.no_grad():
+        return (network(z) - truth).square().mean().item()
+
+
+def _judged(network: Fragility, z: Tensor, truth: Tensor, mean: Tensor) -> tuple[float, float, float | None]:
+    predicted = network(z)
+    varies = bool(predicted.std() > 0) and bool(truth.std() > 0)
+    correlation = torch.corrcoef(torch.stack([predicted, truth]))[0, 1].item() if varies else None
+    return _mse(network, z, truth), (truth - mean).square().mean().item(), correlation
+
+
+def measured(codec: Codec, sentences: Sequence[Sentence], limit: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(vectors, 1 − E score of each), after nine decodings of each sentence."""
+    sample = _encoded(codec, drawn(sentences, limit, seed))
+
+    def tell(stage: str) -> None:
+        print(f"{stage}, the last is {LEVELS[-1]}: decoding {len(sample):,} sentences", file=sys.stderr)
+
+    found = fragility(Coder(codec), sample, sample.vectors, seed, tell=tell)
+    return sample.vectors, torch.from_numpy(1 + found.by_bleu).float()
+
+
+def scored(codec: Codec, path: Path, limit: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(vectors, 1 − E score) of the sentences whose fragility a codec report has measured."""
+    try:
+        rows = pq.read_table(path, columns=["text", "lang", "fragility"]).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"--scores={path}: expected the sentences.parquet of a codec report ({error})") from error
+    results = path.parent / RESULTS
+    if results.is_file() and (of := read_results(results)["codec"])["fingerprint"] != codec.fingerprint:
+        raise UserError(
+            f"--scores={path}: measured on codec {of['name']!r}, not on --codec={codec.name}; measure again"
+        )
+    known = {(row["text"], row["lang"]): row["fragility"] for row in rows if row["fragility"] is not None}
+    chosen = drawn([Sentence(text, lang, i) for i, (text, lang) in enumerate(known)], limit, seed)
+    truth = torch.tensor([1 + known[sentence.text, sentence.lang] for sentence in chosen])
+    return _encoded(codec, chosen).vectors, truth
+
+
+def _encoded(codec: Codec, sentences: list[Sentence]) -> Sample:
+    if len(sentences) < LEAST:
+        raise UserError(
+            f"{len(sentences)} sentences to fit on: expected {LEAST} at least, and some thousands to be good"
+        )
+    if unknown := [s.lang for s in sentences if s.lang not in codec.languages]:
+        raise UserError(f"codec {codec.name!r} does not know the language {unknown[0]!r}; expected {codec.languages}")
+    print(f"encoding {len(sentences):,} sentences", file=sys.stderr)
+    texts, langs = [s.text for s in sentences], [s.lang for s in sentences]
+    return Sample(sentences, Coder(codec).encode(texts, langs))
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="fit the network that tells how fragile a concept is")
+    parser.add_argument("--codec", default="mini", metavar="NAME|DIR", help="(%(default)s)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="F", help="a sentence a line or row; their fragility is measured")
+    source.add_argument("--scores", metavar="F", help="sentences.parquet of data_prep/codec_report.py")
+    parser.add_argument("--output", required=True, metavar="F", help="for model.diffusion.fragility")
+    parser.add_argument("--text-column", metavar="C", help="name, or number in .tsv (text; the last in .tsv)")
+    parser.add_argument("--lang-column", default="lang", metavar="C", help="(%(default)s)")
+    parser.add_argument("--lang", default="eng_Latn", metavar="CODE", help="of rows without one (%(default)s)")
+    parser.add_argument(
+        "--limit", type=int, default=10_000, metavar="N", help="sentences, drawn at random (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=200, metavar="N", help="at most (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, metavar="X", help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
+    return parser
+
+
+def fit_fragility(args: argparse.Namespace) -> int:
+    """Everything that `arguments` asks for; the results on stdout as JSON."""
+    for name in ("limit", "epochs", "lr"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name}={getattr(args, name)}: expected more than 0")
+    scores = existing_file(args.scores, "--scores") if args.scores else None
+    found = []
+    if scores is None:
+        found = read_sentences(args.input, text_column=args.text_column, lang_column=args.lang_column, lang=args.lang)
+        # Once each: a sentence that the network was fitted on must not be among those it is judged on.
+        found = list({(sentence.text, sentence.lang): sentence for sentence in reversed(found)}.values())
+    codec = load_codec(args.codec)
+    vectors, truth = (
+        scored(codec, scores, args.limit, args.seed) if scores else measured(codec, found, args.limit, args.seed)
+    )
+    normalizer = Normalizer(codec.dim)
+    normalizer.set(*fit_normalizer(vectors))
+    fitted = fit(normalizer(vectors), truth, lr=args.lr, epochs=args.epochs, seed=args.seed)
+    save_fragility(args.output, fitted.network, normalizer, codec.name, codec.fingerprint)
+    results: dict[str, Any] = {"sentences": len(vectors), "held_out": fitted.held_out, "epoch": fitted.epoch}
+    results |= {"mean_fragility": truth.mean().item(), "mse": fitted.mse, "mse_of_the_mean": fitted.mse_of_the_mean}
+    print(json.dumps(results | {"correlation": fitted.correlation, "output": str(args.output)}))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments().parse_args(argv)
+    return told("fit_fragility", lambda: fit_fragility(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The second tower: denoises concepts one by one, each beside the context before it (paper §2.3.4).
+
+Shapes.  N concepts to denoise · B rows · S slots · L context entries · D concept width · M model width · H heads
+         K head width · U timesteps
+
+Five things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
+self-attention that sees one slot; modulations slot by slot, where they depend on the timestep alone; keys and values of
+the context once more at every denoising step; attention to nothing; and anything for slots that are not asked for.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
+
+from lcm.transformer import LayerCache, RMSNorm, SwiGLU
+
+FREQUENCIES = 128
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids of the timestep, then linear, SiLU, linear."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * FREQUENCIES, width)
+        self.out = nn.Linear(width, width)
+        for linear in (self.hidden, self.out):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, t: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
+        out: Tensor = self.out(silu(self.hidden(sinusoids(t))))
+        return out
+
+
+def sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
+    """[cos, sin] of t · exp(-ln(10000) · i/128), i = 0..127."""
+    number = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
+    angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * number)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What concepts may be denoised from: keys and values of each layer, entry 0 being the zero vector's.
+
+    mask:  entries that the concepts of each slot see; entry 0 always
+    index: the slot, counted over all rows, of each concept to denoise; None where it is one slot a row
+    """
+
+    layers: list[LayerCache]
+    mask: Bool[Tensor, "B 1 S L"]
+    index: Int[Tensor, " N"] | None = None
+
+
+class CrossAttention(nn.Module):
+    """Of each concept to the context before it and to one zero vector, whose key and value are the biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        for linear in (self.q, self.kv, self.out):
+            nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
+            nn.init.zeros_(linear.bias)
+
+    def remember(self, context: Float[Tensor, "B S M"]) -> LayerCache:
+        """Keys and values of the context's slots."""
+        keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return LayerCache(keys, values)
+
+    def zero_vector(self, rows: int) -> LayerCache:
+        """Key and value of the zero vector, for so many rows."""
+        bias = self.kv.bias.to(self.kv.weight.dtype).view(2, 1, self.heads, 1, -1).expand(-1, rows, -1, -1, -1)
+        return LayerCache(bias[0], bias[1])
+
+    def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache, without: int) -> Float[Tensor, "N M"]:
+        """The last `without` concepts see the zero vector alone: their attention is its value."""
+        rows, _, slots, _ = memory.mask.shape
+        q = self.q(x[: len(x) - without])
+        queries = q
+        if memory.index is not None:
+            queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, memory.index, q)
+        queries = queries.view(rows, slots, self.heads, -1).transpose(1, 2)
+        keys, values = layer.keys.to(q.dtype), layer.values.to(q.dtype)
+        y = scaled_dot_product_attention(queries, keys, values, attn_mask=memory.mask).transpose(1, 2).flatten(2)
+        y = y.flatten(0, 1)
+        if memory.index is not None:
+            y = y[memory.index]
+        if without:
+            value = self.kv.bias[q.shape[1] :].to(y.dtype)
+            y = torch.cat([y, value.expand(without, -1)])
+        out: Tensor = self.out(y)
+        return out
+
+
+class DenoiserBlock(nn.Module):
+    """x + gate · dropout(f(norm(x) · (1 + scale) + shift)) for self-attention, cross-attention, feed-forward network.
+
+    Shift, scale and gate of each come from the timestep (AdaLN), and start at zero (Peebles and Xie 2023, §3.2).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.modulator = nn.Linear(width, 9 * width)
+        nn.init.zeros_(self.modulator.weight)
+        nn.init.zeros_(self.modulator.bias)
+        self.self_norm, self.cross_norm, self.feed_forward_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
+        # What a slot that sees itself alone attends to: its own value, whatever query and key would be.
+        self.self_value, self.self_out = nn.Linear(width, width), nn.Linear(width, width)
+        for linear, gain in ((self.self_value, math.sqrt(0.5)), (self.self_out, 1.0)):
+            nn.init.xavier_uniform_(linear.weight, gain=gain)
+            nn.init.zeros_(linear.bias)
+        self.cross = CrossAttention(width, heads)
+        self.feed_forward = SwiGLU(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N M"],
+        modulation: Float[Tensor, "N M9"] | Float[Tensor, "1 M9"],
+        memory: Memory,
+        layer: LayerCache,
+        without: int,
+    ) -> Float[Tensor, "N M"]:
+        shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
+        own = self.self_out(self.self_value(self.self_norm(x) * (1 + scale_s) + shift_s))
+        x = x + gate_s * self.dropout(own)
+        seen = self.cross(self.cross_norm(x) * (1 + scale_c) + shift_c, memory, layer, without)
+        x = x + gate_c * self.dropout(seen)
+        return x + gate_f * self.dropout(self.feed_forward(self.feed_forward_norm(x) * (1 + scale_f) + shift_f))
+
+
+class Denoiser(nn.Module):
+    """Noisy concepts and their timesteps → what the model was asked to predict of them, each by itself."""
+
+    def __init__(self, dim: int, width: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.time = TimestepEmbedding(width)
+        self.pre = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(DenoiserBlock(width, heads, dropout) for _ in range(layers))
+        self.norm = RMSNorm(width)
+        self.post = nn.Linear(width, dim)
+        self.recompute = False
+        """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
+
+    @property
+    def layers(self) -> list[DenoiserBlock]:
+        return [block for block in self.blocks if isinstance(block, DenoiserBlock)]
+
+    def modulations(self, t: Int[Tensor, " U"]) -> list[Float[Tensor, "U M9"]]:
+        """Of each layer, for each of these timesteps."""
+        embedded = silu(self.time(t))
+        return [block.modulator(embedded) for block in self.layers]
+
+    def remember(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
+        """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
+        layers = []
+        for block in self.layers:
+            zero, slots = block.cross.zero_vector(len(context)), block.cross.remember(context)
+            layers.append(
+                LayerCache(
+                    torch.cat([zero.keys.to(slots.keys.dtype), slots.keys], dim=2),
+                    torch.cat([zero.values.to(slots.values.dtype), slots.values], dim=2),
+                )
+            )
+        return layers
+
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        modulations: list[Float[Tensor, "U M9"]],
+        which: Int[Tensor, " N"] | int,
+        memory: Memory,
+        without: int = 0,
+    ) -> Float[Tensor, "N D"]:
+        """which: the row of `modulations` of each concept, or of all. The last `without` concepts have no context."""
+        state = self.pre(x).float()
+        for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
+            modulation = table[which : which + 1] if isinstance(which, int) else nn.functional.embedding(which, table)
+            if self.recompute and torch.is_grad_enabled():
+                state = checkpoint(block, state, modulation, memory, layer, without, use_reentrant=False)
+            else:
+                state = block(state, modulation, memory, layer, without)
+        out: Tensor = self.post(self.norm(state)).float()
+        return out

@@ -1,0 +1,158 @@
+"""Two-Tower LCM: a contextualiser reads the concepts so far, a denoiser makes the next one (paper §2.3.4).
+
+Shapes.  B rows · S slots · L context entries · N concepts to denoise · D concept width · M model width
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lcm.batch import PAD, Batch, document_mask
+from lcm.config import TwoTowerConfig
+from lcm.denoiser import Denoiser, Memory
+from lcm.diffusion import Diffusion
+from lcm.fragility import load_fragility
+from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
+from lcm.models.draws import Draws, prompt_number
+from lcm.normalizer import Normalizer
+from lcm.transformer import Cache, Transformer
+
+
+@dataclass
+class TwoTowerContext:
+    """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
+
+    context: keys and values of the contextualiser
+    memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
+    prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
+    """
+
+    context: Cache
+    memory: Cache
+    prompt: Int[Tensor, " B"]
+    spent: bool = False
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.context.lengths
+
+    def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
+        return TwoTowerContext(self.context.select(rows), self.memory.select(rows), self.prompt[rows])
+
+
+class TwoTowerLCM(ConceptModel):
+    """Predicts every concept of a document, the first from the zero vector alone."""
+
+    predicts_first: ClassVar[bool] = True
+
+    def __init__(self, config: TwoTowerConfig) -> None:
+        super().__init__()
+        self.dim, self.config = config.dim, config
+        self.normalizer = Normalizer(config.dim)
+        self.register_buffer("end_of_text", torch.zeros(config.dim))
+        self.diffusion = Diffusion(config.diffusion, config.dim)
+        self.pre = nn.Linear(config.dim, config.width)
+        self.contextualiser = Transformer(config.width, config.heads, config.context_layers, config.dropout)
+        self.denoiser = Denoiser(config.dim, config.width, config.heads, config.denoiser_layers, config.dropout)
+
+    def read_fitted(self, codec: str) -> None:
+        fragility = self.diffusion.fragility
+        if fragility is not None:
+            path = self.config.diffusion.fragility
+            fitted = load_fragility(path, self.dim, normalizer=self.normalizer, fingerprint=codec)
+            fragility.load_state_dict(fitted.state_dict())
+
+    def loss(self, batch: Batch) -> Losses:
+        """`denoising_losses` of each target at a timestep of its own, all of them in one pass (§2.3.4)."""
+        z = self.normalizer(batch.emb)
+        noising = draw_noising(self.diffusion, batch.row, z.shape[1], self.dim, drops=self.training)
+        index = batch.targets(self.predicts_first).flatten().nonzero()[:, 0]
+        memory = self._memory(z, batch, index, noising.dropped)
+        clean, t, eps = z.flatten(0, 1)[index], noising.t.flatten()[index], noising.eps.flatten(0, 1)[index]
+        x_t = self.diffusion.noise(clean, t, eps)
+        steps, which = torch.unique(t, return_inverse=True)
+        out = self.denoiser(x_t, self.denoiser.modulations(steps), which, memory)
+        return denoising_losses(self.diffusion, self.normalizer, out, clean, x_t, t, eps)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
+        z = self.normalizer(batch.emb)
+        index = (batch.doc != PAD).flatten().nonzero()[:, 0]
+        draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
+        found = self._sample(self._memory(z, batch, index), draws, sampling)
+        predicted = z.new_zeros(batch.doc.numel(), self.dim)
+        predicted[index] = self.normalizer.inverse(found)
+        return predicted.view_as(z)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> TwoTowerContext:
+        """A prompt may be empty: then the first concept comes from the zero vector."""
+        device = self.end_of_text.device
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        padded = nn.utils.rnn.pad_sequence([p.to(device) for p in prompts], batch_first=True)
+        padded = nn.functional.pad(padded, (0, 0, 0, max(0, 1 - padded.shape[1])))
+        z = self.normalizer(padded)
+        empty = self.contextualiser.empty_cache(*padded.shape[:2])
+        state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
+        memory = Cache(self.denoiser.remember(state), lengths + 1)
+        last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
+        return TwoTowerContext(context, memory, prompt_number(last.where(lengths[:, None] > 0, 0)))
+
+    @torch.no_grad()
+    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
+        assert isinstance(context, TwoTowerContext)
+        room = context.memory.layers[0].keys.shape[2]
+        seen = torch.arange(room, device=context.prompt.device) < context.memory.lengths[:, None]
+        memory = Memory(list(context.memory.layers), seen[:, None, None])
+        draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
+        return self.normalizer.inverse(self._sample(memory, draws, sampling))
+
+    @torch.no_grad()
+    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> TwoTowerContext:
+        assert isinstance(context, TwoTowerContext)
+        assert not context.spent, "this context was extended before; select() makes a copy"
+        context.spent = True
+        z = self.normalizer(concepts.to(self.end_of_text.device))
+        state, longer = self.contextualiser.extend(self.pre(z).unsqueeze(1), context.context)
+        at = context.memory.lengths[:, None]
+        memory = context.memory.reserve(int(at.max()) + 1)
+        for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
+            new = block.cross.remember(state)
+            layer.write(at, new.keys, new.values)
+        return TwoTowerContext(longer, Cache(memory.layers, memory.lengths + 1), context.prompt)
+
+    def _memory(
+        self,
+        z: Float[Tensor, "B S D"],
+        batch: Batch,
+        index: Int[Tensor, " N"],
+        dropped: Bool[Tensor, "B S"] | None = None,
+    ) -> Memory:
+        """Of every slot: the zero vector, and the slots before it in its document unless they are dropped."""
+        state = self.contextualiser(self.pre(z), batch.doc, batch.pos)
+        before = document_mask(batch.doc).tril(-1)
+        if dropped is not None:
+            before = before & ~dropped[:, :, None]
+        mask = nn.functional.pad(before, (1, 0), value=True)
+        return Memory(self.denoiser.remember(state), mask[:, None], index)
+
+    def _sample(self, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
+        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
+        settings = settle(sampling, DiffusionSampling())
+        timesteps = timesteps_of(self.diffusion, settings)
+        tables = self.denoiser.modulations(torch.tensor(timesteps, device=self.end_of_text.device))
+
+        def both(x: Float[Tensor, "N D"], step: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+            out = self.denoiser(torch.cat([x, x]), tables, step, memory, without=len(x))
+            return out[: len(x)], out[len(x) :]
+
+        def alone(x: Float[Tensor, "N D"], step: int) -> Float[Tensor, "N D"]:
+            out: Tensor = self.denoiser(x, tables, step, memory)
+            return out
+
+        return sample(self.diffusion, both, alone, timesteps, draws, self.dim, settings)
