@@ -24,8 +24,10 @@ from lcm.errors import UserError
 from lcm.examples import Examples, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.inference import LCM, load
 from lcm.manifest import MANIFEST
+from lcm.models.concept_model import Sampling, settle
 from lcm.prepared import Shard
 from lcm.report import headline, write_report
+from lcm.sampling_options import add_sampling_arguments, sampling_of
 
 CONTINUATIONS = 4
 """Documents whose continuation is shown."""
@@ -33,11 +35,12 @@ CONTINUATIONS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What is scored. Each field but `data` is an option of the same name.
+    """What is scored. Each field but the last is an option of the same name.
 
     limit:     documents and pairs, drawn at random
     roundtrip: sentences that go through the codec and back, drawn at random: the slow part
     bootstrap: samples of each interval
+    sampling:  how concepts are drawn, seed included
     """
 
     data: tuple[str, ...]
@@ -46,6 +49,7 @@ class EvaluateOptions:
     roundtrip: int = 1000
     seed: int = 0
     bootstrap: int = 1000
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("roundtrip", 0), ("seed", 0), ("bootstrap", 1)):
@@ -78,8 +82,10 @@ class Stages:
 def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """Everything that this data tells about a model.
 
-    Raises UserError where the data is not there, is of another codec, or holds nothing to score.
+    Raises UserError where the data is not there, is of another codec, or holds nothing to score, and for settings of
+    `sampling` that mean nothing to the model's family.
     """
+    settle(options.sampling, lcm.model.defaults)  # before the work: it may be refused
     stages = Stages()
     with stages.of("reading", " ".join(options.data)):
         examples, train = _read(lcm, options)
@@ -89,8 +95,8 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         bank = Bank.from_shards(sorted({str(s.folder) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
-        table, written = summaries.summarise(lcm, examples.pairs, lengths, bank, options.bootstrap, options.seed)
-        written += summaries.continuations(lcm, examples.documents[:CONTINUATIONS], bank, options.seed)
+        table, written = summaries.summarise(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
+        written += summaries.continuations(lcm, examples.documents[:CONTINUATIONS], bank, options.sampling)
     results = {
         **forced,
         "summaries": table,
@@ -123,7 +129,7 @@ def _teacher_forced(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The model and two controls on every sentence that has one before it; and a row for each document and pair."""
     pieces = scoring.pieces_of(examples.drawn, lcm.config.data.slots)
-    targets = scoring.targets_of(pieces, scoring.predict(lcm.model, pieces, options.seed), lcm.record)
+    targets = scoring.targets_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
     total = len(targets.place)
     if not total:
         raise UserError(
@@ -205,6 +211,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
     parser.add_argument("--json", action="store_true", help="print results.json instead of a table")
+    add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -216,6 +223,7 @@ def run(args: argparse.Namespace) -> int:
         roundtrip=args.roundtrip,
         seed=args.seed,
         bootstrap=args.bootstrap,
+        sampling=sampling_of(args),
     )
     missing = [path for path in options.data if not Path(path).exists()]
     if missing:

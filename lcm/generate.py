@@ -12,6 +12,7 @@ from typing import Any
 from lcm.bank import Bank
 from lcm.errors import UserError, existing_file
 from lcm.inference import LCM, Generation, load
+from lcm.sampling_options import add_sampling_arguments, sampling_of
 
 CHUNK = 512
 """Texts of a file that are continued and written together."""
@@ -25,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="F.jsonl", help="{id, text, sentences, nearest, similarity, stop} (stdout)")
     parser.add_argument("--max-sentences", type=int, metavar="N", help="(16, or half of the model's slots)")
     parser.add_argument("--min-sentences", type=int, default=1, metavar="N", help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise, if there is any (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="spread of the noise (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (%(default)s)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="draw N, keep the best (%(default)s)")
     parser.add_argument(
         "--decode",
         choices=("codec", "nearest", "both"),
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", metavar="CODE", help="FLORES code of the text (the training data's)")
     parser.add_argument("--output-lang", metavar="CODE", help="of the continuation (the text's)")
     parser.add_argument("--json", action="store_true", help="with --text: one JSON object instead of plain text")
+    add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,6 +96,7 @@ def as_row(prompt: Prompt, generation: Generation) -> dict[str, Any]:
         "nearest": generation.nearest,
         "similarity": None if generation.similarity is None else [round(s, 4) for s in generation.similarity],
         "stop": generation.stop_reason,
+        **({} if generation.roundtrip is None else {"roundtrip": round(generation.roundtrip, 4)}),
     }
 
 
@@ -110,8 +113,8 @@ def _generate(lcm: LCM, prompts: Sequence[Prompt], args: argparse.Namespace) -> 
         [prompt.text for prompt in prompts],
         max_sentences=args.max_sentences,
         min_sentences=args.min_sentences,
-        seed=args.seed,
-        temperature=args.temperature,
+        sampling=sampling_of(args),
+        samples=args.samples,
         decode=args.decode,
         beam=args.beam,
         task=args.task,
@@ -122,7 +125,7 @@ def _generate(lcm: LCM, prompts: Sequence[Prompt], args: argparse.Namespace) -> 
 
 def _check(args: argparse.Namespace) -> None:
     """What can be told before a model is loaded."""
-    for name, least in (("max_sentences", 1), ("min_sentences", 0), ("seed", 0), ("temperature", 0), ("beam", 1)):
+    for name, least in (("max_sentences", 1), ("min_sentences", 0), ("seed", 0), ("samples", 1), ("beam", 1)):
         value = getattr(args, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')}={value}: expected {least} or more")

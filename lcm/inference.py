@@ -3,9 +3,10 @@
 Shapes.  D concept width · n concepts of one prompt or continuation
 """
 
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -20,11 +21,12 @@ from lcm.codec import Codec, load_codec
 from lcm.config import CodecRecord, Config
 from lcm.continuation import Generated, StopReason, StopRules, generate
 from lcm.errors import UserError
-from lcm.models.concept_model import ConceptModel, Sampling
+from lcm.models.concept_model import ConceptModel, Sampling, derive_seed, settle
 from lcm.text import Splitter, splitter_settings
 
 Decode = Literal["codec", "nearest", "both"]
 Task = Literal["continue", "answer"]
+DEFAULT = Sampling()
 ROWS = 64
 """Prompts that are continued side by side."""
 
@@ -36,6 +38,7 @@ class Generation:
     sentences:  what the codec's decoder says, or with decode="nearest" the bank's sentences
     nearest:    for every concept the closest sentence of the bank; None with decode="codec"
     similarity: how close, a cosine (see Bank.nearest); None with decode="codec"
+    roundtrip:  of the best of several samples, the mean distance between a concept and encode(decode(concept))
     """
 
     text: str
@@ -43,6 +46,7 @@ class Generation:
     nearest: list[str] | None
     similarity: list[float] | None
     stop_reason: StopReason
+    roundtrip: float | None = None
 
 
 class LCM:
@@ -71,8 +75,8 @@ class LCM:
         *,
         max_sentences: int | None = None,
         min_sentences: int = 1,
-        seed: int = 0,
-        temperature: float = 0.0,
+        sampling: Sampling = DEFAULT,
+        samples: int = 1,
         decode: Decode = "codec",
         beam: int = 1,
         task: Task | None = None,
@@ -82,16 +86,20 @@ class LCM:
         """Continue `text`, or answer it where task="answer" (the default of a model trained on pairs alone).
 
         max_sentences: 16, or half of the model's slots where that is less
+        sampling:      how concepts are drawn; what is not set is the model family's default
+        samples:       draw so many continuations, and keep the one whose concepts are nearest to real sentences: the
+                       smallest mean distance between a concept and encode(decode(concept))
         lang:          FLORES code of the text; the language of the training data where it is not given
         output_lang:   of what is decoded; the text's where it is not given
-        Raises UserError where the text is empty, or the bank that `decode` asks for is not there.
+        Raises UserError where the text is empty, the bank that `decode` asks for is not there, or the model's family
+        has no such setting of `sampling`.
         """
         return self.generate_many(
             [text],
             max_sentences=max_sentences,
             min_sentences=min_sentences,
-            seed=seed,
-            temperature=temperature,
+            sampling=sampling,
+            samples=samples,
             decode=decode,
             beam=beam,
             task=task,
@@ -105,8 +113,8 @@ class LCM:
         *,
         max_sentences: int | None = None,
         min_sentences: int = 1,
-        seed: int = 0,
-        temperature: float = 0.0,
+        sampling: Sampling = DEFAULT,
+        samples: int = 1,
         decode: Decode = "codec",
         beam: int = 1,
         task: Task | None = None,
@@ -116,11 +124,13 @@ class LCM:
         """One result for each text, in order: what `generate` gives for it alone."""
         if not texts:
             return []
-        bank = None if decode == "codec" else self.bank  # before the work: it may be missing
+        settle(sampling, self.model.defaults)  # before the work, as the bank: either may be refused
+        bank = None if decode == "codec" else self.bank
         stop = self.stop_rules(max_sentences, min_sentences)
         prompts = self.shorten(self.prompts(texts, task, lang), stop, task)
-        results = self.continue_concepts(prompts, stop, Sampling(temperature=temperature, seed=seed))
-        return self.to_text(results, None if decode == "nearest" else beam, bank, output_lang or lang)
+        results, distances = self.best_of(samples, prompts, stop, sampling)
+        generations = self.to_text(results, None if decode == "nearest" else beam, bank, output_lang or lang)
+        return [replace(g, roundtrip=d) for g, d in zip(generations, distances, strict=True)]
 
     def stop_rules(self, max_sentences: int | None = None, min_sentences: int = 1) -> StopRules:
         """The codec's threshold for the end of a text, and a length that leaves room for a prompt."""
@@ -182,6 +192,30 @@ class LCM:
             batch = generate(self.model, [prompts[i].to(device) for i in chosen], stop, sampling)
             results |= zip(chosen, batch, strict=True)
         return [results[i] for i in range(len(prompts))]
+
+    def best_of(
+        self, samples: int, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
+    ) -> tuple[list[Generated], list[float | None]]:
+        """The best of so many continuations of each prompt, and its mean round-trip distance.
+
+        The first is drawn with the given seed, so that more samples never do worse; of one, nothing is measured.
+        """
+        if samples == 1:
+            return self.continue_concepts(prompts, stop, sampling), [None] * len(prompts)
+        seeds = [sampling.seed, *(derive_seed(sampling.seed, number) for number in range(1, samples))]
+        drawn = [self.continue_concepts(prompts, stop, replace(sampling, seed=seed)) for seed in seeds]
+        distance = [self._round_trip(results) for results in drawn]
+        best = [min(range(samples), key=lambda sample: distance[sample][i]) for i in range(len(prompts))]
+        found = [distance[sample][i] for i, sample in enumerate(best)]
+        return [drawn[sample][i] for i, sample in enumerate(best)], [d if d < math.inf else None for d in found]
+
+    def _round_trip(self, results: Sequence[Generated]) -> list[float]:
+        """Mean |encode(decode(x)) - x| over each continuation; infinite where it has no concept."""
+        vectors, lang = torch.cat([result.vectors for result in results]).cpu(), self.record.lang
+        again = self.codec.encode(self.codec.decode(vectors, lang=lang), lang=lang)
+        each = (again - vectors).norm(dim=1)
+        parts = torch.split(each, [len(result.vectors) for result in results])
+        return [float(part.mean()) if len(part) else math.inf for part in parts]
 
     def to_text(
         self, results: Sequence[Generated], beam: int | None, bank: Bank | None, lang: str | None = None

@@ -3,9 +3,9 @@
 Shapes.  B rows · S slots · L cached slots · N concepts in the making · D concept width · E step width · M model width
          H heads · K head width · U steps
 
-The two kinds never meet in one sequence. Clean concepts are a plain causal transformer that knows nothing of the others,
-and is run once; a concept in the making is a leaf, which sees the clean ones before it and itself. So no mask is larger
-than slots by slots, and slots whose prediction nobody wants cost nothing.
+The two kinds never meet in one sequence. Clean concepts are a plain causal transformer that knows nothing of the
+others, and is run once; a concept in the making is a leaf, which sees the clean ones before it and itself. So no mask
+is larger than slots by slots, and slots whose prediction nobody wants cost nothing.
 """
 
 import math
@@ -171,7 +171,7 @@ def _both(
     leaves: Leaves,
     last: bool,
 ) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
-    """One block over both kinds. The clean ones' queries of the last block, and what follows from them, are not made."""
+    """One block over both kinds. In the last one, nothing is made of the clean ones but their keys and values."""
     q, k, v = _qkv(block, clean, leaves.rotation)
     making = _leaf(block, making, LayerCache(k, v), leaves, 0)
     if last:

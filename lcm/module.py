@@ -19,7 +19,9 @@ from torch.optim import Optimizer
 from lcm import __version__
 from lcm.batch import PAD, Batch
 from lcm.config import Config
+from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock
 from lcm.errors import UserError
+from lcm.interleaved import Interleaved
 from lcm.models import ConceptModel
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
@@ -43,9 +45,9 @@ class LCMModule(L.LightningModule):
         self._clock = time.perf_counter()
         self._validation: dict[str, float] = {}
         for part in model.modules():
-            if isinstance(part, Transformer):
+            if isinstance(part, Transformer | Denoiser | Interleaved):
                 part.recompute = config.trainer.checkpoint_activations
-            if isinstance(part, Block) and config.trainer.compile:
+            if isinstance(part, Block | DenoiserBlock) and config.trainer.compile:
                 part.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
     # ---- one optimizer step ----
@@ -186,7 +188,9 @@ def training_flops(model: nn.Module, slots: int) -> int:
 
     The convention of Chowdhery et al. 2022, appendix B: recomputed activations and empty slots count for nothing.
     """
-    attention = sum(12 * part.out.in_features * slots for part in model.modules() if isinstance(part, Attention))
+    attention = sum(
+        12 * part.out.in_features * slots for part in model.modules() if isinstance(part, Attention | CrossAttention)
+    )
     return 6 * sum(p.numel() for p in model.parameters()) + attention
 
 

@@ -94,7 +94,7 @@ def pieces_of(examples: Sequence[Example], slots: int) -> list[Piece]:
     return pieces
 
 
-def predict(model: ConceptModel, pieces: Sequence[Piece], seed: int) -> list[Float[Tensor, "_ D"]]:
+def predict(model: ConceptModel, pieces: Sequence[Piece], sampling: Sampling) -> list[Float[Tensor, "_ D"]]:
     """What the model expects at every slot of every piece, from the true concepts before it."""
     predicted: dict[int, Float[Tensor, "_ D"]] = {}
     order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].vectors))
@@ -112,7 +112,7 @@ def predict(model: ConceptModel, pieces: Sequence[Piece], seed: int) -> list[Flo
             row=torch.tensor(chosen),
             step_targets=real.sum(),
         )
-        rows = model.predict(batch.to(model.end_of_text.device), Sampling(seed=seed)).float().cpu()
+        rows = model.predict(batch.to(model.end_of_text.device), sampling).float().cpu()
         predicted |= {i: row[:n] for i, row, n in zip(chosen, rows, lengths.tolist(), strict=True)}
     return [predicted[i] for i in range(len(pieces))]
 

@@ -65,14 +65,20 @@ class Written:
 
 
 def write(
-    lcm: LCM, examples: Sequence[Example], prompts: Sequence[int], task: Task, most: int, seed: int, bank: Bank | None
+    lcm: LCM,
+    examples: Sequence[Example],
+    prompts: Sequence[int],
+    task: Task,
+    most: int,
+    sampling: Sampling,
+    bank: Bank | None,
 ) -> list[Written]:
     """Go on after the first `prompts[i]` concepts of each example, at most `most` sentences far."""
     if not examples:
         return []
     stop = lcm.stop_rules(most)
     read = [example.vectors[:n] for example, n in zip(examples, prompts, strict=True)]
-    results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, Sampling(seed=seed))
+    results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, sampling)
     generations = lcm.to_text(results, beam=1, bank=bank)
     return [
         Written(
@@ -86,14 +92,14 @@ def write(
 
 
 def summarise(
-    lcm: LCM, pairs: Sequence[Example], lengths: Lengths, bank: Bank | None, samples: int, seed: int
+    lcm: LCM, pairs: Sequence[Example], lengths: Lengths, bank: Bank | None, samples: int, sampling: Sampling
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """ROUGE of the model's summaries and of their controls, and a row for each summary. Nothing without pairs."""
     if not pairs:
         return {}, []
-    written = write(lcm, pairs, [pair.source_length for pair in pairs], "answer", lengths.most, seed, bank)
+    written = write(lcm, pairs, [pair.source_length for pair in pairs], "answer", lengths.most, sampling, bank)
     texts = systems(lcm, pairs, written, lengths.lead)
-    table, single = score(texts, [pair.answer for pair in pairs], samples, seed)
+    table, single = score(texts, [pair.answer for pair in pairs], samples, sampling.seed)
     rows = []
     for i, text in enumerate(written):
         controls = {name: list(texts[name][i]) for name in ("lead", "roundtrip")}
@@ -102,11 +108,13 @@ def summarise(
     return table, rows
 
 
-def continuations(lcm: LCM, documents: Sequence[Example], bank: Bank | None, seed: int) -> list[dict[str, Any]]:
+def continuations(
+    lcm: LCM, documents: Sequence[Example], bank: Bank | None, sampling: Sampling
+) -> list[dict[str, Any]]:
     """A row for each document, continued from its middle, or after its tenth sentence where that comes earlier."""
     long = [document for document in documents if len(document.document) >= 2]
     prompts = [min(10, len(document.document) // 2) for document in long]
-    return [text.as_row("continuation") for text in write(lcm, long, prompts, "continue", 3, seed, bank)]
+    return [text.as_row("continuation") for text in write(lcm, long, prompts, "continue", 3, sampling, bank)]
 
 
 def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[Written], lead: int) -> dict[str, Texts]:

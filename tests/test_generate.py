@@ -19,6 +19,7 @@ from lcm.errors import UserError
 from lcm.generate import add_arguments, read_prompts
 from lcm.inference import LCM
 from lcm.models import build_model
+from lcm.models.concept_model import Sampling
 from lcm.text import PROMPT_SUFFIX
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
@@ -217,9 +218,9 @@ def test_seed_and_temperature_reach_the_model():
     model = reciting(STORY)
     seen = []
     model.model.next = lambda context, sampling: seen.append(sampling) or torch.ones(1, 32)
-    model.generate(STORY[0], seed=0, temperature=0.5, max_sentences=1)
-    model.generate(STORY[0], seed=3, max_sentences=1)
-    assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, 0.0)]
+    model.generate(STORY[0], sampling=Sampling(temperature=0.5), max_sentences=1)
+    model.generate(STORY[0], sampling=Sampling(seed=3), max_sentences=1)
+    assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, None)]
 
 
 @pytest.fixture
@@ -239,10 +240,10 @@ def saved(tmp_path):
 def test_a_saved_model_is_loaded_with_its_codec_and_writes(saved):
     model = lcm.load(saved[0])
     text = "The sea was calm. A boat went out."
-    result = model.generate(text, max_sentences=2, temperature=0.5)
+    result = model.generate(text, max_sentences=2, sampling=Sampling(temperature=0.5))
     assert len(result.sentences) == 2
-    assert result == lcm.load(saved[0]).generate(text, max_sentences=2, temperature=0.5)
-    assert result != model.generate(text, max_sentences=2, temperature=0.5, seed=1)
+    assert result == lcm.load(saved[0]).generate(text, max_sentences=2, sampling=Sampling(temperature=0.5))
+    assert result != model.generate(text, max_sentences=2, sampling=Sampling(temperature=0.5, seed=1))
     assert model.codec.decode(model.prompts([text], task=None)[0]) == ["The sea was calm.", "A boat went out."]
 
 

@@ -16,7 +16,7 @@ ORDER = [
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "denoiser", "interleaved",
     "models", "schedule", "module", "checkpoint", "callbacks", "loggers", "train",
     "similarity", "codec_training",
-    "continuation", "bank", "inference", "generate",
+    "sampling_options", "continuation", "bank", "inference", "generate",
     "metrics", "examples", "scoring", "summaries", "charts", "page", "report", "evaluate", "codec_report",
     "doctor", "cli",
 ]  # fmt: skip

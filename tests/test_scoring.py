@@ -8,6 +8,7 @@ from fakes import FakeCodec, reciting
 from lcm.config import BaseLCMConfig
 from lcm.examples import Example
 from lcm.models.base import BaseLCM
+from lcm.models.concept_model import Sampling
 from lcm.packing import cut
 from lcm.scoring import POSITIONS, by_example, by_group, ends, mean_of, means, measure, pieces_of, predict, targets_of
 from lcm.text import END_OF_TEXT, PROMPT_SUFFIX
@@ -23,7 +24,7 @@ def example(codec, document, answer=None, id="x"):
 
 def scored(lcm, examples):
     pieces = pieces_of(examples, lcm.config.data.slots)
-    return targets_of(pieces, predict(lcm.model, pieces, seed=0), lcm.record)
+    return targets_of(pieces, predict(lcm.model, pieces, Sampling()), lcm.record)
 
 
 def test_every_sentence_after_the_first_is_predicted_and_of_a_pair_the_answer_alone():
@@ -78,9 +79,9 @@ def test_a_piece_is_predicted_as_it_is_alone():
     codec = FakeCodec(8)
     model = BaseLCM(BaseLCMConfig(kind="base", dim=8, width=32, heads=2, layers=2)).eval()
     pieces = pieces_of([example(codec, STORY[:n]) for n in (4, 1, 3)], slots=16)
-    together = predict(model, pieces, seed=0)
+    together = predict(model, pieces, Sampling())
     for piece, rows in zip(pieces, together, strict=True):
-        (alone,) = predict(model, [piece], seed=0)
+        (alone,) = predict(model, [piece], Sampling())
         torch.testing.assert_close(rows, alone)
         assert len(rows) == len(piece.vectors)
 

@@ -52,6 +52,7 @@ class BaseLCM(ConceptModel):
     """Normalise, linear D → M, causal transformer, linear M → D, denormalise. Predicts the mean of what may follow."""
 
     predicts_first: ClassVar[bool] = False
+    defaults: ClassVar[BaseSampling] = BaseSampling()
 
     def __init__(self, config: BaseLCMConfig) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class BaseLCM(ConceptModel):
     @torch.no_grad()
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
         z = self.post(batch.before(self._states(self.normalizer(batch.emb), batch)))
-        if temperature := settle(sampling, BaseSampling()).temperature:
+        if temperature := settle(sampling, self.defaults).temperature:
             z = z + temperature * gaussian(sampling.seed, batch.row[:, None], z.shape[1:])
         return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
 

@@ -8,7 +8,7 @@ Every vector that crosses these methods is a raw codec vector. Inside, all mathe
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -111,6 +111,9 @@ class ConceptModel(nn.Module, ABC):
 
     predicts_first: ClassVar[bool]
     """Whether the first concept of a document can be predicted (from nothing)."""
+
+    defaults: ClassVar[Any] = Sampling()
+    """The settings of `Sampling` that the family has, in a dataclass of its own."""
 
     dim: int
     """Width of the concepts: the codec's dimension."""

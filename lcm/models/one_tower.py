@@ -3,6 +3,8 @@
 Shapes.  B rows · S slots · N concepts · D concept width · M model width · U timesteps · E step width
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ class StepEmbedding(nn.Module):
 class OneTowerLCM(InterleavedLCM):
     """Step 0 is a clean concept, as in the paper's figure 7; timestep t is step t + 1."""
 
+    defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
+
     def __init__(self, config: OneTowerConfig) -> None:
         super().__init__(config, StepEmbedding(config.step_width))
         self.config = config
@@ -61,7 +65,7 @@ class OneTowerLCM(InterleavedLCM):
         return denoising_losses(self.diffusion, self.normalizer, out, clean, x_t, t, eps)
 
     def sample(self, places: Places, sampling: Sampling) -> Float[Tensor, "N D"]:
-        settings = settle(sampling, DiffusionSampling())
+        settings = settle(sampling, self.defaults)
         timesteps = timesteps_of(self.diffusion, settings)
         steps = self.steps(torch.tensor(timesteps, device=self.end_of_text.device) + 1)
 

@@ -49,6 +49,7 @@ class TwoTowerLCM(ConceptModel):
     """Predicts every concept of a document, the first from the zero vector alone."""
 
     predicts_first: ClassVar[bool] = True
+    defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
     def __init__(self, config: TwoTowerConfig) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class TwoTowerLCM(ConceptModel):
 
     def _sample(self, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
         """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
-        settings = settle(sampling, DiffusionSampling())
+        settings = settle(sampling, self.defaults)
         timesteps = timesteps_of(self.diffusion, settings)
         tables = self.denoiser.modulations(torch.tensor(timesteps, device=self.end_of_text.device))
 
