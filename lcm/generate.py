@@ -125,6 +125,7 @@ def _generate(lcm: LCM, prompts: Sequence[Prompt], args: argparse.Namespace) -> 
 
 def _check(args: argparse.Namespace) -> None:
     """What can be told before a model is loaded."""
+    sampling_of(args)
     for name, least in (("max_sentences", 1), ("min_sentences", 0), ("seed", 0), ("samples", 1), ("beam", 1)):
         value = getattr(args, name)
         if value is not None and not value >= least:

@@ -85,7 +85,7 @@ class Interleaved(nn.Module):
         """linear(concept, step) + position. Raises UserError for a position beyond the learned ones."""
         state = nn.functional.linear(x, self.pre.weight[:, : x.shape[-1]], self.pre.bias) + step
         if self.positions is not None:
-            if int(pos.max()) >= len(self.positions.weight):
+            if pos.numel() and int(pos.max()) >= len(self.positions.weight):
                 raise UserError(
                     f"a document of {int(pos.max()) + 1} concepts: model.max_positions={len(self.positions.weight)}; "
                     "train with more, or with model.positions=rotary"

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from lcm import __version__
 from lcm.batch import PAD, Batch
 from lcm.config import Config
-from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock
+from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock, TimestepEmbedding
 from lcm.errors import UserError
 from lcm.interleaved import Interleaved
 from lcm.models import ConceptModel
@@ -186,12 +186,22 @@ class LCMModule(L.LightningModule):
 def training_flops(model: nn.Module, slots: int) -> int:
     """Of one concept, forward and backward: 6 a parameter, and 12 · width · slots an attention layer.
 
-    The convention of Chowdhery et al. 2022, appendix B: recomputed activations and empty slots count for nothing.
+    The convention of Chowdhery et al. 2022, appendix B: recomputed activations and empty slots count for nothing. Nor
+    do a denoiser's modulations, made once a timestep; and a concept goes through interleaved blocks twice.
     """
-    attention = sum(
-        12 * part.out.in_features * slots for part in model.modules() if isinstance(part, Attention | CrossAttention)
-    )
-    return 6 * sum(p.numel() for p in model.parameters()) + attention
+    used, attention = sum(p.numel() for p in model.parameters()), 0
+    for part in model.modules():
+        match part:
+            case Attention() | CrossAttention():
+                attention += 12 * part.out.in_features * slots
+            case DenoiserBlock():
+                used -= sum(p.numel() for p in part.modulator.parameters())
+            case TimestepEmbedding():
+                used -= sum(p.numel() for p in part.parameters())
+            case Interleaved():
+                used += sum(p.numel() for p in part.blocks.parameters())
+                attention += 12 * len(part.norm.weight) * slots * len(part.blocks)
+    return 6 * used + attention
 
 
 def _peak_flops(device: torch.device, precision: str) -> float | None:

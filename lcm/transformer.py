@@ -47,8 +47,12 @@ class Rotation:
 
     def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
         """Turn the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
-        even, odd = x[..., 0::2].float(), x[..., 1::2].float()
-        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
+        pairs = x.float().unflatten(-1, (-1, 2))
+        if torch.compiler.is_compiling():  # which makes one pass of this, and knows no complex numbers
+            even, odd = pairs.unbind(-1)
+            turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
+        else:
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(self.cos, self.sin))
         return turned.flatten(-2).to(x.dtype)
 
 
@@ -136,7 +140,7 @@ class SwiGLU(nn.Module):
         self.gate_and_inner = nn.Linear(width, 2 * hidden)
         self.out = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:
+    def forward(self, x: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
         gate, inner = self.gate_and_inner(x).chunk(2, dim=-1)
         return self.out(silu(gate) * inner)
 

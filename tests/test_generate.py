@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from lcm.errors import UserError
 from lcm.generate import add_arguments, read_prompts
 from lcm.inference import LCM
 from lcm.models import build_model
-from lcm.models.concept_model import Sampling
+from lcm.models.base import BaseSampling
+from lcm.models.concept_model import Sampling, derive_seed, option
+from lcm.sampling_options import sampling_of
 from lcm.text import PROMPT_SUFFIX
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
@@ -221,6 +224,42 @@ def test_seed_and_temperature_reach_the_model():
     model.generate(STORY[0], sampling=Sampling(temperature=0.5), max_sentences=1)
     model.generate(STORY[0], sampling=Sampling(seed=3), max_sentences=1)
     assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, None)]
+
+
+def test_a_setting_that_the_family_does_not_have_is_refused_before_the_work(monkeypatch):
+    model = reciting(STORY)
+    model.model.defaults = BaseSampling()
+    monkeypatch.setattr(model.codec, "encode", None)
+    with pytest.raises(
+        UserError, match=r"--guidance=2.0: means nothing to this kind of model, which has --temperature"
+    ):
+        model.generate(STORY[0], sampling=Sampling(guidance=2.0))
+
+
+def test_every_sampling_option_of_the_command_line_reaches_the_model():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--model", "x", "--text", "One.", "--seed", "3"]
+    given = {
+        "temperature": 0.5, "top_k": 2, "guidance": 2.5, "rescale": 0.4, "steps": 7, "sampler": "dpm",
+        "initial_noise": 0.8, "epsilon_scaling": 1.01, "eta": 0.3,
+    }  # fmt: skip
+    for name, value in given.items():
+        words += [option(name), str(value)]
+    assert sampling_of(parser.parse_args(words)) == Sampling(seed=3, **given)
+    assert {field.name for field in fields(Sampling)} == {"seed", *given}
+
+
+def test_the_best_of_several_samples_is_the_one_nearest_to_real_sentences():
+    sampling = Sampling(seed=1)
+    seeds = [1, derive_seed(1, 1), derive_seed(1, 2)]
+    spread = dict(zip(seeds, (0.3, 0.1, 0.2), strict=True))
+    model = reciting(STORY)
+    truth = model.codec.encode(STORY[:1])
+    model.model.next = lambda context, given: truth + spread[given.seed]
+    one, best = (model.generate(STORY[0], max_sentences=1, sampling=sampling, samples=n) for n in (1, 3))
+    assert one.roundtrip is None
+    assert best.roundtrip == pytest.approx(0.1 * truth.shape[1] ** 0.5, rel=1e-4)
 
 
 @pytest.fixture
