@@ -69,7 +69,11 @@ class DenoiserBlock(nn.Module):
         super().__init__()
         self.modulator = nn.Linear(width, 9 * width)
         self.self_norm, self.cross_norm, self.feed_forward_norm = (nn.RMSNorm(width, eps=1e-5) for _ in range(3))
-        self.self_attention, self.cross, self.feed_forward = Attention(width, heads), Attention(width, heads), SwiGLU(width)
+        self.self_attention, self.cross, self.feed_forward = (
+            Attention(width, heads),
+            Attention(width, heads),
+            SwiGLU(width),
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -105,7 +109,7 @@ class Denoiser(nn.Module):
         mask: Bool[Tensor, "B 1 S L"],
     ) -> Float[Tensor, "B S D"]:
         """mask: over the zero vector and the C = L - 1 slots of the context."""
-        memory = torch.cat([torch.zeros_like(context[:, :1]), context], dim=1)
+        memory = torch.cat([context.new_zeros(len(context), 1, context.shape[2]), context], dim=1)
         x, step = self.pre(x), silu(self.time(t))
         for block in self.blocks:
             x = block(x, step, memory, mask)

@@ -99,9 +99,7 @@ class NaiveOneTower(NaiveInterleaved):
         z = self.normalizer(concepts)
         timesteps = sampling_timesteps(self.config.diffusion.steps, settings.steps)
         alpha_bar = self.diffusion.alpha_bar.tolist()
-        return self.normalizer.inverse(
-            ddim(lambda x, t: self.last(z, x, t + 1), noise, alpha_bar, timesteps, settings)
-        )
+        return self.normalizer.inverse(ddim(lambda x, t: self.last(z, x, t + 1), noise, alpha_bar, timesteps, settings))
 
 
 class NaiveQuant(NaiveInterleaved):

@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py --size S --model two_tower
 
-The plain form (benchmarks/naive.py) pads documents to the longest. Both have the same AdamW, clipping and dropout, fp32.
+The plain form (benchmarks/naive.py) pads documents to the longest. AdamW, clipping and dropout are the same, all fp32.
 Prints one JSON line: real concepts per second, padding not counted, the median over rounds in turns.
 """
 

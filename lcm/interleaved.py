@@ -45,6 +45,36 @@ class Leaves:
         return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
 
 
+class TwinBlock(Block):
+    """A block over both kinds."""
+
+    def forward(  # type: ignore[override]  # one module, so that trainer.compile compiles all that a block does
+        self,
+        clean: Float[Tensor, "B S M"],
+        making: Float[Tensor, "N M"],
+        mask: Bool[Tensor, "B 1 S S"],
+        leaves: Leaves,
+        last: bool,
+    ) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
+        """last: nothing is made of the clean ones but their keys and values."""
+        q, k, v = _qkv(self, clean, leaves.rotation)
+        making = _leaf(self, making, LayerCache(k, v), leaves, 0)
+        if last:
+            return clean, making
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return _rest(self, clean, y.transpose(1, 2).flatten(2)), making
+
+    def read(
+        self,
+        clean: Float[Tensor, "B S M"],
+        rotation: Rotation,
+        mask: Bool[Tensor, "B 1 S L"],
+        cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
+    ) -> Float[Tensor, "B S M"]:
+        """The clean ones alone."""
+        return super().forward(clean, rotation, mask, cache)
+
+
 class Interleaved(nn.Module):
     """Blocks, a final norm, and what goes in: the concept beside an embedding of its step, and its position."""
 
@@ -65,14 +95,14 @@ class Interleaved(nn.Module):
         self.positions = nn.Embedding(learned_positions, width) if learned_positions else None
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(TwinBlock(width, heads, dropout) for _ in range(layers))
         self.norm = RMSNorm(width)
         self.recompute = False
         """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
 
     @property
-    def layers(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+    def layers(self) -> list[TwinBlock]:
+        return [block for block in self.blocks if isinstance(block, TwinBlock)]
 
     def steps(self, embedded: Float[Tensor, "U E"]) -> Float[Tensor, "U M"]:
         """What each step adds to the input: its columns of the input's matrix, once for all concepts."""
@@ -113,11 +143,9 @@ class Interleaved(nn.Module):
         last = len(self.blocks) - 1
         for number, block in enumerate(self.layers):
             if self.recompute and torch.is_grad_enabled():
-                clean, making = checkpoint(
-                    _both, block, clean, making, mask, leaves, number == last, use_reentrant=False
-                )
+                clean, making = checkpoint(block, clean, making, mask, leaves, number == last, use_reentrant=False)
             else:
-                clean, making = _both(block, clean, making, mask, leaves, number == last)
+                clean, making = block(clean, making, mask, leaves, number == last)
         out: Tensor = self.norm(making)
         return out
 
@@ -128,7 +156,7 @@ class Interleaved(nn.Module):
             _, k, v = _qkv(block, clean, rotation)
             layers.append(LayerCache(k, v))
             if number < len(self.blocks) - 1:
-                clean = block(clean, rotation, mask)
+                clean = block.read(clean, rotation, mask)
         return layers
 
     def empty_cache(self, rows: int, slots: int) -> Cache:
@@ -147,7 +175,7 @@ class Interleaved(nn.Module):
         rotation = self.rotation(pos)
         for number, (block, layer) in enumerate(zip(self.layers, cache.layers, strict=True)):
             if number < len(self.blocks) - 1:
-                clean = block(clean, rotation, mask, (layer, pos))
+                clean = block.read(clean, rotation, mask, (layer, pos))
             else:  # nobody asks for the clean concepts' last states: their keys and values are all that is seen
                 _, k, v = _qkv(block, clean, rotation)
                 layer.write(pos, k, v)
@@ -161,23 +189,6 @@ class Interleaved(nn.Module):
             making = _leaf(block, making, layer, leaves, without)
         out: Tensor = self.norm(making)
         return out
-
-
-def _both(
-    block: Block,
-    clean: Float[Tensor, "B S M"],
-    making: Float[Tensor, "N M"],
-    mask: Bool[Tensor, "B 1 S S"],
-    leaves: Leaves,
-    last: bool,
-) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
-    """One block over both kinds. In the last one, nothing is made of the clean ones but their keys and values."""
-    q, k, v = _qkv(block, clean, leaves.rotation)
-    making = _leaf(block, making, LayerCache(k, v), leaves, 0)
-    if last:
-        return clean, making
-    y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return _rest(block, clean, y.transpose(1, 2).flatten(2)), making
 
 
 def _qkv(block: Block, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Float[Tensor, "B H S K"]]:

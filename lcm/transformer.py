@@ -47,12 +47,12 @@ class Rotation:
 
     def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
         """Turn the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
-        pairs = x.float().unflatten(-1, (-1, 2))
+        pairs = x.float().view(*x.shape[:-1], -1, 2)
         if torch.compiler.is_compiling():  # which makes one pass of this, and knows no complex numbers
             even, odd = pairs.unbind(-1)
             turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
         else:
-            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(self.cos, self.sin))
+            turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(self.cos, self.sin))
         return turned.flatten(-2).to(x.dtype)
 
 

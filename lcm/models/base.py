@@ -100,9 +100,9 @@ class BaseLCM(ConceptModel):
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, BaseContext)
         z = self.post(context.state)
-        if sampling.temperature:
+        if temperature := settle(sampling, self.defaults).temperature:
             keys = torch.stack([context.prompt, context.lengths], dim=-1)
-            z = z + sampling.temperature * gaussian(sampling.seed, keys, z.shape[1:])
+            z = z + temperature * gaussian(sampling.seed, keys, z.shape[1:])
         return self.normalizer.inverse(z)
 
     @torch.no_grad()

@@ -93,7 +93,7 @@ def sample(
     every = noise.new_empty(len(noise), dtype=torch.long)
 
     def x0(out: Float[Tensor, "N D"], x: Float[Tensor, "N D"], t: int) -> Float[Tensor, "N D"]:
-        return diffusion.x0(out, x, every.fill_(t))
+        return out.float() if diffusion.config.prediction == "x0" else diffusion.x0(out, x, every.fill_(t))
 
     def conditional(x: Float[Tensor, "N D"], t: int) -> Float[Tensor, "N D"]:
         return x0(alone(x, number[t]), x, t)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
-from lcm.denoiser import Denoiser, Memory
+from lcm.denoiser import Affine, Denoiser, Memory
 from lcm.diffusion import Diffusion
 from lcm.fragility import load_fragility
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
@@ -29,11 +29,15 @@ class TwoTowerContext:
 
     context: keys and values of the contextualiser
     memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
+    own:     attention to oneself as one product, of each layer of the denoiser
+    tables:  modulations of each layer by number of sampling steps, made when they are first asked for
     prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
     """
 
     context: Cache
     memory: Cache
+    own: list[Affine]
+    tables: dict[int, list[Float[Tensor, "U M9"]]]
     prompt: Int[Tensor, " B"]
     spent: bool = False
 
@@ -42,7 +46,8 @@ class TwoTowerContext:
         return self.context.lengths
 
     def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
-        return TwoTowerContext(self.context.select(rows), self.memory.select(rows), self.prompt[rows])
+        context, memory = self.context.select(rows), self.memory.select(rows)
+        return TwoTowerContext(context, memory, self.own, self.tables, self.prompt[rows])
 
 
 class TwoTowerLCM(ConceptModel):
@@ -85,7 +90,7 @@ class TwoTowerLCM(ConceptModel):
         z = self.normalizer(batch.emb)
         index = (batch.doc != PAD).flatten().nonzero()[:, 0]
         draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
-        found = self._sample(self._memory(z, batch, index), draws, sampling)
+        found = self._sample(self._memory(z, batch, index), draws, sampling, {})
         predicted = z.new_zeros(batch.doc.numel(), self.dim)
         predicted[index] = self.normalizer.inverse(found)
         return predicted.view_as(z)
@@ -102,16 +107,17 @@ class TwoTowerLCM(ConceptModel):
         state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
         memory = Cache(self.denoiser.remember(state), lengths + 1)
         last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
-        return TwoTowerContext(context, memory, prompt_number(last.where(lengths[:, None] > 0, 0)))
+        prompt = prompt_number(last.where(lengths[:, None] > 0, 0))
+        return TwoTowerContext(context, memory, self.denoiser.own(), {}, prompt)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, TwoTowerContext)
         room = context.memory.layers[0].keys.shape[2]
         seen = torch.arange(room, device=context.prompt.device) < context.memory.lengths[:, None]
-        memory = Memory(list(context.memory.layers), seen[:, None, None])
+        memory = Memory(list(context.memory.layers), seen[:, None, None], own=context.own)
         draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
-        return self.normalizer.inverse(self._sample(memory, draws, sampling))
+        return self.normalizer.inverse(self._sample(memory, draws, sampling, context.tables))
 
     @torch.no_grad()
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> TwoTowerContext:
@@ -125,7 +131,8 @@ class TwoTowerLCM(ConceptModel):
         for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
             new = block.cross.remember(state)
             layer.write(at, new.keys, new.values)
-        return TwoTowerContext(longer, Cache(memory.layers, memory.lengths + 1), context.prompt)
+        memory = Cache(memory.layers, memory.lengths + 1)
+        return TwoTowerContext(longer, memory, context.own, context.tables, context.prompt)
 
     def _memory(
         self,
@@ -142,11 +149,18 @@ class TwoTowerLCM(ConceptModel):
         mask = nn.functional.pad(before, (1, 0), value=True)
         return Memory(self.denoiser.remember(state), mask[:, None], index)
 
-    def _sample(self, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
-        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
+    def _sample(
+        self, memory: Memory, draws: Draws, sampling: Sampling, made: dict[int, list[Float[Tensor, "U M9"]]]
+    ) -> Float[Tensor, "N D"]:
+        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step.
+
+        made: modulations by number of steps; what is missing is added.
+        """
         settings = settle(sampling, self.defaults)
         timesteps = timesteps_of(self.diffusion, settings)
-        tables = self.denoiser.modulations(torch.tensor(timesteps, device=self.end_of_text.device))
+        if settings.steps not in made:
+            made[settings.steps] = self.denoiser.modulations(torch.tensor(timesteps, device=self.end_of_text.device))
+        tables = made[settings.steps]
 
         def both(x: Float[Tensor, "N D"], step: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
             out = self.denoiser(torch.cat([x, x]), tables, step, memory, without=len(x))
