@@ -29,7 +29,7 @@ SLACK = 8
 """Pieces that a decoded sentence may have beyond the longest that is encoded, where the codec does not say."""
 PIECES = {"cpu": 1024, "cuda": 32768}
 """Pieces of one encoder batch, padding included, by kind of device: what was fastest on a CPU; never tried on CUDA."""
-ROWS = {"cpu": 512, "cuda": 1024}
+ROWS = {"cpu": 1024, "cuda": 1024}
 """Hypotheses of one decoder batch; never tried on CUDA."""
 CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
 """Most that the keys and values of one decoder batch may take, were every hypothesis as long as it can be."""

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lcm.codec.architecture import Decoder
 from lcm.codec.cache import Cache
 
-LOGITS = 256
-"""Hypotheses whose logits are looked at together: few enough to be still in the processor's cache when read again."""
+BLOCK = 64
+"""Pieces of the vocabulary that are first compared by their largest logit."""
+LOGITS = 2**26
+"""Numbers of the largest table of logits (256 MiB): of a large vocabulary, few beams are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,10 @@ def greedy(
         chosen = logits.argmax(-1)
         pieces[sentence, place] = chosen
         running &= chosen != rules.end
-        kept = running.nonzero()[:, 0]
+        kept = _closed_up(running)
         if len(kept) == 0:
             break
-        # Dropping rows copies the cache: worth it for several at once. Until then `_until_end` ignores what they say.
-        if len(kept) <= 0.9 * len(running):
+        if len(kept) < len(running):
             cache.select(kept)
             memory, sentence, running, chosen = memory[:, kept], sentence[kept], running[kept], chosen[kept]
         tokens = chosen[:, None]
@@ -89,12 +90,12 @@ def beam_search(
         score, parent, piece = (x.gather(1, going) for x in (top, parent, piece))
         # Log-probabilities only add up, so no beam can end better than with its score over the longest length.
         running &= (best.finished[sentence] < beams) & (score[:, 0] / longest > best.score[sentence])
-        kept = running.nonzero()[:, 0]
+        kept = _closed_up(running)
         if place == rules.limit or len(kept) == 0:
             break
         history = torch.cat([_of_parents(history, parent), piece[..., None]], dim=2)
         cache.branch(parent)
-        if len(kept) <= 0.9 * len(running):
+        if len(kept) < len(running):
             cache.select(kept)
             memory = memory.view(len(memory), len(running), beams, -1)[:, kept].flatten(1, 2)
             sentence, running, history, score, piece = (x[kept] for x in (sentence, running, history, score, piece))
@@ -109,7 +110,8 @@ def _next_pieces(
 
     The only piece after `rules.limit` of them is the end.
     """
-    found = [_likeliest(decoder.logits(some), rules, place, count) for some in torch.split(states, LOGITS)]
+    rows = max(1, LOGITS // len(decoder.embed.weight))
+    found = [_likeliest(decoder.logits(some), rules, place, count) for some in torch.split(states, rows)]
     top, piece = zip(*found, strict=True)
     return torch.cat(top), torch.cat(piece)
 
@@ -123,10 +125,22 @@ def _likeliest(
         return end, torch.full_like(end, rules.end, dtype=torch.long)
     banned = logits[:, rules.banned]
     logits[:, rules.banned] = -torch.inf
-    top, piece = logits.topk(min(count, logits.shape[1]), dim=1)
+    top, piece = _top(logits, min(count, logits.shape[1]))
     highest = torch.cat([top[:, :1], banned], dim=1).amax(1, keepdim=True)
     total = logits.sub_(highest).exp_().sum(1, keepdim=True) + (banned - highest).exp().sum(1, keepdim=True)
     return top - highest - total.log(), piece
+
+
+def _top(logits: Float[Tensor, "B V"], count: int) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
+    """torch.topk, first among blocks by their largest: a pass over the vocabulary that does little."""
+    rows, width = logits.shape
+    blocks = width // BLOCK
+    if width % BLOCK or blocks <= count:
+        return logits.topk(count, dim=1)
+    by_block = logits.view(rows, blocks, BLOCK)
+    best = by_block.amax(2).topk(count, dim=1).indices
+    top, place = by_block.gather(1, best[..., None].expand(-1, -1, BLOCK)).flatten(1).topk(count, dim=1)
+    return top, best.gather(1, place // BLOCK) * BLOCK + place % BLOCK
 
 
 def _continuations(
@@ -169,6 +183,14 @@ class _Best:
 def _of_parents(history: Int[Tensor, "N W S"], parent: Int[Tensor, "N C"]) -> Int[Tensor, "N C S"]:
     """The pieces of each child's parent."""
     return history.gather(1, parent[..., None].expand(-1, -1, history.shape[2]))
+
+
+def _closed_up(running: Bool[Tensor, " N"]) -> Int[Tensor, " M"]:
+    """The rows that go on, the last of them in the places of those that do not: few rows of a cache need to move."""
+    kept = running.nonzero()[:, 0]
+    rows = torch.arange(len(kept), device=running.device)
+    rows[~running[: len(kept)]] = kept[kept >= len(kept)]
+    return rows
 
 
 def _until_end(pieces: Int[Tensor, "N S"], end: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lcm.codec.cache import Cache
-from lcm.codec.search import Rules, beam_search, greedy
+from lcm.codec.search import Rules, _closed_up, _top, beam_search, greedy
 
 END = 3
 PREFIX = [END, 10]
@@ -123,6 +123,33 @@ def test_beams_equal_a_plain_loop(toy, vectors, beams):
     found = searched(toy, vectors, RULES, beams)
     assert found == [naive_beam(toy, vector, RULES, beams) for vector in vectors]
     assert found != read_out(toy, vectors, RULES)
+
+
+def test_beams_are_the_same_where_what_none_sees_is_dropped_again_and_again(toy, vectors, monkeypatch):
+    expected = searched(toy, vectors, RULES, beams=3)
+    drops = []
+    original = Cache._drop_unseen
+    monkeypatch.setattr(Cache, "START", 7)
+    monkeypatch.setattr(Cache, "_drop_unseen", lambda cache: drops.append(cache.used) or original(cache))
+    assert searched(toy, vectors, RULES, beams=3) == expected
+    assert len(drops) > 1, "the cache must have been full more than once"
+
+
+@pytest.mark.parametrize("width", [1280, 1284, 640])
+def test_the_best_by_blocks_are_the_best_of_all(width):
+    logits = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
+    logits[0, -12:] = torch.arange(12) + 10.0  # all in the last block
+    logits[1, ::64] = 9.0 + torch.arange(len(logits[1, ::64])) / 100  # one in each
+    found, expected = _top(logits, 10), logits.topk(10, dim=1)
+    assert torch.equal(found[0], expected.values)
+    assert torch.equal(found[1], expected.indices)
+
+
+def test_rows_close_up_by_moving_as_few_as_there_are_gaps():
+    running = torch.tensor([True, False, True, True, False, True, True])
+    assert _closed_up(running).tolist() == [0, 5, 2, 3, 6]
+    assert _closed_up(torch.zeros(3, dtype=torch.bool)).tolist() == []
+    assert _closed_up(torch.ones(3, dtype=torch.bool)).tolist() == [0, 1, 2]
 
 
 def test_wide_enough_beams_find_the_best_of_all_sentences(toy, vectors):
