@@ -1,10 +1,10 @@
-# make setup · make demo · make test · make test-slow        (README.md says what each is for)
+# make setup · make demo · make test · make test-slow · make families        (README.md says what each is for)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-all demo test test-slow checks clean
+.PHONY: setup setup-all demo families test test-slow checks clean
 
 setup: $(VENV)/.setup
 
@@ -22,6 +22,10 @@ $(VENV)/.setup-all: $(VENV)/.setup
 demo: setup
 	BIN="$(abspath $(BIN))" examples/demo.sh
 
+# The five model families on the demo's data, side by side: at most 40 minutes on two cores.
+families: setup
+	$(BIN)/python benchmarks/families.py --output families
+
 checks: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +42,4 @@ test-slow: setup-all
 	tests/with_newer_torch.sh "$(PYTHON)"
 
 clean:
-	rm -rf $(VENV) .venv-newer demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-newer demo families build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """The five model families side by side: the same data, parameters within 3%, steps, optimizer, codec and evaluation.
 
-    python benchmarks/families.py --output families [--steps 600] [--seeds 3] [--limit 150]
+    python benchmarks/families.py --output families [--steps 400] [--seeds 3] [--limit 150]
 
 Trains configs/*_toy.yaml on the demo's corpus, two runs at a time with one thread each, Base and Two-Tower with several
 seeds, and evaluates each on the same held-out documents. Writes families.json and families.md (a table, also printed).
@@ -47,18 +47,26 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("families"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="of 1,024 slots (%(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="of 1,024 slots (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="of Base and Two-Tower (%(default)s)")
     parser.add_argument("--limit", type=int, default=150, help="documents and pairs that are scored (%(default)s)")
     args = parser.parse_args()
     start = time.perf_counter()
     args.output.mkdir(parents=True, exist_ok=True)
     data = prepare(args.output)
+    quantizer = args.output / "quantizer.safetensors"
     runs = [Run(kind, seed) for kind in KINDS for seed in range(1, 1 + (args.seeds if kind in SEEDED else 1))]
-    # The long ones first, so that both threads are busy to the end.
-    runs.sort(key=lambda run: run.kind in SEEDED)
+    # The long ones early, so that both threads are busy to the end; but first what two of them wait for.
+    runs.sort(key=lambda run: (run.kind in SEEDED, run.kind.startswith("quant")))
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda run: train_and_evaluate(run, data, args.output, args.steps, args.limit), runs))
+        fitted = pool.submit(fit_quantizer, data, quantizer)
+
+        def one(run: Run) -> None:
+            if run.kind.startswith("quant"):
+                fitted.result()
+            train_and_evaluate(run, data, args.output, args.steps, args.limit)
+
+        list(pool.map(one, runs))
     rows = [row(run, data, args.output) for run in runs]
     report = {"steps": args.steps, "limit": args.limit, "rows": rows, "minutes": (time.perf_counter() - start) / 60}
     (args.output / "families.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -68,16 +76,17 @@ def main() -> None:
 
 
 def prepare(output: Path) -> list[Path]:
-    """The demo's data, and a quantizer fitted to it."""
+    """The demo's data."""
     prose, pairs = output / "data" / "prose", output / "data" / "pairs"
     run("lcm", "prepare", "--input", *PROSE, "--max-characters", "120", "--output", str(prose))
     run("lcm", "prepare", "--pairs", "--input", *PAIRS, "--max-characters", "120", "--output", str(pairs))
-    quantizer = output / "quantizer.safetensors"
-    if not quantizer.is_file():
-        sizes = ["--codebooks", "64", "--units", "256"]
-        script = ["python", "data_prep/fit_quantizer.py", "--data", str(prose), str(pairs), *sizes]
-        run(*script, "--output", str(quantizer))
     return [prose, pairs]
+
+
+def fit_quantizer(data: list[Path], path: Path) -> None:
+    if not path.is_file():
+        words = ["--data", *map(str, data), "--codebooks", "64", "--units", "256", "--output", str(path)]
+        run("python", "data_prep/fit_quantizer.py", *words, log=path.with_suffix(".log"))
 
 
 def train_and_evaluate(one: Run, data: list[Path], output: Path, steps: int, limit: int) -> None:
