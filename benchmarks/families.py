@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,6 @@ KINDS = ("base", "one_tower", "two_tower", "quant_c", "quant_d")
 SEEDED = ("base", "two_tower")
 PROSE = ("examples/corpus/sotu.jsonl.xz", "examples/corpus/moby-dick.jsonl.xz")
 PAIRS = ("examples/corpus/wikipedia/leads-with-descriptions.jsonl.xz",)
-METRICS = ("l2", "l2_roundtrip", "contrastive_accuracy", "par")
 PROMPTS, SENTENCES = 16, 4
 """Continuations that are timed and looked at for repetition: prompts, and new sentences of each."""
 
@@ -70,7 +70,7 @@ def main() -> None:
     rows = [row(run, data, args.output) for run in runs]
     report = {"steps": args.steps, "limit": args.limit, "rows": rows, "minutes": (time.perf_counter() - start) / 60}
     (args.output / "families.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = table(rows, args.output)
+    text = table(rows)
     (args.output / "families.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -113,7 +113,7 @@ def run(program: str, *words: str, log: Path | None = None) -> None:
         subprocess.run([path, *words], cwd=ROOT, env=environment, check=True, stdout=file, stderr=file)
 
 
-def row(one: Run, data: list[Path], output: Path) -> dict[str, object]:
+def row(one: Run, data: list[Path], output: Path) -> dict[str, Any]:
     """Everything that is told of one run."""
     results = json.loads((output / one.name / "report" / "results.json").read_text(encoding="utf-8"))
     return {
@@ -158,7 +158,7 @@ def continuations(folder: Path, data: list[Path]) -> dict[str, float]:
     }
 
 
-def table(rows: list[dict[str, object]], output: Path) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a line a run, 95% intervals over documents; the two controls last."""
     head = [
         "model",
@@ -176,13 +176,13 @@ def table(rows: list[dict[str, object]], output: Path) -> str:
     lines = [head, ["---"] * len(head)]
     order = sorted(rows, key=lambda row: (KINDS.index(str(row["kind"])), row["seed"]))
     for one in order:
-        rouge = one["summaries"]["model"]["rougeL"]  # type: ignore[index]
+        rouge = one["summaries"]["model"]["rougeL"]
         lines.append(
             [
                 str(one["kind"]),
                 str(one["seed"]),
                 f"{one['parameters']:,}",
-                *scores(one["intervals"]["model"]),  # type: ignore[index]
+                *scores(one["intervals"]["model"]),
                 interval(rouge, 1),
                 f"{one['concepts_per_second']:,.0f}",
                 f"{one['seconds_a_sentence']:.3f}",
@@ -190,7 +190,7 @@ def table(rows: list[dict[str, object]], output: Path) -> str:
             ]
         )
     for control in ("mean", "previous"):
-        lines.append([control, "", "", *scores(order[0]["intervals"][control]), "", "", "", ""])  # type: ignore[index]
+        lines.append([control, "", "", *scores(order[0]["intervals"][control]), "", "", "", ""])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lcm.config import DiffusionConfig
 from lcm.errors import UserError
-from lcm.fragility import Fragility
+from lcm.fragility import Fragility, load_fragility
+from lcm.normalizer import Normalizer
 
 QUADRATIC = {"quadratic-1": (0.001, 0.0012), "quadratic-2": (0.02, 0.022)}
 """First and last β of the paper's two, which make sense only after the rescaling (paper §2.4.3)."""
@@ -114,7 +115,7 @@ class Diffusion(nn.Module):
     """The schedule of a model, and everything that follows from it. Has buffers alone, nothing to train.
 
     `alpha_bar` stays float64 when the model around it is cast to half precision. With weight `fragility` the frozen
-    network is part of the model; `fragility.load_state_dict(load_fragility(...).state_dict())` fills it for training.
+    network is part of the model; `read_fragility` fills it for training.
     """
 
     alpha_bar: Float64[Tensor, " T"]
@@ -128,6 +129,16 @@ class Diffusion(nn.Module):
         )
         self.register_buffer("alpha_bar", table.to(torch.get_default_device()))
         self.fragility = Fragility(dim) if config.weight == "fragility" else None
+
+    def read_fragility(self, normalizer: Normalizer, codec: str) -> None:
+        """With weight `fragility`: the file that the configuration names, for this normaliser and codec fingerprint.
+
+        Raises UserError where it is missing, broken, or another codec's.
+        """
+        if self.fragility is not None:
+            dim = len(normalizer.location)
+            fitted = load_fragility(self.config.fragility, dim, normalizer=normalizer, fingerprint=codec)
+            self.fragility.load_state_dict(fitted.state_dict())
 
     def noise(self, z: Float[Tensor, "N D"], t: Int[Tensor, " N"], eps: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """x_t: the concepts after t + 1 steps of noise."""

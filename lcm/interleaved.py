@@ -112,16 +112,22 @@ class Interleaved(nn.Module):
     def inputs(
         self, x: Float[Tensor, "*n D"], step: Float[Tensor, "*#n M"], pos: Int[Tensor, "*n"]
     ) -> Float[Tensor, "*n M"]:
-        """linear(concept, step) + position. Raises UserError for a position beyond the learned ones."""
+        """linear(concept, step) + position, which `check_positions` has passed."""
         state = nn.functional.linear(x, self.pre.weight[:, : x.shape[-1]], self.pre.bias) + step
         if self.positions is not None:
-            if pos.numel() and int(pos.max()) >= len(self.positions.weight):
-                raise UserError(
-                    f"a document of {int(pos.max()) + 1} concepts: model.max_positions={len(self.positions.weight)}; "
-                    "train with more, or with model.positions=rotary"
-                )
             state = state + self.positions(pos)
         return state.float()
+
+    def check_positions(self, pos: Int[Tensor, "*n"]) -> None:
+        """Raises UserError for a position beyond the learned ones. Waits for a GPU: once a pass, never once a step."""
+        if self.positions is None or not pos.numel():
+            return
+        longest, room = int(pos.max()) + 1, len(self.positions.weight)
+        if longest > room:
+            raise UserError(
+                f"a document of {longest} concepts: model.max_positions={room}; train with more, or with "
+                "model.positions=rotary"
+            )
 
     def rotation(self, pos: Int[Tensor, "B S"]) -> Rotation:
         """Without effect where positions are learned."""
@@ -161,11 +167,7 @@ class Interleaved(nn.Module):
 
     def empty_cache(self, rows: int, slots: int) -> Cache:
         """A cache of `rows` empty rows, each with room for `slots` clean concepts."""
-        weight, device = self.norm.weight, self.norm.weight.device.type
-        shape = (rows, self.heads, slots, len(weight) // self.heads)
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        layers = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in self.blocks]
-        return Cache(layers, weight.new_zeros(rows, dtype=torch.long))
+        return Cache.empty(self.norm, self.heads, len(self.blocks), rows, slots)
 
     def extend(self, clean: Float[Tensor, "B S M"], cache: Cache, used: Int[Tensor, " B"]) -> Cache:
         """S more clean concepts a row, of which row i uses the first used[i]. Takes the cache over."""

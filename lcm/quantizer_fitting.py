@@ -1,9 +1,7 @@
 """Codebooks from vectors: faiss k-means on what the codebooks before have left, one after the other (paper §2.3.5).
 
 Improved residual vector quantisation (Liu et al. 2015, arXiv 1509.05195) with a beam of one: the clusters of a codebook
-are looked for along the first principal direction, then, from there, in more and more of them. Four codebooks of 256
-units, fitted to 36,509 normalised vectors of the embedded codec, left 65.2% of other vectors' variance; k-means in all
-directions at once, from units drawn at random, left 68.4%.
+are looked for along the first principal direction, then, from there, in more and more of them.
 
 Shapes.  n vectors · D concept width · V units of a codebook
 """

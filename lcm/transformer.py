@@ -83,6 +83,15 @@ class Cache:
     layers: Sequence[LayerCache]
     lengths: Int[Tensor, " B"]
 
+    @staticmethod
+    def empty(norm: RMSNorm, heads: int, layers: int, rows: int, slots: int) -> "Cache":
+        """Of `rows` empty rows, each with room for `slots` concepts; norm: one of the transformer's, for its width."""
+        weight, device = norm.weight, norm.weight.device.type
+        shape = (rows, heads, slots, len(weight) // heads)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        rooms = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in range(layers)]
+        return Cache(rooms, weight.new_zeros(rows, dtype=torch.long))
+
     def select(self, rows: Int[Tensor, " R"]) -> "Cache":
         """A copy for these rows, in this order; rows may be dropped and repeated."""
         return Cache([layer.select(rows) for layer in self.layers], self.lengths[rows])
@@ -194,11 +203,7 @@ class Transformer(nn.Module):
 
     def empty_cache(self, rows: int, slots: int) -> Cache:
         """A cache of `rows` empty rows, each with room for `slots` concepts."""
-        weight, device = self.norm.weight, self.norm.weight.device.type
-        shape = (rows, self.heads, slots, len(weight) // self.heads)
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        layers = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in self.blocks]
-        return Cache(layers, weight.new_zeros(rows, dtype=torch.long))
+        return Cache.empty(self.norm, self.heads, len(self.blocks), rows, slots)
 
     def extend(
         self, x: Float[Tensor, "B S M"], cache: Cache, lengths: Int[Tensor, " B"] | None = None

@@ -163,9 +163,11 @@ def test_positions_are_either_learned_or_turned():
 def test_a_document_longer_than_the_learned_positions_is_refused_with_the_way_out():
     model = build(8)
     x, step = torch.randn(2, D), torch.randn(2, WIDTH)
+    model.check_positions(torch.tensor([0, 7]))
     assert model.inputs(x, step, torch.tensor([0, 7])).shape == (2, WIDTH)
     with pytest.raises(UserError, match=r"a document of 9 concepts: model.max_positions=8; .*positions=rotary"):
-        model.inputs(x, step, torch.tensor([0, 8]))
+        model.check_positions(torch.tensor([0, 8]))
+    build(0).check_positions(torch.tensor([0, 80_000]))
     assert build(0).inputs(x, step, torch.tensor([0, 80_000])).isfinite().all()
 
 

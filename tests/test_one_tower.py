@@ -63,6 +63,7 @@ def test_with_turned_positions_a_document_may_start_anywhere():
 
 
 def test_longer_documents_than_positions_are_refused_everywhere():
+    """Quant-LCM reads its documents with the same code."""
     model = build("one_tower")
     long = one_document(torch.randn(17, DIM))
     for run in (
@@ -73,6 +74,8 @@ def test_longer_documents_than_positions_are_refused_everywhere():
     ):
         with pytest.raises(UserError, match=r"a document of 17 concepts: model.max_positions=16"):
             run()
+    with pytest.raises(UserError, match=r"a document of 17 concepts: model.max_positions=16"):
+        build("quant_d").loss(long)
     rotary = build("one_tower_rotary")
     assert rotary.next(rotary.prefill([long.emb[0]]), sampling("one_tower")).isfinite().all()
 

@@ -25,10 +25,11 @@ class Cache:
     START = 64
     """Entries of a row at first."""
 
-    def __init__(self, decoder: "Decoder", rows: int, beams: int = 1) -> None:
-        self.weight, self.beams = decoder.embed.weight, beams
+    def __init__(self, decoder: "Decoder", rows: int, positions: int, beams: int = 1) -> None:
+        """positions: of the longest sequence; no row ever takes more room than these of each beam."""
+        self.weight, self.beams, self.most = decoder.embed.weight, beams, positions * beams
         self.shape = (2, len(decoder.layers), rows, decoder.sizes.decoder_heads)
-        self.kv = self._room(self.START)
+        self.kv = self._room(min(self.START, self.most))
         self.length, self.used = 0, 0
         self.sees = torch.ones(rows, beams, 0, device=self.weight.device, dtype=torch.bool)
         self.mask: Float[Tensor, "N 1 W E"] | None = None
@@ -45,8 +46,8 @@ class Cache:
         """
         rows, pieces = self.shape[2], k.shape[2]
         new = slice(self.used, self.used + len(k) // rows * pieces)
-        if self.length == 0:
-            self._reserve(pieces)
+        if new.stop > self.kv.shape[4]:
+            self._reserve(new.stop - self.used)
         for kind, of_beams in enumerate((k, v)):
             self.kv[kind, layer, :, :, new] = of_beams.view(rows, -1, *k.shape[1:]).transpose(1, 2).flatten(2, 3)
         if self.length == 0:
@@ -67,8 +68,6 @@ class Cache:
         else:
             self.used += self.beams
         self.length += pieces
-        if self.beams == 1:
-            self._reserve(1)
 
     def branch(self, parent: Int[Tensor, "N W"]) -> None:
         """Each beam goes on with `parent`'s past; the next piece's entry is its own."""
@@ -86,8 +85,9 @@ class Cache:
             return
         if self.beams > 1:
             self._drop_unseen()
-        if 2 * (self.used + more) > self.kv.shape[4]:
-            wider = self._room(max(2 * self.kv.shape[4], self.used + more))
+        assert self.used + more <= self.most, f"{self.used + more} entries in a cache of {self.most}"
+        if 2 * (self.used + more) > self.kv.shape[4] < self.most:
+            wider = self._room(min(max(2 * self.kv.shape[4], self.used + more), self.most))
             wider[:, :, :, :, : self.used] = self.kv[:, :, :, :, : self.used]
             self.kv = wider
 

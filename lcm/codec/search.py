@@ -36,7 +36,7 @@ def greedy(
 ) -> list[list[int]]:
     """The likeliest piece at every place. prefix: what the decoder starts from, row by row; not returned."""
     memory = decoder.memory(vectors)
-    cache = Cache(decoder, len(vectors))
+    cache = Cache(decoder, len(vectors), prefix.shape[1] + rules.limit)
     pieces = torch.full((len(vectors), rules.limit), rules.end, device=vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)
     running = torch.ones_like(sentence, dtype=torch.bool)
@@ -69,7 +69,7 @@ def beam_search(
     prefix: the language.
     """
     longest = prefix.shape[1] + rules.limit
-    cache = Cache(decoder, len(vectors), beams)
+    cache = Cache(decoder, len(vectors), longest, beams)
     memory = decoder.memory(vectors)
     states = decoder(prefix, memory, cache)
     logits = decoder.logits(states[:, :-1].contiguous())

@@ -15,7 +15,7 @@ from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
-from lcm.models.draws import gaussian, prompt_number
+from lcm.models.draws import gaussian, read_prompts
 from lcm.normalizer import Normalizer
 from lcm.transformer import Cache, Transformer
 
@@ -85,16 +85,12 @@ class BaseLCM(ConceptModel):
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> BaseContext:
-        device = self.end_of_text.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        if not len(prompts) or not lengths.min():
+        if not all(map(len, prompts)) or not prompts:
             raise UserError("an empty prompt: a Base-LCM needs at least one sentence to go on from")
-        padded = nn.utils.rnn.pad_sequence([p.to(device) for p in prompts], batch_first=True)
-        cache = self.transformer.empty_cache(*padded.shape[:2])
-        z = self.normalizer(padded)
+        z, lengths, number = read_prompts(prompts, self.normalizer)
+        cache = self.transformer.empty_cache(*z.shape[:2])
         state, cache = self.transformer.extend(self.pre(z), cache, lengths)
-        last = torch.arange(len(prompts), device=device), lengths - 1
-        return BaseContext(cache, state[last], prompt_number(z[last]))
+        return BaseContext(cache, state[torch.arange(len(prompts), device=z.device), lengths - 1], number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:

@@ -11,14 +11,32 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from lcm.models.concept_model import derive_seed
+from lcm.normalizer import Normalizer
 
 
 def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
     """A number for each prompt, from the signs of its last concept: they survive the rounding of another batch size."""
     signs = np.packbits((z > 0).cpu().numpy(), axis=1)
     return torch.tensor([zlib.crc32(row.tobytes()) for row in signs], device=z.device)
+
+
+def read_prompts(
+    prompts: Sequence[Float[Tensor, "_ D"]], normalizer: Normalizer
+) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Prompts of any lengths side by side in normalised space, their lengths, and each one's `prompt_number`.
+
+    There is at least one slot, even where all prompts are empty.
+    """
+    device = normalizer.location.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    padded = pad_sequence([prompt.to(device) for prompt in prompts], batch_first=True)
+    z = normalizer(pad(padded, (0, 0, 0, max(0, 1 - padded.shape[1]))))
+    last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
+    return z, lengths, prompt_number(last.where(lengths[:, None] > 0, 0))
 
 
 def generators(seed: int, keys: Int[Tensor, "B k"]) -> list[torch.Generator]:
@@ -50,7 +68,7 @@ class Draws:
         return self._spread(torch.stack(drawn).to(self.keys.device))
 
     def _with(self, number: int) -> Int[Tensor, "B l"]:
-        return torch.nn.functional.pad(self.keys, (0, 1), value=number)
+        return pad(self.keys, (0, 1), value=number)
 
     def _shape(self, width: int) -> tuple[int, ...]:
         return (width,) if self.index is None else (self.slots, width)

@@ -16,7 +16,7 @@ from lcm.batch import PAD, Batch, document_mask
 from lcm.config import InterleavedConfig
 from lcm.interleaved import Interleaved, Leaves
 from lcm.models.concept_model import ConceptModel, Context, Sampling
-from lcm.models.draws import Draws, prompt_number
+from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
 from lcm.transformer import Cache, LayerCache
 
@@ -93,19 +93,16 @@ class InterleavedLCM(ConceptModel):
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> InterleavedContext:
         """A prompt may be empty: then the first concept comes from nothing."""
-        device = self.end_of_text.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        padded = nn.utils.rnn.pad_sequence([p.to(device) for p in prompts], batch_first=True)
-        padded = nn.functional.pad(padded, (0, 0, 0, max(0, 1 - padded.shape[1])))
-        z, pos = self.normalizer(padded), torch.arange(padded.shape[1], device=device).expand(len(prompts), -1)
+        z, lengths, number = read_prompts(prompts, self.normalizer)
+        pos = torch.arange(z.shape[1], device=z.device).expand(len(prompts), -1)
         cache = self.trunk.extend(self.clean(z, pos), self.trunk.empty_cache(*pos.shape), lengths)
-        last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
-        return InterleavedContext(cache, prompt_number(last.where(lengths[:, None] > 0, 0)))
+        return InterleavedContext(cache, number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, InterleavedContext)
         lengths, layers = context.lengths, list(context.cache.layers)
+        self.trunk.check_positions(lengths)
         seen = torch.arange(layers[0].keys.shape[2], device=lengths.device) < lengths[:, None]
         leaves = Leaves(seen[:, None, None], self.trunk.rotation(lengths[:, None]))
         draws = Draws(sampling.seed, torch.stack([context.prompt, lengths], dim=1))
@@ -122,7 +119,8 @@ class InterleavedLCM(ConceptModel):
         return InterleavedContext(cache, context.prompt)
 
     def clean(self, z: Float[Tensor, "B S D"], pos: Int[Tensor, "B S"]) -> Float[Tensor, "B S M"]:
-        """What goes into the transformer for clean concepts."""
+        """What goes into the transformer for clean concepts. Raises UserError for a document that is too long."""
+        self.trunk.check_positions(pos)
         step = self.steps(torch.zeros(1, dtype=torch.long, device=z.device))
         return self.trunk.inputs(z, step.expand(*z.shape[:2], -1), pos)
 

@@ -14,7 +14,6 @@ from lcm.batch import Batch
 from lcm.config import OneTowerConfig
 from lcm.denoiser import FREQUENCIES, sinusoids
 from lcm.diffusion import Diffusion
-from lcm.fragility import load_fragility
 from lcm.models.concept_model import Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.interleaved_model import InterleavedLCM, Places
@@ -44,15 +43,12 @@ class OneTowerLCM(InterleavedLCM):
         self.post = nn.Linear(config.width, config.dim)
 
     def read_fitted(self, codec: str) -> None:
-        fragility = self.diffusion.fragility
-        if fragility is not None:
-            path = self.config.diffusion.fragility
-            fitted = load_fragility(path, self.dim, normalizer=self.normalizer, fingerprint=codec)
-            fragility.load_state_dict(fitted.state_dict())
+        self.diffusion.read_fragility(self.normalizer, codec)
 
     def loss(self, batch: Batch) -> Losses:
         """`denoising_losses` of each target at a timestep of its own, all of them in one pass."""
         z, pos = self.normalizer(batch.emb), batch.pos
+        given = self.clean(z, pos)
         noising = draw_noising(self.diffusion, batch.row, z.shape[1], self.dim, drops=self.training)
         index = batch.targets(self.predicts_first).flatten().nonzero()[:, 0]
         clean, t, eps = z.flatten(0, 1)[index], noising.t.flatten()[index], noising.eps.flatten(0, 1)[index]
@@ -60,7 +56,7 @@ class OneTowerLCM(InterleavedLCM):
         steps, which = torch.unique(t, return_inverse=True)
         step = embedding(which, self.steps(steps + 1))
         making = self.trunk.inputs(x_t, step, pos.flatten()[index])
-        state = self.trunk(self.clean(z, pos), making, batch.doc, pos, index, noising.dropped)
+        state = self.trunk(given, making, batch.doc, pos, index, noising.dropped)
         out = self.post(state).float()
         return denoising_losses(self.diffusion, self.normalizer, out, clean, x_t, t, eps)
 

@@ -4,6 +4,7 @@ Shapes.  B rows · S slots · N concepts · D concept width · M model width · 
          outputs: V or D
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,18 +50,19 @@ class QuantLCM(InterleavedLCM):
         if not self.config.quantizer:
             raise UserError(f"{setting}: is empty; expected the file that data_prep/fit_quantizer.py wrote")
         fitted, record = load_quantizer(self.config.quantizer)
-        record.check(setting, codec, self.normalizer)
         if fitted.codebooks.shape != self.quantizer.codebooks.shape:
             codebooks, units, dim = fitted.codebooks.shape
             raise UserError(
                 f"{setting}: {codebooks} codebooks of {units} units of {dim} numbers, but the model has "
                 f"model.codebooks={self.config.codebooks}, model.units={self.config.units}, model.dim={self.dim}"
             )
+        record.check(setting, codec, self.normalizer)
         self.quantizer.set(fitted.codebooks)
 
     def loss(self, batch: Batch) -> Losses:
         """Of each target at a codebook of its own, all of them in one pass; in fp32."""
         z, pos = self.normalizer(batch.emb), batch.pos
+        given = self.clean(z, pos)
         slots = z.shape[1]
         drawn = [
             (torch.randint(self.config.codebooks, (slots,), generator=g), torch.rand(slots, generator=g))
@@ -73,17 +75,18 @@ class QuantLCM(InterleavedLCM):
         asked = self.quantizer.targets(clean, k)
         steps, which = torch.unique(k, return_inverse=True)
         making = self.trunk.inputs(asked.sums, embedding(which, self.steps(steps + 1)), pos.flatten()[index])
-        state = self.trunk(self.clean(z, pos), making, batch.doc, pos, index, dropped)
+        state = self.trunk(given, making, batch.doc, pos, index, dropped)
         return self.losses(self.post(state).float(), clean, asked.units)
 
+    @abstractmethod
     def losses(self, out: Float[Tensor, "N outputs"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
-        raise NotImplementedError
+        """Of what the network says of the concepts z, whose next units are `units`."""
 
+    @abstractmethod
     def scores(
         self, out: Float[Tensor, "N outputs"], sums: Float[Tensor, "N D"], k: int, temperature: float
     ) -> Float[Tensor, "N V"]:
         """Of each unit of codebook k: the higher, the likelier; a softmax over them gives their probabilities."""
-        raise NotImplementedError
 
     def sample(self, places: Places, sampling: Sampling) -> Float[Tensor, "N D"]:
         """One unit of each codebook after the other; guidance on what the network says (§2.3.5)."""

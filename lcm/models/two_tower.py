@@ -15,10 +15,9 @@ from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
 from lcm.denoiser import Affine, Denoiser, Memory
 from lcm.diffusion import Diffusion
-from lcm.fragility import load_fragility
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
-from lcm.models.draws import Draws, prompt_number
+from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
 from lcm.transformer import Cache, Transformer
 
@@ -67,11 +66,7 @@ class TwoTowerLCM(ConceptModel):
         self.denoiser = Denoiser(config.dim, config.width, config.heads, config.denoiser_layers, config.dropout)
 
     def read_fitted(self, codec: str) -> None:
-        fragility = self.diffusion.fragility
-        if fragility is not None:
-            path = self.config.diffusion.fragility
-            fitted = load_fragility(path, self.dim, normalizer=self.normalizer, fingerprint=codec)
-            fragility.load_state_dict(fitted.state_dict())
+        self.diffusion.read_fragility(self.normalizer, codec)
 
     def loss(self, batch: Batch) -> Losses:
         """`denoising_losses` of each target at a timestep of its own, all of them in one pass (§2.3.4)."""
@@ -98,17 +93,11 @@ class TwoTowerLCM(ConceptModel):
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> TwoTowerContext:
         """A prompt may be empty: then the first concept comes from the zero vector."""
-        device = self.end_of_text.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        padded = nn.utils.rnn.pad_sequence([p.to(device) for p in prompts], batch_first=True)
-        padded = nn.functional.pad(padded, (0, 0, 0, max(0, 1 - padded.shape[1])))
-        z = self.normalizer(padded)
-        empty = self.contextualiser.empty_cache(*padded.shape[:2])
+        z, lengths, number = read_prompts(prompts, self.normalizer)
+        empty = self.contextualiser.empty_cache(*z.shape[:2])
         state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
         memory = Cache(self.denoiser.remember(state), lengths + 1)
-        last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
-        prompt = prompt_number(last.where(lengths[:, None] > 0, 0))
-        return TwoTowerContext(context, memory, self.denoiser.own(), {}, prompt)
+        return TwoTowerContext(context, memory, self.denoiser.own(), {}, number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
