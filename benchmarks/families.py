@@ -47,7 +47,7 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("families"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="of 1,024 slots (%(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="of 1,024 slots, at least 10 (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="of Base and Two-Tower (%(default)s)")
     parser.add_argument("--limit", type=int, default=150, help="documents and pairs that are scored (%(default)s)")
     args = parser.parse_args()
@@ -96,7 +96,8 @@ def train_and_evaluate(one: Run, data: list[Path], output: Path, steps: int, lim
     if one.kind.startswith("quant"):
         words.append(f"--model.quantizer={output / 'quantizer.safetensors'}")
     run("lcm", "train", *words, log=output / f"{one.name}.log")
-    if not (scores / "results.json").is_file():
+    results, model = scores / "results.json", folder / "model.safetensors"
+    if not results.is_file() or results.stat().st_mtime < model.stat().st_mtime:  # it has been trained further since
         where = ["--data", *map(str, data), "--output", str(scores), "--limit", str(limit)]
         run("lcm", "evaluate", "--model", str(folder), *where, log=output / f"{one.name}.log")
 

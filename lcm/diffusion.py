@@ -124,9 +124,12 @@ class Diffusion(nn.Module):
         """Raises UserError where the schedule and its parameters do not fit."""
         super().__init__()
         self.config = config
-        table = alpha_bar(
-            config.schedule, config.steps, b0=config.b0, b1=config.b1, gamma=config.gamma, delta=config.delta
-        )
+        try:
+            table = alpha_bar(
+                config.schedule, config.steps, b0=config.b0, b1=config.b1, gamma=config.gamma, delta=config.delta
+            )
+        except UserError as error:
+            raise UserError(f"model.diffusion: {error}") from error
         self.register_buffer("alpha_bar", table.to(torch.get_default_device()))
         self.fragility = Fragility(dim) if config.weight == "fragility" else None
 

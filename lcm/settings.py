@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -107,13 +108,27 @@ def _explain_arguments(message: str, settings: type[BaseModel]) -> str:
     return "\n".join(f"--{u} is not a setting{_did_you_mean(u, _setting_names(settings))}" for u in unknown)
 
 
+def _kinds(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The sections that a kind chooses between, by kind: "two_tower" → TwoTowerConfig."""
+    found: dict[str, type[BaseModel]] = {}
+    for field in settings.model_fields.values():
+        if isinstance(field.discriminator, str):
+            for section in get_args(field.annotation) or (field.annotation,):
+                found |= dict.fromkeys(get_args(section.model_fields[field.discriminator].annotation), section)
+    return found
+
+
 def _explain(error: ErrorDetails, settings: type[BaseModel]) -> str:
     """One line for one mistake. pydantic puts the union's tag into the location; a person never wrote it."""
-    kinds = {"base"}
+    kinds, names, of_kind = _kinds(settings), _setting_names(settings), ""
     name = ".".join(str(part) for part in error["loc"] if part not in kinds)
+    for before, part in pairwise(error["loc"]):
+        if part in kinds:
+            elsewhere, names = names, _setting_names(kinds[str(part)], f"{before}.")
+            of_kind = f" of kind {part}" if name in elsewhere else ""
     match error["type"]:
         case "extra_forbidden":
-            return f"{name} is not a setting{_did_you_mean(name, _setting_names(settings))}"
+            return f"{name} is not a setting{of_kind}{_did_you_mean(name, names)}"
         case "missing":
             return f"{name} is missing: {error['msg'].lower()}"
         case "value_error":

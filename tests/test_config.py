@@ -108,6 +108,29 @@ def test_every_mistake_is_one_line_with_the_way_out(values, overrides, message):
     assert "\n" not in str(caught.value)
 
 
+TOWERS = {"kind": "two_tower", "dim": 16, "width": 16, "heads": 2, "context_layers": 1, "denoiser_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "message"),
+    [
+        ({**TOWERS, "layers": 2}, [], "model.layers is not a setting of kind two_tower; did you mean 'model."),
+        (TOWERS, ["model.layers=2"], "model.layers is not a setting of kind two_tower; did you mean 'model."),
+        ({**TOWERS, "widht": 2}, [], "model.widht is not a setting; did you mean 'model.width'?"),
+        ({**TOWERS, "diffusion": {"shedule": "x"}}, [], "did you mean 'model.diffusion.schedule'?"),
+        (TOWERS, ["model.diffusion.schedule=cosin"], "tiny.yaml: model.diffusion.schedule='cosin': input should be"),
+        (TOWERS, ["model.diffusion.min_snr=20"], "min_snr=20.0 is above max_snr=10.0"),
+        ({"kind": "two_towers"}, [], "tiny.yaml: model.kind"),
+    ],
+)
+def test_mistakes_of_a_family_are_told_under_the_names_that_a_person_writes(model, overrides, message):
+    with pytest.raises(UserError) as caught:
+        parse_config({"model": model}, overrides, where="tiny.yaml")
+    assert message in str(caught.value)
+    assert "model.layers'" not in str(caught.value), "what another family has is no way out"
+    assert "two_tower." not in str(caught.value)
+
+
 def test_two_mistakes_are_two_lines():
     with pytest.raises(UserError) as caught:
         parse({"data": {"slotts": 3}, "run": {"sed": 1}})

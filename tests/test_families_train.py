@@ -91,5 +91,7 @@ def test_a_model_on_disk_needs_no_other_file_and_says_the_same(kind, data, quant
 def test_a_quantizer_of_other_sizes_or_other_data_is_refused(data, quantizer, tmp_path):
     with pytest.raises(UserError, match=r"model\.quantizer=.*3 codebooks of 5 units.*model\.units=6"):
         train(config_of("quant_d", data, tmp_path / "run", quantizer, units=6))
+    with pytest.raises(UserError, match=r"model\.quantizer=nowhere: no such file; expected the file"):
+        train(config_of("quant_d", data, tmp_path / "run", "nowhere"))
     with pytest.raises(UserError, match=r"model\.quantizer=: is empty; expected the file"):
         train(config_of("quant_d", data, tmp_path / "run", ""))

@@ -6,6 +6,7 @@ Shapes.  B rows · S slots · N concepts · D concept width · M model width · 
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -47,8 +48,9 @@ class QuantLCM(InterleavedLCM):
 
     def read_fitted(self, codec: str) -> None:
         setting = f"model.quantizer={self.config.quantizer}"
-        if not self.config.quantizer:
-            raise UserError(f"{setting}: is empty; expected the file that data_prep/fit_quantizer.py wrote")
+        if not Path(self.config.quantizer).is_file():
+            what = "no such file" if self.config.quantizer else "is empty"
+            raise UserError(f"{setting}: {what}; expected the file that data_prep/fit_quantizer.py wrote")
         fitted, record = load_quantizer(self.config.quantizer)
         if fitted.codebooks.shape != self.quantizer.codebooks.shape:
             codebooks, units, dim = fitted.codebooks.shape
