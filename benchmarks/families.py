@@ -184,7 +184,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 str(one["seed"]),
                 f"{one['parameters']:,}",
                 *scores(one["intervals"]["model"]),
-                interval(rouge, 1),
+                interval(percent(rouge), 1),
                 f"{one['concepts_per_second']:,.0f}",
                 f"{one['seconds_a_sentence']:.3f}",
                 f"{one['repeated']:.0%}",
@@ -199,9 +199,13 @@ def scores(found: dict[str, dict[str, float]]) -> list[str]:
     return [
         interval(found["l2"], 2),
         interval(found["l2_roundtrip"], 2),
-        interval({k: 100 * v for k, v in found["contrastive_accuracy"].items()}, 1),
+        interval(percent(found["contrastive_accuracy"]), 1),
         interval(found["par"], 2),
     ]
+
+
+def percent(found: dict[str, float]) -> dict[str, float]:
+    return {name: 100 * value for name, value in found.items()}
 
 
 def interval(found: dict[str, float], digits: int) -> str:

@@ -135,6 +135,20 @@ def test_beams_are_the_same_where_what_none_sees_is_dropped_again_and_again(toy,
     assert len(drops) > 1, "the cache must have been full more than once"
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_cache_never_takes_more_room_than_its_longest_sequences(toy, vectors, beams, monkeypatch):
+    rooms = []
+    original = Cache._room
+    monkeypatch.setattr(Cache, "START", 5)
+    monkeypatch.setattr(Cache, "_room", lambda cache, entries: rooms.append(entries) or original(cache, entries))
+    if beams == 1:
+        read_out(toy, vectors, RULES)
+    else:
+        searched(toy, vectors, RULES, beams)
+    assert len(rooms) > 1, "it must have grown"
+    assert max(rooms) <= (len(PREFIX) + RULES.limit) * beams
+
+
 @pytest.mark.parametrize("width", [1280, 1284, 640])
 def test_the_best_by_blocks_are_the_best_of_all(width):
     logits = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
