@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 AROUND = 2
 """Positions that language and end take."""
+LEAST_WORDS = 3
+"""Of a run of words that stands for its sentence."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,10 @@ def collate(examples: Sequence[Example]) -> PieceBatch:
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B P"], Int[Tensor, " B"]]:
-    lengths = torch.tensor([len(row) for row in rows])
-    pieces = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for number, row in enumerate(rows):
-        pieces[number, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return pieces, lengths
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    full = [row if len(row) == longest else [*row, *[0] * (longest - len(row))] for row in rows]
+    return torch.tensor(full, dtype=torch.long).view(len(rows), longest), torch.tensor(lengths)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,28 @@ class Order:
     seed: int
     short_pieces: int = 0
     short_share: float = 1.0
+    spans: float = 0.0
+    """The share of sentences of which an epoch takes a run of words only: other runs in each epoch."""
+    starts_word: Sequence[bool] = ()
+    """For each id, whether a word begins with it; needed for spans."""
+
+    def examples(self, examples: Sequence[Example], number: int) -> Sequence[Example]:
+        """What epoch `number` reads."""
+        if not self.spans:
+            return examples
+        dice = random.Random(f"{self.seed} {number} spans")
+        return [self._span(e, dice) if not e.is_translation and dice.random() < self.spans else e for e in examples]
+
+    def _span(self, example: Example, dice: random.Random) -> Example:
+        """At least LEAST_WORDS words of it, any number up to all, from any place."""
+        pieces = example.source
+        words = [i for i, piece in enumerate(pieces) if i == 0 or self.starts_word[piece]]
+        if len(words) <= LEAST_WORDS:
+            return example
+        count = dice.randint(LEAST_WORDS, len(words))
+        first = dice.randint(0, len(words) - count)
+        part = pieces[words[first] : [*words, len(pieces)][first + count]]
+        return replace(example, source=part, target=part)
 
     def epoch(self, examples: Sequence[Example], number: int) -> list[list[int]]:
         """The numbers of the examples of each batch. Every example comes once, short sentences by their share."""
@@ -113,9 +137,10 @@ class Order:
         """Epoch after epoch, without end, from batch `start` on."""
         number = 0
         while True:
-            epoch = self.epoch(examples, number)
+            taken = self.examples(examples, number)
+            epoch = self.epoch(taken, number)
             for batch in epoch[start:]:
-                yield collate([examples[i] for i in batch])
+                yield collate([taken[i] for i in batch])
             start = max(0, start - len(epoch))
             number += 1
 
@@ -145,7 +170,7 @@ def _cut(examples: Sequence[Example], order: Sequence[int], tokens: int) -> Iter
         yield batch
 
 
-class TrainingBatches:
+class TrainingBatches(IterableDataset[PieceBatch]):
     """What Lightning iterates over: one endless epoch, from the step where training stands when it begins."""
 
     def __init__(self, examples: Sequence[Example], order: Order, trained: Callable[[], int]) -> None:

@@ -65,6 +65,8 @@ class Data(Section):
     """Sentences of fewer pieces are short, …"""
     short_share: float = Field(1.0, gt=0, le=1)
     """… and an epoch takes only this share of them: they are learned first."""
+    spans: float = Field(0.0, ge=0, le=1)
+    """The share of sentences of which an epoch takes a run of words only: many epochs then differ from one another."""
     tokens: int = Field(2400, gt=0)
     """Target pieces of a batch, language and end included. All sentences of a batch have one length."""
     validation_sentences: int = Field(300, ge=1)
@@ -204,6 +206,11 @@ class CodecTraining(Settings):
         if self.freeze == "encoder" and (terms.similarity or terms.translation_mse):
             name = "similarity" if terms.similarity else "translation_mse"
             raise ValueError(f"terms.{name}={getattr(terms, name)} moves the encoder, but freeze=encoder; drop either")
+        if terms.similarity and self.data.spans:
+            raise ValueError(
+                f"data.spans={self.data.spans} trains on parts of sentences, but terms.similarity compares whole ones; "
+                "set either to 0"
+            )
         if len(readings) > 1:
             raise ValueError(f"terms.{' and terms.'.join(readings)} each say what the decoder reads: keep one of them")
         if (terms.translation or terms.translation_mse) and not self.data.pairs:

@@ -7,6 +7,7 @@ runs/mine/settings.yaml                         every setting
 
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lcm import __version__
 from lcm.checkpoint import LAST, AtomicCheckpointIO, latest
 from lcm.codec import storage
-from lcm.codec_training.batches import Order, TrainingBatches, ValidationBatches, collate
+from lcm.codec_training.batches import Order, PieceBatch, TrainingBatches, ValidationBatches, collate
 from lcm.codec_training.corpus import Corpus, read_corpus
 from lcm.codec_training.examples import Examples, make_examples
 from lcm.codec_training.module import CodecModule
@@ -49,10 +52,13 @@ class Assembled:
 
     def fit(self, trainer: L.Trainer, checkpoint: Path | None = None) -> None:
         batches = TrainingBatches(self.examples.train, self.order, lambda: self.module.global_step)
+        loaded: Iterable[PieceBatch] = batches
+        if isinstance(trainer.accelerator, CUDAAccelerator):  # it is faster than batches are made beside it
+            loaded = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=64)
         validation = ValidationBatches(self.examples.validation, self.order.tokens)
         try:
             with quiet_lightning():
-                trainer.fit(self.module, batches, validation, ckpt_path=checkpoint, weights_only=True)
+                trainer.fit(self.module, loaded, validation, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 
@@ -97,7 +103,8 @@ def assemble(
     module = CodecModule(settings, start, teacher, _bottleneck(settings, start, examples))
     if settings.protect:
         say(f"protected: {len(module.directions)} of {start.model.sizes.dim} directions, which carry positions")
-    order = Order(data.tokens, settings.run.seed, data.short_pieces, data.short_share)
+    starts_word = start.starts_word.tolist()
+    order = Order(data.tokens, settings.run.seed, data.short_pieces, data.short_share, data.spans, starts_word)
     return Assembled(module, start, examples, order)
 
 

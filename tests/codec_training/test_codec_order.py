@@ -68,3 +68,45 @@ def test_collated_rows_end_where_their_lengths_say():
 def test_validation_reads_each_sentence_once():
     numbers = [int(i) for batch in ValidationBatches(SENTENCES, 30) for i in batch.sentence]
     assert sorted(numbers) == list(range(60))
+
+
+STARTS = [piece % 3 == 0 for piece in range(100)]
+SPANS = Order(tokens=30, seed=1, spans=0.5, starts_word=STARTS)
+LONG = [example(12 + i % 9, i) for i in range(400)]
+
+
+def test_a_span_is_a_run_of_whole_words_and_its_own_target():
+    shorter = 0
+    for before, after in zip(LONG, SPANS.examples(LONG, 0), strict=True):
+        assert after.source == after.target
+        assert after.sentence == before.sentence
+        if after == before:
+            continue
+        shorter += 1
+        first = before.source.index(after.source[0])
+        end = first + len(after.source)
+        assert before.source[first:end] == after.source
+        assert first == 0 or STARTS[before.source[first]]
+        assert end == len(before.source) or STARTS[before.source[end]]
+        assert sum(STARTS[piece] for piece in after.source) >= 2, "three words, of which the first may be cut by nature"
+    assert 120 < shorter < 200, "half of them, save those that drew all their words"
+
+
+def test_every_epoch_draws_other_spans_and_repeats_with_its_seed():
+    assert SPANS.examples(LONG, 0) != SPANS.examples(LONG, 1)
+    assert SPANS.examples(LONG, 1) == SPANS.examples(LONG, 1)
+    assert ORDER.examples(LONG, 1) is LONG
+
+
+def test_translations_are_never_cut_and_batches_hold_spans_of_one_length():
+    assert SPANS.examples(PAIRS, 0) == PAIRS
+    for batch in islice(SPANS.batches(LONG), 100):
+        assert len(set(batch.source_lengths.tolist())) == 1
+
+
+def test_starting_late_among_spans_gives_what_starting_early_would_have_reached():
+    batches = len(SPANS.epoch(SPANS.examples(LONG, 0), 0))
+    for start in (2, batches + 1):
+        whole = list(islice(SPANS.batches(LONG), start, start + 3))
+        late = list(islice(TrainingBatches(LONG, SPANS, lambda start=start: start), 3))
+        assert all(torch.equal(a.source, b.source) for a, b in zip(whole, late, strict=True))
