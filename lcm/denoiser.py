@@ -3,14 +3,14 @@
 Shapes.  N concepts to denoise · B rows · S slots · L context entries · D concept width · M model width · H heads
          K head width · U timesteps
 
-Five things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
+Four things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
 self-attention that sees one slot; modulations slot by slot, where they depend on the timestep alone; keys and values of
-the context once more at every denoising step; attention to nothing; and anything for slots that are not asked for.
+the context once more at every denoising step; and anything for slots that are not asked for. `denoising_step` saves
+more where many steps are taken with the same weights.
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,24 +46,29 @@ def sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-class Affine(NamedTuple):
-    weight: Float[Tensor, "M M"]
-    bias: Float[Tensor, " M"]
-
-
 @dataclass(frozen=True)
 class Memory:
     """What concepts may be denoised from: keys and values of each layer, entry 0 being the zero vector's.
 
-    mask:  entries that the concepts of each slot see; entry 0 always
+    mask:  entries that the concepts of each slot see; entry 0 always. None: all of them
     index: the slot, counted over all rows, of each concept to denoise; None where it is one slot a row
-    own:   what `Denoiser.own` made of each layer, for many steps with the same weights
     """
 
     layers: list[LayerCache]
-    mask: Bool[Tensor, "B 1 S L"]
+    mask: Bool[Tensor, "B 1 S L"] | None
     index: Int[Tensor, " N"] | None = None
-    own: list[Affine] | None = None
+
+    def seen_by(self, q: Float[Tensor, "N M"], layer: LayerCache) -> Float[Tensor, "N M"]:
+        """Attention of each concept's queries to the entries of a layer."""
+        rows, slots, queries = len(layer.keys), 1, q
+        if self.index is not None:
+            assert self.mask is not None, "slots differ in what they see"
+            slots = self.mask.shape[2]
+            queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
+        queries = queries.view(rows, slots, layer.keys.shape[1], -1).transpose(1, 2)
+        keys, values = layer.keys.to(q.dtype), layer.values.to(q.dtype)
+        y = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).transpose(1, 2).flatten(2)
+        return y.flatten(0, 1) if self.index is None else y.flatten(0, 1)[self.index]
 
 
 class CrossAttention(nn.Module):
@@ -89,23 +94,8 @@ class CrossAttention(nn.Module):
         bias = self.kv.bias.to(self.kv.weight.dtype).view(2, 1, self.heads, 1, -1).expand(-1, rows, -1, -1, -1)
         return LayerCache(bias[0], bias[1])
 
-    def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache, without: int) -> Float[Tensor, "N M"]:
-        """The last `without` concepts see the zero vector alone: their attention is its value."""
-        rows, _, slots, _ = memory.mask.shape
-        q = self.q(x[: len(x) - without])
-        queries = q
-        if memory.index is not None:
-            queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, memory.index, q)
-        queries = queries.view(rows, slots, self.heads, -1).transpose(1, 2)
-        keys, values = layer.keys.to(q.dtype), layer.values.to(q.dtype)
-        y = scaled_dot_product_attention(queries, keys, values, attn_mask=memory.mask).transpose(1, 2).flatten(2)
-        y = y.flatten(0, 1)
-        if memory.index is not None:
-            y = y[memory.index]
-        if without:
-            value = self.kv.bias[q.shape[1] :].to(y.dtype)
-            y = torch.cat([y, value.expand(without, -1)])
-        out: Tensor = self.out(y)
+    def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
+        out: Tensor = self.out(memory.seen_by(self.q(x), layer))
         return out
 
 
@@ -130,26 +120,17 @@ class DenoiserBlock(nn.Module):
         self.feed_forward = SwiGLU(width)
         self.dropout = nn.Dropout(dropout)
 
-    def own(self) -> Affine:
-        """Attention of a slot to itself as one product: half the weights to read, at the cost of making it."""
-        weight = self.self_out.weight @ self.self_value.weight
-        return Affine(weight, self.self_out(self.self_value.bias).to(weight.dtype))
-
     def forward(
         self,
         x: Float[Tensor, "N M"],
         modulation: Float[Tensor, "N M9"] | Float[Tensor, "1 M9"],
         memory: Memory,
         layer: LayerCache,
-        without: int,
-        own: Affine | None = None,
     ) -> Float[Tensor, "N M"]:
-        """own: of this layer, what `own` returns."""
         shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
-        y = modulated(self.self_norm(x), shift_s, scale_s)
-        itself = self.self_out(self.self_value(y)) if own is None else nn.functional.linear(y, *own)
+        itself = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
         x = addcmul(x, gate_s, self.dropout(itself))
-        seen = self.cross(modulated(self.cross_norm(x), shift_c, scale_c), memory, layer, without)
+        seen = self.cross(modulated(self.cross_norm(x), shift_c, scale_c), memory, layer)
         x = addcmul(x, gate_c, self.dropout(seen))
         made = self.feed_forward(modulated(self.feed_forward_norm(x), shift_f, scale_f))
         return addcmul(x, gate_f, self.dropout(made))
@@ -184,10 +165,6 @@ class Denoiser(nn.Module):
         embedded = silu(self.time(t))
         return [block.modulator(embedded) for block in self.layers]
 
-    def own(self) -> list[Affine]:
-        """Of each layer, attention of a slot to itself as one product."""
-        return [block.own() for block in self.layers]
-
     def remember(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
         """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
         layers = []
@@ -207,16 +184,14 @@ class Denoiser(nn.Module):
         modulations: list[Float[Tensor, "U M9"]],
         which: Int[Tensor, " N"] | int,
         memory: Memory,
-        without: int = 0,
     ) -> Float[Tensor, "N D"]:
-        """which: the row of `modulations` of each concept, or of all. The last `without` concepts have no context."""
+        """which: the row of `modulations` of each concept, or of all."""
         state = self.pre(x).float()
-        owned = memory.own if memory.own is not None else [None] * len(self.layers)
-        for block, table, layer, own in zip(self.layers, modulations, memory.layers, owned, strict=True):
+        for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
             modulation = table[which : which + 1] if isinstance(which, int) else nn.functional.embedding(which, table)
             if self.recompute and torch.is_grad_enabled():
-                state = checkpoint(block, state, modulation, memory, layer, without, own, use_reentrant=False)
+                state = checkpoint(block, state, modulation, memory, layer, use_reentrant=False)
             else:
-                state = block(state, modulation, memory, layer, without, own)
+                state = block(state, modulation, memory, layer)
         out: Tensor = self.post(self.norm(state)).float()
         return out

@@ -46,9 +46,10 @@ def ddim(
     x, levels = x.float(), _levels(alpha_bar, timesteps)
     for step, ((t, here), (_, there)) in enumerate(pairwise(zip(timesteps, levels, strict=True))):
         x_0 = _clipped(denoise(x, t), clip)
-        eps = (x - sqrt(here) * x_0) / sqrt(1 - here)
         variance = min(eta**2 * (1 - there) / (1 - here) * (1 - here / there), 1 - there)
-        x = sqrt(there) * x_0 + sqrt(1 - there - variance) / epsilon_scaling * eps
+        # √ᾱ' · x_0 + √(1 - ᾱ' - variance) / λ_ε · ε, where ε = (x - √ᾱ · x_0) / √(1 - ᾱ)
+        kept = sqrt((1 - there - variance) / (1 - here)) / epsilon_scaling
+        x = torch.add(kept * x, x_0, alpha=sqrt(there) - kept * sqrt(here))
         if noise is not None and variance:
             x = x + sqrt(variance) * noise(step).float()
     return _clipped(denoise(x, timesteps[-1]), clip)
@@ -95,10 +96,10 @@ def guided(
     def denoise(x: Float[Tensor, "N D"], t: int) -> Float[Tensor, "N D"]:
         if table[t] == 0:
             return alone(x, t)
-        signal, noise = sqrt(table[t]), sqrt(1 - table[t])
-        with_context, without = ((x - signal * x_0.float()) / noise for x_0 in both(x, t))
-        eps = guided_eps(with_context, without, scale, rescale)
-        return (x - noise * eps) / signal
+        signal = sqrt(table[t])
+        # √(1 - ᾱ) · ε, because guidance of a multiple of ε is this multiple of the guided ε.
+        with_context, without = (torch.sub(x, x_0.float(), alpha=signal) for x_0 in both(x, t))
+        return (x - guided_eps(with_context, without, scale, rescale)) / signal
 
     return denoise
 
@@ -107,7 +108,7 @@ def guided_eps(
     with_context: Float[Tensor, "N D"], without: Float[Tensor, "N D"], scale: float, rescale: float
 ) -> Float[Tensor, "N D"]:
     """The guided ε. Where it has no spread over the channels, there is nothing to rescale."""
-    eps = without + scale * (with_context - without)
+    eps = without.lerp(with_context, scale)
     if not rescale:
         return eps
     wanted, found = (e.std(dim=-1, keepdim=True) for e in (with_context, eps))

@@ -5,6 +5,7 @@ Shapes.  B rows · P pieces of the source · Q pieces of the target
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -134,15 +135,21 @@ class Order:
         return example.is_translation or len(example.source) >= self.short_pieces
 
     def batches(self, examples: Sequence[Example], start: int = 0) -> Iterator[PieceBatch]:
-        """Epoch after epoch, without end, from batch `start` on."""
+        """Epoch after epoch, without end, from batch `start` on; each is laid out while the one before it is read."""
         number = 0
-        while True:
-            taken = self.examples(examples, number)
-            epoch = self.epoch(taken, number)
-            for batch in epoch[start:]:
-                yield collate([taken[i] for i in batch])
-            start = max(0, start - len(epoch))
-            number += 1
+        with ThreadPoolExecutor(1) as beside:
+            coming = beside.submit(self._laid_out, examples, number)
+            while True:
+                taken, epoch = coming.result()
+                number += 1
+                coming = beside.submit(self._laid_out, examples, number)
+                for batch in epoch[start:]:
+                    yield collate([taken[i] for i in batch])
+                start = max(0, start - len(epoch))
+
+    def _laid_out(self, examples: Sequence[Example], number: int) -> tuple[Sequence[Example], list[list[int]]]:
+        taken = self.examples(examples, number)
+        return taken, self.epoch(taken, number)
 
 
 def _target_bin(example: Example) -> int:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
-from lcm.denoiser import Affine, Denoiser, Memory
+from lcm.denoiser import Denoiser, Memory
+from lcm.denoising_step import DenoisingStep
 from lcm.diffusion import Diffusion
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, Transformer
+from lcm.transformer import Cache, LayerCache, Transformer
 
 
 @dataclass
@@ -28,15 +29,13 @@ class TwoTowerContext:
 
     context: keys and values of the contextualiser
     memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
-    own:     attention to oneself as one product, of each layer of the denoiser
-    tables:  modulations of each layer by number of sampling steps, made when they are first asked for
+    step:    the denoiser with the weights that it had when the prompts were read
     prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
     """
 
     context: Cache
     memory: Cache
-    own: list[Affine]
-    tables: dict[int, list[Float[Tensor, "U M9"]]]
+    step: DenoisingStep
     prompt: Int[Tensor, " B"]
     spent: bool = False
 
@@ -46,7 +45,7 @@ class TwoTowerContext:
 
     def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
         context, memory = self.context.select(rows), self.memory.select(rows)
-        return TwoTowerContext(context, memory, self.own, self.tables, self.prompt[rows])
+        return TwoTowerContext(context, memory, self.step, self.prompt[rows])
 
 
 class TwoTowerLCM(ConceptModel):
@@ -85,7 +84,7 @@ class TwoTowerLCM(ConceptModel):
         z = self.normalizer(batch.emb)
         index = (batch.doc != PAD).flatten().nonzero()[:, 0]
         draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
-        found = self._sample(self._memory(z, batch, index), draws, sampling, {})
+        found = self._sample(DenoisingStep.of(self.denoiser), self._memory(z, batch, index), draws, sampling)
         predicted = z.new_zeros(batch.doc.numel(), self.dim)
         predicted[index] = self.normalizer.inverse(found)
         return predicted.view_as(z)
@@ -97,16 +96,13 @@ class TwoTowerLCM(ConceptModel):
         empty = self.contextualiser.empty_cache(*z.shape[:2])
         state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
         memory = Cache(self.denoiser.remember(state), lengths + 1)
-        return TwoTowerContext(context, memory, self.denoiser.own(), {}, number)
+        return TwoTowerContext(context, memory, DenoisingStep.of(self.denoiser), number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, TwoTowerContext)
-        room = context.memory.layers[0].keys.shape[2]
-        seen = torch.arange(room, device=context.prompt.device) < context.memory.lengths[:, None]
-        memory = Memory(list(context.memory.layers), seen[:, None, None], own=context.own)
         draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
-        return self.normalizer.inverse(self._sample(memory, draws, sampling, context.tables))
+        return self.normalizer.inverse(self._sample(context.step, filled(context.memory), draws, sampling))
 
     @torch.no_grad()
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> TwoTowerContext:
@@ -121,7 +117,7 @@ class TwoTowerLCM(ConceptModel):
             new = block.cross.remember(state)
             layer.write(at, new.keys, new.values)
         memory = Cache(memory.layers, memory.lengths + 1)
-        return TwoTowerContext(longer, memory, context.own, context.tables, context.prompt)
+        return TwoTowerContext(longer, memory, context.step, context.prompt)
 
     def _memory(
         self,
@@ -138,25 +134,26 @@ class TwoTowerLCM(ConceptModel):
         mask = nn.functional.pad(before, (1, 0), value=True)
         return Memory(self.denoiser.remember(state), mask[:, None], index)
 
-    def _sample(
-        self, memory: Memory, draws: Draws, sampling: Sampling, made: dict[int, list[Float[Tensor, "U M9"]]]
-    ) -> Float[Tensor, "N D"]:
-        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step.
-
-        made: modulations by number of steps; what is missing is added.
-        """
+    def _sample(self, step: DenoisingStep, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
+        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
         settings = settle(sampling, self.defaults)
         timesteps = timesteps_of(self.diffusion, settings)
-        if settings.steps not in made:
-            made[settings.steps] = self.denoiser.modulations(torch.tensor(timesteps, device=self.end_of_text.device))
-        tables = made[settings.steps]
+        tables = step.at(timesteps)
 
-        def both(x: Float[Tensor, "N D"], step: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-            out = self.denoiser(torch.cat([x, x]), tables, step, memory, without=len(x))
+        def both(x: Float[Tensor, "N D"], number: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+            out = step(x, tables, number, memory, twice=True)
             return out[: len(x)], out[len(x) :]
 
-        def alone(x: Float[Tensor, "N D"], step: int) -> Float[Tensor, "N D"]:
-            out: Tensor = self.denoiser(x, tables, step, memory)
-            return out
+        def alone(x: Float[Tensor, "N D"], number: int) -> Float[Tensor, "N D"]:
+            return step(x, tables, number, memory)
 
         return sample(self.diffusion, both, alone, timesteps, draws, self.dim, settings)
+
+
+def filled(cache: Cache) -> Memory:
+    """What there is of a cache, without the room for more; nothing is hidden where all rows are equally long."""
+    shortest, longest = (int(length) for length in cache.lengths.aminmax())
+    layers = [LayerCache(layer.keys[:, :, :longest], layer.values[:, :, :longest]) for layer in cache.layers]
+    if shortest == longest:
+        return Memory(layers, None)
+    return Memory(layers, (torch.arange(longest, device=cache.lengths.device) < cache.lengths[:, None])[:, None, None])
