@@ -59,9 +59,10 @@ def generate(
     """
     kept: list[list[Float[Tensor, " D"]]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["length" for _ in prompts]
-    rows = torch.arange(len(prompts), device=prompts[0].device)  # the prompt of each row that is still going
+    device = model.end_of_text.device
+    rows = torch.arange(len(prompts), device=device)  # the prompt of each row that is still going
     context = model.prefill(prompts)
-    before = torch.stack([prompt[-1] for prompt in prompts])
+    before = torch.stack([prompt[-1] for prompt in prompts]).to(device)
     for count in range(stop.max_sentences):
         concepts = model.next(context, sampling)
         if not concepts.isfinite().all():

@@ -60,15 +60,16 @@ class Memory:
 
     def seen_by(self, q: Float[Tensor, "N M"], layer: LayerCache) -> Float[Tensor, "N M"]:
         """Attention of each concept's queries to the entries of a layer."""
-        rows, slots, queries = len(layer.keys), 1, q
-        if self.index is not None:
-            assert self.mask is not None, "slots differ in what they see"
-            slots = self.mask.shape[2]
-            queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
-        queries = queries.view(rows, slots, layer.keys.shape[1], -1).transpose(1, 2)
-        keys, values = layer.keys.to(q.dtype), layer.values.to(q.dtype)
-        y = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).transpose(1, 2).flatten(2)
-        return y.flatten(0, 1) if self.index is None else y.flatten(0, 1)[self.index]
+        heads, keys, values = layer.keys.shape[1], layer.keys.to(q.dtype), layer.values.to(q.dtype)
+        if self.index is None:
+            queries = q.view(len(q), heads, 1, -1)
+            return scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).flatten(1)
+        assert self.mask is not None, "slots differ in what they see"
+        rows, _, slots, _ = self.mask.shape
+        queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
+        queries = queries.view(rows, slots, heads, -1).transpose(1, 2)
+        y = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
+        return y.transpose(1, 2).flatten(2).flatten(0, 1)[self.index]
 
 
 class CrossAttention(nn.Module):
@@ -84,9 +85,9 @@ class CrossAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
             nn.init.zeros_(linear.bias)
 
-    def remember(self, context: Float[Tensor, "B S M"]) -> LayerCache:
-        """Keys and values of the context's slots."""
-        keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def remember(self, context: Float[Tensor, "B S M"], kv: nn.Module | None = None) -> LayerCache:
+        """Keys and values of the context's slots. kv: what stands for the module's own, if anything."""
+        keys, values = (kv or self.kv)(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return LayerCache(keys, values)
 
     def zero_vector(self, rows: int) -> LayerCache:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
+from lcm.documents import Documents, are_quicker, attend
 from lcm.errors import UserError
 from lcm.transformer import Attention, Block, Cache, LayerCache, RMSNorm, Rotation
 
@@ -25,24 +26,47 @@ from lcm.transformer import Attention, Block, Cache, LayerCache, RMSNorm, Rotati
 class Leaves:
     """Where the concepts in the making stand.
 
-    mask:     clean slots that the one at each slot sees; none where its context is dropped
-    rotation: of their own slots
-    index:    the slot, counted over all rows, of each; None where it is one slot a row
+    mask:      clean slots that the one at each slot sees; none where its context is dropped
+    rotation:  of their own slots
+    index:     the slot, counted over all rows, of each; None where it is one slot a row
+    documents: whose slots these are, if they are; then there is a mask for the documents of each length
     """
 
-    mask: Bool[Tensor, "B 1 S L"]
+    mask: Bool[Tensor, "B 1 S L"] | list[Bool[Tensor, "_ 1 _ _"]]
     rotation: Rotation
     index: Int[Tensor, " N"] | None = None
+    documents: Documents | None = None
+
+    @staticmethod
+    def of_documents(
+        documents: Documents, rotation: Rotation, index: Int[Tensor, " N"], dropped: Bool[Tensor, "B S"]
+    ) -> "Leaves":
+        """index, dropped: of the slots of the batch."""
+        parts = documents.split(dropped.flatten()[documents.index])
+        masks = [torch.ones(2 * part.shape[1:], dtype=torch.bool).tril(-1) & ~part[:, None, :, None] for part in parts]
+        place = torch.zeros(dropped.numel(), dtype=torch.long)
+        place[documents.index] = torch.arange(len(documents.index))
+        return Leaves(masks, rotation, place[index], documents)
 
     def spread(self, x: Float[Tensor, "N M"]) -> Float[Tensor, "B S M"]:
         """Each at its slot, zeros elsewhere."""
-        rows, _, slots, _ = self.mask.shape
+        rows, _, slots, _ = self.rotation.cos.shape
         if self.index is None:
             return x.view(rows, slots, -1)
         return x.new_zeros(rows * slots, x.shape[1]).index_copy(0, self.index, x).view(rows, slots, -1)
 
     def gather(self, x: Float[Tensor, "B S M"]) -> Float[Tensor, "N M"]:
         return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
+
+    def attend(
+        self, q: Float[Tensor, "B H S K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], clean: LayerCache
+    ) -> Float[Tensor, "B H S K"]:
+        """Of the ones in the making to the clean ones and to themselves."""
+        if isinstance(self.mask, Tensor):
+            return _beside(q, k, v, clean.keys, clean.values, self.mask)
+        assert self.documents is not None
+        parts = [self.documents.apart(x) for x in (q, k, v, clean.keys, clean.values)]
+        return self.documents.together([_beside(*part) for part in zip(*parts, self.mask, strict=True)])
 
 
 class TwinBlock(Block):
@@ -52,7 +76,7 @@ class TwinBlock(Block):
         self,
         clean: Float[Tensor, "B S M"],
         making: Float[Tensor, "N M"],
-        mask: Bool[Tensor, "B 1 S S"],
+        mask: Bool[Tensor, "B 1 S S"] | Documents,
         leaves: Leaves,
         last: bool,
     ) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
@@ -61,8 +85,7 @@ class TwinBlock(Block):
         making = _leaf(self, making, LayerCache(k, v), leaves, 0)
         if last:
             return clean, making
-        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return _rest(self, clean, y.transpose(1, 2).flatten(2)), making
+        return _rest(self, clean, attend(q, k, v, mask).transpose(1, 2).flatten(2)), making
 
     def read(
         self,
@@ -144,8 +167,14 @@ class Interleaved(nn.Module):
         dropped: Bool[Tensor, "B S"],
     ) -> Float[Tensor, "N M"]:
         """The states of the concepts in the making, from their inputs and those of the clean ones."""
-        mask, rotation = document_mask(doc).unsqueeze(1), self.rotation(pos)
-        leaves = Leaves(mask.tril(-1) & ~dropped[:, None, :, None], rotation, index)
+        mask: Tensor | Documents
+        if are_quicker(doc, self.blocks):
+            mask = Documents.of(doc)
+            clean = clean.flatten(0, 1)[None, mask.index]
+            leaves = Leaves.of_documents(mask, self.rotation(pos.flatten()[None, mask.index]), index, dropped)
+        else:
+            mask = document_mask(doc).unsqueeze(1)
+            leaves = Leaves(mask.tril(-1) & ~dropped[:, None, :, None], self.rotation(pos), index)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.layers):
             if self.recompute and torch.is_grad_enabled():
@@ -219,11 +248,23 @@ def _leaf(
     spread = leaves.spread(new[:count])
     q, k, v = spread.view(*spread.shape[:2], 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
     q, k = leaves.rotation(q), leaves.rotation(k)
-    q = q * (1 / math.sqrt(q.shape[-1]))
-    others = (q @ layer.keys.to(q.dtype).transpose(2, 3)).masked_fill(~leaves.mask, -math.inf)
-    weights = torch.cat([(q * k).sum(-1, keepdim=True), others], dim=-1).float().softmax(-1).to(v.dtype)
-    y = weights[..., :1] * v + weights[..., 1:] @ layer.values.to(v.dtype)
+    y = leaves.attend(q, k, v, layer)
     seen = leaves.gather(y.transpose(1, 2).flatten(2))
     if without:
         seen = torch.cat([seen, new[count:, -seen.shape[1] :]])
     return _rest(block, x, seen)
+
+
+def _beside(
+    q: Float[Tensor, "B H S K"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    keys: Float[Tensor, "B H L K"],
+    values: Float[Tensor, "B H L K"],
+    mask: Bool[Tensor, "B 1 S L"],
+) -> Float[Tensor, "B H S K"]:
+    """Attention to the clean ones that the mask shows and, by one more column of scores, to oneself."""
+    q = q * (1 / math.sqrt(q.shape[-1]))
+    others = (q @ keys.to(q.dtype).transpose(2, 3)).masked_fill(~mask, -math.inf)
+    weights = torch.cat([(q * k).sum(-1, keepdim=True), others], dim=-1).float().softmax(-1).to(v.dtype)
+    return weights[..., :1] * v + weights[..., 1:] @ values.to(v.dtype)

@@ -42,7 +42,7 @@ def fit(vectors: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[Tenso
 
     A channel that never varies gets scale 1: it carries nothing, and must not turn into infinities.
     """
-    quantiles = torch.tensor([QUARTILES[0], 0.5, QUARTILES[1]], dtype=torch.float64)
+    quantiles = torch.tensor([QUARTILES[0], 0.5, QUARTILES[1]], dtype=torch.float64, device=vectors.device)
     # In blocks of channels: torch.quantile refuses more than 16 million numbers at once and sorts a copy of its input.
     columns = vectors.shape[1]
     low, middle, high = torch.cat(

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import pad, rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
+from lcm.documents import Documents, are_quicker, attend
 
 ROPE_THETA = 10_000.0
 
@@ -47,7 +48,7 @@ class Rotation:
 
     def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
         """Turn the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
-        pairs = x.float().view(*x.shape[:-1], -1, 2)
+        pairs = x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2)
         if torch.compiler.is_compiling():  # which makes one pass of this, and knows no complex numbers
             even, odd = pairs.unbind(-1)
             turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
@@ -121,18 +122,19 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B S M"],
         rotation: Rotation,
-        mask: Bool[Tensor, "B 1 S L"],
+        mask: Bool[Tensor, "B 1 S L"] | Documents,
         cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
     ) -> Float[Tensor, "B S M"]:
-        """With a cache, keys and values are first written into its slots, and all of it is attended to."""
+        """With a cache, keys and values are first written into its slots; as many as the mask has are attended to."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotation(q), rotation(k)
         if cache is not None:
             layer, slots = cache
             layer.write(slots, k, v)
-            k, v = layer.keys, layer.values
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))
+            assert isinstance(mask, Tensor), "a cache is seen through a mask"
+            room = mask.shape[-1]
+            k, v = layer.keys[:, :, :room], layer.values[:, :, :room]
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 def feed_forward_width(width: int) -> int:
@@ -154,6 +156,18 @@ class SwiGLU(nn.Module):
         return self.out(silu(gate) * inner)
 
 
+class Dropout(nn.Dropout):
+    """torch's, but on a CPU from 16 random bits a number: p to 1/65536. torch draws a double each, in one thread."""
+
+    def forward(self, input: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
+        if not self.training or not self.p or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        lost = min(round(self.p * 2**16), 2**16 - 1)
+        drawn = torch.empty(-(-input.numel() // 4), dtype=torch.long).random_(-(2**63), None)
+        kept = drawn.view(torch.int16)[: input.numel()].view(input.shape) >= lost - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - lost))
+
+
 class Block(nn.Module):
     """x + dropout(attention(norm(x))), then the same with the feed-forward network (pre-norm)."""
 
@@ -163,13 +177,13 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.feed_forward_norm = RMSNorm(width)
         self.feed_forward = SwiGLU(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
         x: Float[Tensor, "B S M"],
         rotation: Rotation,
-        mask: Bool[Tensor, "B 1 S L"],
+        mask: Bool[Tensor, "B 1 S L"] | Documents,
         cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
     ) -> Float[Tensor, "B S M"]:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
@@ -190,8 +204,20 @@ class Transformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S M"], doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]
     ) -> Float[Tensor, "B S M"]:
-        """The state after each slot, which has seen its own document up to and including that slot."""
-        mask = document_mask(doc).unsqueeze(1)
+        """The state after each slot, which has seen its own document up to and including that slot.
+
+        After an empty slot there is none: whatever is returned there is finite.
+        """
+        if not are_quicker(doc, self.blocks):
+            return self._through(x, pos, document_mask(doc).unsqueeze(1))
+        documents = Documents.of(doc)
+        here = documents.index
+        state = self._through(x.flatten(0, 1)[None, here], pos.flatten()[None, here], documents)
+        return state.new_zeros(x.flatten(0, 1).shape).index_copy(0, here, state[0]).view(x.shape)
+
+    def _through(
+        self, x: Float[Tensor, "B S M"], pos: Int[Tensor, "B S"], mask: Bool[Tensor, "B 1 S S"] | Documents
+    ) -> Float[Tensor, "B S M"]:
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()
         for block in self.blocks:
@@ -215,9 +241,10 @@ class Transformer(nn.Module):
         """
         new = torch.arange(x.shape[1], device=x.device)
         pos = cache.lengths[:, None] + new
-        cache = cache.reserve(int(pos.max()) + 1)
+        longest = int(pos.max()) + 1
+        cache = cache.reserve(longest)
         # Unused slots lie after the used ones, so the causal mask hides them until they are overwritten.
-        mask = (torch.arange(cache.layers[0].keys.shape[2], device=x.device) <= pos[:, :, None]).unsqueeze(1)
+        mask = (torch.arange(longest, device=x.device) <= pos[:, :, None]).unsqueeze(1)
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()
         for block, layer in zip(self.blocks, cache.layers, strict=True):

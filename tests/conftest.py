@@ -10,16 +10,18 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `needs("package")` stay out of a run without that package.
+    """Tests marked `needs("package")` stay out of a run without that package, those marked `cuda` of one without a GPU.
 
-    They are told as deselected; where LCM_EVERY_EXTRA is set, as `make test-slow` does, none may stay out.
+    They are told as deselected; where LCM_EVERY_EXTRA is set, as `make test-slow` does, no package may lack.
     """
-    out = [item for item in items if _lacks(item)]
-    if out and os.environ.get("LCM_EVERY_EXTRA"):
-        raise pytest.UsageError(f"{out[0].nodeid} needs {', '.join(_lacks(out[0]))}, and LCM_EVERY_EXTRA is set")
-    if out:
+    lacking = [item for item in items if _lacks(item)]
+    if lacking and os.environ.get("LCM_EVERY_EXTRA"):
+        item = lacking[0]
+        raise pytest.UsageError(f"{item.nodeid} needs {', '.join(_lacks(item))}, and LCM_EVERY_EXTRA is set")
+    without_gpu = [item for item in items if item.get_closest_marker("cuda")] if not torch.cuda.is_available() else []
+    if out := [*lacking, *without_gpu]:
         config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if not _lacks(item)]
+        items[:] = [item for item in items if item not in out]
 
 
 def _lacks(item: pytest.Item) -> list[str]:

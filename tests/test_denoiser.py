@@ -72,7 +72,7 @@ def test_each_sub_layer_is_shifted_scaled_and_gated_by_the_timestep():
     for number, (norm, part) in enumerate(parts):
         shift, scale, gate = numbers[:, number].unbind(1)
         state = state + gate * part(norm(state) * (1 + scale) + shift)
-    nothing = Memory([block.cross.zero_vector(1)], torch.ones(1, 1, 3, 1, dtype=torch.bool))
+    nothing = Memory([block.cross.zero_vector(3)], None)
     found = denoiser(x, denoiser.modulations(t), torch.arange(3), nothing)
     close(found, denoiser.post(denoiser.norm(state)))
 
@@ -85,7 +85,7 @@ def test_attention_to_the_context_by_hand():
     denoiser = build(1)
     denoiser.blocks[0] = block
     layers = denoiser.remember(context)
-    found = cross(x, Memory(layers, before(4), torch.arange(4)), layers[0], 0)
+    found = cross(x, Memory(layers, before(4), torch.arange(4)), layers[0])
     seen = torch.cat([torch.zeros(1, WIDTH), context[0]]) @ cross.kv.weight.T + cross.kv.bias
     keys, values = (half.view(5, HEADS, -1) for half in seen.chunk(2, dim=1))
     queries, rows = cross.q(x).view(4, HEADS, -1), []
@@ -111,19 +111,6 @@ def test_a_concept_sees_the_slots_before_its_own_and_no_other_concept():
         noisy = x.clone()
         noisy[slot] += 1
         assert (run(noisy, context) != expected).any(1).nonzero().flatten().tolist() == [slot]
-
-
-def test_the_last_ones_may_go_without_context():
-    """As with a mask that shows the zero vector alone, whatever the context."""
-    denoiser, x = build(), torch.randn(3, D)
-    tables, context = denoiser.modulations(torch.tensor([5, 60])), torch.randn(3, 2, WIDTH)
-    everything = torch.ones(3, 1, 1, 3, dtype=torch.bool)
-    nothing = everything.clone()
-    nothing[..., 1:] = False
-    both = denoiser(torch.cat([x, x]), tables, 1, remembered(denoiser, context, everything), without=3)
-    close(both[:3], denoiser(x, tables, 1, remembered(denoiser, context, everything)))
-    close(both[3:], denoiser(x, tables, 1, remembered(denoiser, context, nothing)))
-    assert not torch.allclose(both[:3], both[3:], atol=1e-3)
 
 
 def test_concepts_are_denoised_where_they_stand():

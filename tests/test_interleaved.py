@@ -105,6 +105,25 @@ def test_documents_side_by_side_and_some_slots_alone(positions):
         close(found[n : n + 1], alone)
 
 
+@KINDS
+def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions, monkeypatch):
+    """What a GPU and a compiler are given; values and gradients, with empty slots and dropped contexts."""
+    model, clean, index = build(positions), torch.randn(3, 6, WIDTH), torch.tensor([1, 2, 5, 8, 12, 14])
+    rows = [row([3, 3], 6), row([1, 3], 6), row([5], 6)]
+    doc, pos = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    dropped, making = torch.rand(3, 6) < 0.4, torch.randn(6, WIDTH)
+    assert dropped.flatten()[index].unique().tolist() == [False, True]
+    found = []
+    for quicker in (True, False):
+        monkeypatch.setattr("lcm.interleaved.are_quicker", lambda *_, answer=quicker: answer)
+        model.zero_grad()
+        state = model(clean, making, doc, pos, index, dropped)
+        state.square().sum().backward()
+        found.append([state, *(p.grad for p in model.blocks.parameters() if p.grad is not None)])
+    for apart, together in zip(*found, strict=True):
+        close(apart, together)
+
+
 def test_a_dropped_context_leaves_the_concept_itself():
     model, clean, making = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
     doc, pos = row([4], 4)

@@ -14,6 +14,7 @@ from naive_diffusion import Noising
 
 from lcm.config import BaseLCMConfig, DiffusionConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.denoiser import Memory
+from lcm.denoising_step import DenoisingStep
 from lcm.models import build_model
 from lcm.models.concept_model import Sampling
 from lcm.models.diffusing import DiffusionSampling, draw_noising
@@ -117,32 +118,35 @@ def test_a_table_of_modulations_is_a_modulation_for_every_slot():
 
 def test_attention_to_oneself_needs_neither_queries_nor_keys():
     """Whatever they are: here they are large."""
-    block, naive = (m.denoiser.blocks[1] for m in (build("two_tower"), naive_of(build("two_tower"))))
+    model = build("two_tower")
+    block, naive = (m.denoiser.blocks[1] for m in (model, naive_of(model)))
     for linear in (naive.self_attention.q, naive.self_attention.k):
         torch.nn.init.normal_(linear.weight, std=5)
     x = torch.randn(2, 6, 16)
     plain = naive.self_attention(x, x, torch.eye(6, dtype=torch.bool))
     assert_equal(block.self_out(block.self_value(x)), plain)
-    assert_equal(torch.nn.functional.linear(x, *block.own()), plain)
+    assert_equal(DenoisingStep.of(model.denoiser).layers[1].itself(x.flatten(0, 1)), plain.flatten(0, 1))
 
 
-@pytest.mark.parametrize("without", [0, 2, 5])
-def test_kept_keys_and_values_are_those_projected_anew(without):
-    """Of two rows with three and five concepts of context; concepts without context see what the zero vector says."""
+@pytest.mark.parametrize("lengths", [(3, 5), (5, 5)], ids=["ragged", "even"])
+@pytest.mark.parametrize("twice", [False, True])
+def test_kept_keys_and_values_are_those_projected_anew(lengths, twice):
+    """Of two rows of context; the same concepts without their context see what the zero vector says."""
     denoiser, naive = (m.denoiser for m in (build("two_tower"), naive_of(build("two_tower"))))
-    context, lengths = torch.randn(2, 5, 16), torch.tensor([3, 5])
-    with_context, _ = noisy(2)
-    others, _ = noisy(without, seed=3)
-    seen = (torch.arange(6) <= lengths[:, None])[:, None, None]
-    memory = Memory(denoiser.remember(context), seen)
-    ours = denoiser(torch.cat([with_context, others]), denoiser.modulations(torch.tensor([40])), 0, memory, without)
-    t = torch.tensor([[40]])
-    for row in range(2):
-        plain = naive(with_context[None, row : row + 1], t, context[row : row + 1], seen[row : row + 1])
-        assert_equal(ours[row], plain[0, 0])
+    context, (x, _) = torch.randn(2, 5, 16), noisy(2)
+    seen = (torch.arange(6) <= torch.tensor(lengths)[:, None])[:, None, None]
+    memory, step = Memory(denoiser.remember(context), None if seen.all() else seen), DenoisingStep.of(denoiser)
+    _, by = step.modulations([60, 40])
+    ours, t = step(x, by, memory, twice=twice), torch.tensor([[40]])
+    assert len(ours) == (4 if twice else 2)
     nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    for i, x in enumerate(others):
-        assert_equal(ours[2 + i], naive(x[None, None], t, context[:1, :0], nothing)[0, 0])
+    for row in range(2):
+        concept = x[None, row : row + 1]
+        assert_equal(ours[row], naive(concept, t, context[row : row + 1], seen[row : row + 1])[0, 0])
+        if twice:
+            assert_equal(ours[2 + row], naive(concept, t, context[:1, :0], nothing)[0, 0])
+    plain = denoiser(x, denoiser.modulations(torch.tensor([60, 40])), 1, Memory(memory.layers, seen))
+    assert_equal(ours[:2], plain)
 
 
 def test_zero_modulators_leave_the_outer_layers_alone():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import softmax
 
 from lcm.batch import PAD
-from lcm.transformer import Attention, Block, RMSNorm, Rotation, SwiGLU, Transformer, feed_forward_width
+from lcm.transformer import Attention, Block, Dropout, RMSNorm, Rotation, SwiGLU, Transformer, feed_forward_width
 
 WIDTH, HEADS, SLOTS = 16, 2, 7
 
@@ -116,12 +116,51 @@ def test_a_state_sees_its_document_up_to_its_slot(transformer):
     pos = torch.tensor([[0, 1, 2, 0, 1, 2, 0]])
     x = torch.randn(1, SLOTS, WIDTH)
     before = transformer(x, doc, pos)
-    sees = {0: [0, 1, 2], 1: [1, 2], 2: [2], 3: [3, 4, 5], 4: [4, 5], 5: [5], 6: [6]}
+    sees = {0: [0, 1, 2], 1: [1, 2], 2: [2], 3: [3, 4, 5], 4: [4, 5], 5: [5], 6: []}
     for slot, expected in sees.items():
         touched = x.clone()
         touched[0, slot] += 1
         changed = (transformer(touched, doc, pos) != before).any(-1)[0]
         assert changed.nonzero().flatten().tolist() == expected
+
+
+def test_rows_with_a_mask_give_what_documents_side_by_side_do(transformer, monkeypatch):
+    """What a GPU and a compiler are given; states of empty slots are anything finite."""
+    torch.manual_seed(0)
+    doc = torch.tensor([[0, 0, 0, 1, 1, 1, PAD], [0, 1, 1, 2, 2, 2, 2], [PAD] * 7])
+    pos = torch.tensor([[0, 1, 2, 0, 1, 2, 0], [0, 0, 1, 0, 1, 2, 3], [0] * 7])
+    x = torch.randn(3, SLOTS, WIDTH)
+    apart = transformer(x, doc, pos)
+    monkeypatch.setattr("lcm.transformer.are_quicker", lambda *_: False)
+    rows = transformer(x, doc, pos)
+    torch.testing.assert_close(apart[doc != PAD], rows[doc != PAD], atol=1e-5, rtol=0)
+    assert not apart[doc == PAD].any()
+    assert rows.isfinite().all()
+
+
+def test_dropout_on_a_cpu_is_torch_s():
+    """As often lost, what is left as large, and the same again from the same seed."""
+    dropout, x = Dropout(0.3), torch.ones(401, 999)
+    torch.manual_seed(3)
+    found = dropout(x)
+    lost = found == 0
+    assert lost.float().mean().item() == pytest.approx(0.3, abs=4e-3)
+    assert lost.float().mean(0).std().item() == pytest.approx(math.sqrt(0.3 * 0.7 / 401), rel=0.1)
+    assert found[~lost].unique().tolist() == [pytest.approx(1 / 0.7, rel=1e-4)]
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), found)
+    assert not torch.equal(dropout(x), found)
+    assert torch.equal(Dropout(0.0)(x), dropout.eval()(x))
+    assert torch.equal(dropout(x), x)
+    wet = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    dropout.train()(wet).sum().backward()
+    assert torch.equal(wet.grad, found)
+    assert dropout(torch.ones(3, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_very_high_dropout_leaves_finite_numbers():
+    assert Dropout(1 - 1e-9)(torch.ones(64, 64)).isfinite().all()
 
 
 def test_cached_states_equal_uncached_ones_for_ragged_rows(transformer):

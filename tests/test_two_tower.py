@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import build, close, decide, fresh, one_document, sampling, some_draws
+from families import build, close, decide, fresh, generate, one_document, sampling, some_draws
 from synthetic import DIM, pack
 from torch import nn
 
@@ -157,6 +157,17 @@ def test_ancestral_noise_is_drawn_anew_at_every_step(family, monkeypatch):
     context = model.prefill([torch.randn(2, DIM)])
     model.next(context, Sampling(steps=4, eta=1.0))
     assert numbers == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_caches_that_must_grow_give_what_roomy_ones_do(room, monkeypatch):
+    """Prompts of three lengths; the longest one's row must grow first."""
+    model = build("two_tower")
+    torch.manual_seed(3)
+    prompts = [torch.randn(length, DIM) for length in (3, 1, 5)]
+    expected = generate(model, prompts, 5, sampling("two_tower"))
+    monkeypatch.setattr("lcm.models.two_tower.ROOM", room)
+    close(generate(model, prompts, 5, sampling("two_tower")), expected)
 
 
 @pytest.mark.parametrize("family", ["two_tower", "one_tower"])

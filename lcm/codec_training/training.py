@@ -7,7 +7,6 @@ runs/mine/settings.yaml                         every setting
 
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lcm import __version__
 from lcm.checkpoint import LAST, AtomicCheckpointIO, latest
 from lcm.codec import storage
-from lcm.codec_training.batches import Order, PieceBatch, TrainingBatches, ValidationBatches, collate
+from lcm.codec_training.batches import Order, TrainingBatches, ValidationBatches, collate
 from lcm.codec_training.corpus import Corpus, read_corpus
 from lcm.codec_training.examples import Examples, make_examples
 from lcm.codec_training.module import CodecModule
@@ -38,6 +36,9 @@ from lcm.quantizer import save_quantizer
 
 FITTED = 20_000
 """Sentences whose vectors a normaliser or a quantizer is fitted to."""
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's attention, which plans anew for each shape: batches of sentences have a new one nearly every time, and a
+step takes three times as long."""
 CODEC, CODEBOOKS = "codec", "codebooks.safetensors"
 
 
@@ -52,13 +53,10 @@ class Assembled:
 
     def fit(self, trainer: L.Trainer, checkpoint: Path | None = None) -> None:
         batches = TrainingBatches(self.examples.train, self.order, lambda: self.module.global_step)
-        loaded: Iterable[PieceBatch] = batches
-        if isinstance(trainer.accelerator, CUDAAccelerator):  # it is faster than batches are made beside it
-            loaded = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=64)
         validation = ValidationBatches(self.examples.validation, self.order.tokens)
         try:
-            with quiet_lightning():
-                trainer.fit(self.module, loaded, validation, ckpt_path=checkpoint, weights_only=True)
+            with quiet_lightning(), sdpa_kernel(KERNELS):
+                trainer.fit(self.module, batches, validation, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 

@@ -3,7 +3,9 @@
 Shapes.  B rows · S slots · N concepts · D concept width
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,6 +23,8 @@ Pair = Callable[[Float[Tensor, "N D"], int], tuple[Float[Tensor, "N D"], Float[T
 """(x_t, number of the step) → the network's output with the context, and without it."""
 Alone = Callable[[Float[Tensor, "N D"], int], Float[Tensor, "N D"]]
 """(x_t, number of the step) → the network's output with the context."""
+DRAWING = 8
+"""Threads that draw noise, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,15 @@ class Noising(NamedTuple):
 
 def draw_noising(diffusion: Diffusion, row: Int[Tensor, " B"], slots: int, dim: int, drops: bool) -> Noising:
     """Each row's is a function of its number in `row` alone. drops: whether contexts are dropped at all."""
-    drawn = [
-        (
-            diffusion.draw_timesteps((slots,), g),
-            torch.randn(slots, dim, generator=g),
-            torch.rand(slots, generator=g) < diffusion.config.context_drop,
-        )
-        for g in generators(0, row[:, None])
-    ]
-    t, eps, dropped = (torch.stack(parts).to(row.device, non_blocking=True) for parts in zip(*drawn, strict=True))
+
+    def of_row(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        t, eps = diffusion.draw_timesteps((slots,), g), torch.randn(slots, dim, generator=g)
+        return t, eps, torch.rand(slots, generator=g) < diffusion.config.context_drop
+
+    # torch draws a row in one thread, and a GPU would wait for all of them.
+    with ThreadPoolExecutor(min(DRAWING, os.cpu_count() or 1)) as pool:
+        drawn = list(pool.map(of_row, generators(0, row[:, None])))
+    t, eps, dropped = (torch.stack(parts).to(row.device) for parts in zip(*drawn, strict=True))
     return Noising(t, eps, dropped if drops else torch.zeros_like(dropped))
 
 

@@ -16,11 +16,29 @@ from lcm.config import TwoTowerConfig
 from lcm.denoiser import Denoiser, Memory
 from lcm.denoising_step import DenoisingStep
 from lcm.diffusion import Diffusion
+from lcm.few_rows import for_few_rows
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
 from lcm.transformer import Cache, LayerCache, Transformer
+
+ROOM = 16
+"""Concepts that can follow a prompt before its caches are copied into larger ones."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads one more concept a row: kv, of each layer of the denoiser, makes keys and values of its state."""
+
+    pre: nn.Module
+    contextualiser: Transformer
+    kv: Sequence[nn.Module]
+
+    @staticmethod
+    def of(model: "TwoTowerLCM") -> "Reader":
+        kv = [for_few_rows(block.cross.kv) for block in model.denoiser.layers]
+        return Reader(for_few_rows(model.pre), for_few_rows(model.contextualiser), kv)
 
 
 @dataclass
@@ -31,12 +49,14 @@ class TwoTowerContext:
     memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
     step:    the denoiser with the weights that it had when the prompts were read
     prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
+    reader:  with the weights that it had at the first `extend`; None before
     """
 
     context: Cache
     memory: Cache
     step: DenoisingStep
     prompt: Int[Tensor, " B"]
+    reader: Reader | None = None
     spent: bool = False
 
     @property
@@ -45,7 +65,7 @@ class TwoTowerContext:
 
     def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
         context, memory = self.context.select(rows), self.memory.select(rows)
-        return TwoTowerContext(context, memory, self.step, self.prompt[rows])
+        return TwoTowerContext(context, memory, self.step, self.prompt[rows], self.reader)
 
 
 class TwoTowerLCM(ConceptModel):
@@ -93,9 +113,10 @@ class TwoTowerLCM(ConceptModel):
     def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> TwoTowerContext:
         """A prompt may be empty: then the first concept comes from the zero vector."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
-        empty = self.contextualiser.empty_cache(*z.shape[:2])
+        room = z.shape[1] + ROOM
+        empty = self.contextualiser.empty_cache(len(z), room)
         state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
-        memory = Cache(self.denoiser.remember(state), lengths + 1)
+        memory = Cache([layer.grown(1 + room) for layer in self.denoiser.remember(state)], lengths + 1)
         return TwoTowerContext(context, memory, DenoisingStep.of(self.denoiser), number)
 
     @torch.no_grad()
@@ -109,15 +130,16 @@ class TwoTowerLCM(ConceptModel):
         assert isinstance(context, TwoTowerContext)
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
+        reader = context.reader or Reader.of(self)
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, longer = self.contextualiser.extend(self.pre(z).unsqueeze(1), context.context)
+        state, longer = reader.contextualiser.extend(reader.pre(z).unsqueeze(1), context.context)
         at = context.memory.lengths[:, None]
         memory = context.memory.reserve(int(at.max()) + 1)
-        for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
-            new = block.cross.remember(state)
+        for block, kv, layer in zip(self.denoiser.layers, reader.kv, memory.layers, strict=True):
+            new = block.cross.remember(state, kv)
             layer.write(at, new.keys, new.values)
         memory = Cache(memory.layers, memory.lengths + 1)
-        return TwoTowerContext(longer, memory, context.step, context.prompt)
+        return TwoTowerContext(longer, memory, context.step, context.prompt, reader)
 
     def _memory(
         self,
@@ -138,14 +160,14 @@ class TwoTowerLCM(ConceptModel):
         """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
         settings = settle(sampling, self.defaults)
         timesteps = timesteps_of(self.diffusion, settings)
-        tables = step.at(timesteps)
+        modulations = step.modulations(timesteps)
 
         def both(x: Float[Tensor, "N D"], number: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-            out = step(x, tables, number, memory, twice=True)
+            out = step(x, modulations[number], memory, twice=True)
             return out[: len(x)], out[len(x) :]
 
         def alone(x: Float[Tensor, "N D"], number: int) -> Float[Tensor, "N D"]:
-            return step(x, tables, number, memory)
+            return step(x, modulations[number], memory)
 
         return sample(self.diffusion, both, alone, timesteps, draws, self.dim, settings)
 
