@@ -28,6 +28,7 @@ FROZEN = {**LIMIT, "freeze": "encoder", "start": "mini"}
         ({**FROZEN, "terms": {"similarity": 1}}, [], "drop either"),
         ({**FROZEN, "terms": {"translation_mse": 1}, "data": {"pairs": ["a"]}}, [], "terms.translation_mse=1.0 moves"),
         ({**FROZEN, "terms": {"robust": 0.5, "codebooks": 2}}, [], "keep one of them"),
+        ({**LIMIT, "terms": {"similarity": 1}, "data": {"spans": 0.2}}, [], "trains on parts of sentences"),
         ({**LIMIT, "terms": {"translation": 1}}, [], "name their files in data.pairs"),
         ({**LIMIT, "terms": {"noise": -1}}, [], "test: terms.noise=-1"),
         ({**LIMIT, "model": {"dim": 100, "heads": 8}}, [], "model.dim=100 cannot be split over model.heads=8"),
