@@ -27,12 +27,12 @@ step "3. Every shard is what the manifest says"
 run lcm verify "$demo/data/prose"
 run lcm verify "$demo/data/pairs"
 
-step "4. A Base-LCM learns to predict the next sentence, and to describe an article"
-run lcm train --config configs/base_demo.yaml \
+step "4. A Two-Tower LCM learns to write the next sentence, and to describe an article"
+run lcm train --config configs/two_tower_toy.yaml \
     --data.path "$demo/data/prose" --data.path "$demo/data/pairs" --run.dir "$demo/run"
 
 step "5. Three texts that it has never seen, continued"
-run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-sentences 3 --temperature 0.2 --decode both \
+run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-sentences 3 --decode both \
     --output "$demo/continuations.jsonl"
 "$bin/python" examples/show_continuations.py "$demo/continuations.jsonl" examples/prompts.jsonl
 
@@ -44,8 +44,8 @@ cat <<END
 Open $demo/report/report.html in a browser. What to look at, and why:
   · the headline table: the model beside controls that know nothing. Where it does not beat
     them, it has not learned; where it does, the next sentence is partly predictable from the ones before.
-  · the examples: 'decoded' is what the model's vector says, blurred as an average of many possible
-    sentences is; 'nearest' is the closest real sentence of the training text, so it always reads well.
+  · the examples: 'decoded' is what the model's vector says; 'nearest' is the closest real sentence
+    of the training text, so it always reads well.
   · the summaries: 'roundtrip' is the best any model could score with this codec.
 The embedded codec is tiny and knows spelling and position more than meaning: this shows that the
 machinery works, not how good concept models are. README.md says how to go on from here.
