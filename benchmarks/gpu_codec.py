@@ -59,7 +59,8 @@ def of_all(bench: Bench, section: str, measure: Callable[[Codec, Case], None]) -
         for size in ("SONAR's", "mini"):
             name: Case = {"codec": size, "dtype": str(dtype).removeprefix("torch.")}
             try:
-                codec = sonar_sized(bench, dtype) if size == "SONAR's" else load_codec("mini", device=bench.device, dtype=dtype)  # fmt: skip  # noqa: E501
+                is_mini = size == "mini"
+                codec = load_codec("mini", device=bench.device, dtype=dtype) if is_mini else sonar_sized(bench, dtype)
                 codec.encode(["One."])
                 measure(codec, name)
             except Exception as error:

@@ -18,7 +18,7 @@ from torch import Tensor, addcmul, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
-from lcm.transformer import LayerCache, RMSNorm, SwiGLU
+from lcm.transformer import Dropout, LayerCache, RMSNorm, SwiGLU
 
 FREQUENCIES = 128
 
@@ -85,9 +85,9 @@ class CrossAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
             nn.init.zeros_(linear.bias)
 
-    def remember(self, context: Float[Tensor, "B S M"], kv: nn.Module | None = None) -> LayerCache:
-        """Keys and values of the context's slots. kv: what stands for the module's own, if anything."""
-        keys, values = (kv or self.kv)(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def remember(self, context: Float[Tensor, "B S M"]) -> LayerCache:
+        """Keys and values of the context's slots."""
+        keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return LayerCache(keys, values)
 
     def zero_vector(self, rows: int) -> LayerCache:
@@ -119,7 +119,7 @@ class DenoiserBlock(nn.Module):
             nn.init.zeros_(linear.bias)
         self.cross = CrossAttention(width, heads)
         self.feed_forward = SwiGLU(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -109,7 +109,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class DenoisingStep:
-    """Of a denoiser with the weights that it had when this was made. Keeps the modulations of every schedule."""
+    """Of a denoiser, whose weights must not change while this is used. Keeps the modulations of every schedule."""
 
     denoiser: Denoiser
     pre: Product

@@ -19,7 +19,7 @@ from lcm.batch import PAD
 class Documents:
     """The slots of a batch that are not empty in one row, document after document, the shortest first.
 
-    No score is computed that a mask would drop, and nothing at all for an empty slot.
+    Nothing is computed for an empty slot, and no score between documents.
 
     index:  the slot, counted over all rows, of each
     groups: how many documents of one length there are, and the length

@@ -3,16 +3,12 @@
 Shapes.  n rows
 """
 
-import copy
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -45,30 +41,3 @@ def can_pack() -> bool:
     names = ("_reorder_linear_weight", "_linear_pointwise")
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
     return available and all(hasattr(torch.ops.mkldnn, name) for name in names)
-
-
-class FewRows(nn.Module):
-    """A linear map by its `Product`."""
-
-    def __init__(self, product: Product) -> None:
-        super().__init__()
-        self.product = product
-
-    def forward(self, x: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
-        return self.product(x)
-
-
-@torch.no_grad()
-def for_few_rows(module: Module) -> Module:
-    """A copy with the same parameters, whose linear maps are products of the weights that they have now.
-
-    The module itself where there is nothing to gain: on a GPU, and where this torch cannot pack.
-    """
-    maps = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    products = [Product.of(part.weight, part.bias) for part in maps]
-    if not any(product.weight.is_mkldnn for product in products):
-        return module
-    # What deepcopy finds here it takes for copied already.
-    taken = {id(kept): kept for kept in (*module.parameters(), *module.buffers())}
-    replaced = {id(part): FewRows(product) for part, product in zip(maps, products, strict=True)}
-    return copy.deepcopy(module, {**taken, **replaced})

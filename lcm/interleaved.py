@@ -53,7 +53,7 @@ class Leaves:
         rows, _, slots, _ = self.rotation.cos.shape
         if self.index is None:
             return x.view(rows, slots, -1)
-        return x.new_zeros(rows * slots, x.shape[1]).index_copy(0, self.index, x).view(rows, slots, -1)
+        return x.new_zeros(rows * slots, x.shape[1]).index_copy(0, self.index, x).view(rows, slots, x.shape[1])
 
     def gather(self, x: Float[Tensor, "B S M"]) -> Float[Tensor, "N M"]:
         return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
@@ -246,7 +246,8 @@ def _leaf(
     new = attention.qkv(block.attention_norm(x))
     count = len(x) - without
     spread = leaves.spread(new[:count])
-    q, k, v = spread.view(*spread.shape[:2], 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
+    head = spread.shape[2] // (3 * attention.heads)  # said, because there may be no row to tell it from
+    q, k, v = spread.view(*spread.shape[:2], 3, attention.heads, head).permute(2, 0, 3, 1, 4)
     q, k = leaves.rotation(q), leaves.rotation(k)
     y = leaves.attend(q, k, v, layer)
     seen = leaves.gather(y.transpose(1, 2).flatten(2))

@@ -242,3 +242,16 @@ def test_no_context_is_dropped_where_the_setting_is_zero(family):
     never = build(family, **({"context_drop": 0.0} if family in QUANTS else {"diffusion": {"context_drop": 0.0}}))
     batch = pack([[6], [6]], slots=6)
     assert torch.equal(never.train().loss(batch).per_target, never.eval().loss(batch).per_target)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_batch_without_a_document_has_no_loss_and_zero_gradients(family, recompute):
+    model = build(family).train()
+    for part in model.modules():
+        if hasattr(part, "recompute"):
+            part.recompute = recompute
+    loss = model.loss(pack([[], []], 6)).per_target
+    assert loss.shape == (0,)
+    loss.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())

@@ -40,6 +40,8 @@ def rows_of(settings: CodecTraining) -> list[Row]:
 
 
 def _is_possible(settings: CodecTraining, name: str) -> bool:
+    if name == "similarity" and settings.data.spans:  # it compares whole sentences
+        return False
     frozen = settings.freeze == "encoder" and name in ENCODER_TERMS
     return not frozen and (bool(settings.data.pairs) or not name.startswith("translation"))
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 AROUND = 2
 """Positions that language and end take."""
@@ -177,7 +176,7 @@ def _cut(examples: Sequence[Example], order: Sequence[int], tokens: int) -> Iter
         yield batch
 
 
-class TrainingBatches(IterableDataset[PieceBatch]):
+class TrainingBatches:
     """What Lightning iterates over: one endless epoch, from the step where training stands when it begins."""
 
     def __init__(self, examples: Sequence[Example], order: Order, trained: Callable[[], int]) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.few_rows import for_few_rows
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.draws import gaussian, read_prompts
 from lcm.normalizer import Normalizer
@@ -34,13 +33,11 @@ class BaseContext:
 
     state:  after the last concept of each row
     prompt: a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
-    reader: the transformer with the weights that it had at the first `extend`; None before
     """
 
     cache: Cache
     state: Float[Tensor, "B M"]
     prompt: Int[Tensor, " B"]
-    reader: Transformer | None = None
     spent: bool = False
 
     @property
@@ -48,7 +45,7 @@ class BaseContext:
         return self.cache.lengths
 
     def select(self, rows: Int[Tensor, " R"]) -> "BaseContext":
-        return BaseContext(self.cache.select(rows), self.state[rows], self.prompt[rows], self.reader)
+        return BaseContext(self.cache.select(rows), self.state[rows], self.prompt[rows])
 
 
 class BaseLCM(ConceptModel):
@@ -110,9 +107,8 @@ class BaseLCM(ConceptModel):
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        reader = context.reader or for_few_rows(self.transformer)
-        state, cache = reader.extend(self.pre(z).unsqueeze(1), context.cache)
-        return BaseContext(cache, state[:, 0], context.prompt, reader)
+        state, cache = self.transformer.extend(self.pre(z).unsqueeze(1), context.cache)
+        return BaseContext(cache, state[:, 0], context.prompt)
 
     def _states(self, z: Float[Tensor, "B S D"], batch: Batch) -> Float[Tensor, "B S M"]:
         return self.transformer(self.pre(z), batch.doc, batch.pos)

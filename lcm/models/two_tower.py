@@ -16,7 +16,6 @@ from lcm.config import TwoTowerConfig
 from lcm.denoiser import Denoiser, Memory
 from lcm.denoising_step import DenoisingStep
 from lcm.diffusion import Diffusion
-from lcm.few_rows import for_few_rows
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.draws import Draws, read_prompts
@@ -27,36 +26,22 @@ ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """What reads one more concept a row: kv, of each layer of the denoiser, makes keys and values of its state."""
-
-    pre: nn.Module
-    contextualiser: Transformer
-    kv: Sequence[nn.Module]
-
-    @staticmethod
-    def of(model: "TwoTowerLCM") -> "Reader":
-        kv = [for_few_rows(block.cross.kv) for block in model.denoiser.layers]
-        return Reader(for_few_rows(model.pre), for_few_rows(model.contextualiser), kv)
-
-
 @dataclass
 class TwoTowerContext:
     """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
 
+    The model's weights must not change while a context is in use.
+
     context: keys and values of the contextualiser
     memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
-    step:    the denoiser with the weights that it had when the prompts were read
+    step:    the denoiser, for sampling
     prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
-    reader:  with the weights that it had at the first `extend`; None before
     """
 
     context: Cache
     memory: Cache
     step: DenoisingStep
     prompt: Int[Tensor, " B"]
-    reader: Reader | None = None
     spent: bool = False
 
     @property
@@ -65,7 +50,7 @@ class TwoTowerContext:
 
     def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
         context, memory = self.context.select(rows), self.memory.select(rows)
-        return TwoTowerContext(context, memory, self.step, self.prompt[rows], self.reader)
+        return TwoTowerContext(context, memory, self.step, self.prompt[rows])
 
 
 class TwoTowerLCM(ConceptModel):
@@ -130,16 +115,15 @@ class TwoTowerLCM(ConceptModel):
         assert isinstance(context, TwoTowerContext)
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
-        reader = context.reader or Reader.of(self)
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, longer = reader.contextualiser.extend(reader.pre(z).unsqueeze(1), context.context)
+        state, longer = self.contextualiser.extend(self.pre(z).unsqueeze(1), context.context)
         at = context.memory.lengths[:, None]
         memory = context.memory.reserve(int(at.max()) + 1)
-        for block, kv, layer in zip(self.denoiser.layers, reader.kv, memory.layers, strict=True):
-            new = block.cross.remember(state, kv)
+        for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
+            new = block.cross.remember(state)
             layer.write(at, new.keys, new.values)
         memory = Cache(memory.layers, memory.lengths + 1)
-        return TwoTowerContext(longer, memory, context.step, context.prompt, reader)
+        return TwoTowerContext(longer, memory, context.step, context.prompt)
 
     def _memory(
         self,

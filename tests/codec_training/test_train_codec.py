@@ -9,7 +9,7 @@ from tiny_codec import FakeTeacher, fake_teacher, settings_for
 
 from lcm.codec import load_codec
 from lcm.codec_training import training
-from lcm.codec_training.ablation import ablate
+from lcm.codec_training.ablation import ablate, rows_of
 from lcm.codec_training.corpus import read_corpus
 from lcm.codec_training.protection import first_block
 from lcm.errors import UserError
@@ -162,6 +162,11 @@ def test_minutes_end_training(tmp_path):
     record = load_codec(again, device="cpu").config["training"]
     assert record["minutes"] >= 0.005
     assert record["steps"] < 200
+
+
+def test_the_ablation_never_compares_parts_of_sentences_with_a_teacher(tmp_path):
+    names = [[row.name for row in rows_of(settings_for(tmp_path, f"data.spans={spans}"))] for spans in (0, 0.5)]
+    assert [any("similarity" in name for name in found) for found in names] == [True, False]
 
 
 def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypatch):
