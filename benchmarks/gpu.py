@@ -8,10 +8,10 @@ is said.
 
 train   whole optimizer steps as `lcm train` makes them (bf16 autocast, fp32 weights and AdamW), on rows without
         padding, the most of ROWS that fit; the median of 10 after 3. Reading the data is not in it.
-        MFU = concepts/s · `lcm.module.training_flops` / peak. These are 6 · N + 12 · width · slots a layer of attention
-        for each concept. N are the parameters that a concept goes through: both towers of a Two-Tower; the blocks of
-        One-Tower and Quant twice, clean and in the making; without modulators and timestep embeddings. What is computed
-        again for the backward pass counts for nothing, and causality halves nothing.
+        MFU = concepts/s · `lcm.module.training_flops` / 989 TFLOP/s, an H100's. These are 6 · N + 12 · width · slots a
+        layer of attention for each concept. N are the parameters that a concept goes through: both towers of a
+        Two-Tower; the blocks of One-Tower and Quant twice, clean and in the making; without modulators and timestep
+        embeddings. What is computed again for the backward pass counts for nothing, and causality halves nothing.
         draw_ms: the CPU drawing the noise of one step, which is part of ms. graphs: that were compiled.
 sample  seconds for one new concept of every prompt, after 128 concepts each: `next` and `extend`.
 encode  sentences of the example corpus, cut into pieces by the embedded codec's vocabulary, which needs more of them

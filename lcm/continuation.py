@@ -25,8 +25,8 @@ class StopRules:
     max_sentences:        always wins
     min_sentences:        so many sentences before a concept may end the text; max_sentences wins where it is smaller
     end_threshold:        cosine to "End of text." from which a concept ends the text; it depends on the codec
-    repetition_threshold: cosine to the concept before it from which a concept is a repetition; None: never. Of 7,406
-                          neighbouring sentences of real text the embedded codec puts none above 0.79
+    repetition_threshold: cosine to the concept before it from which a concept is a repetition; None: never. Of 61,154
+                          neighbouring sentences of real text the embedded codec puts 39 there, equal ones among them
     """
 
     max_sentences: int

@@ -5,7 +5,7 @@ Shapes.  N concepts to denoise · B rows · S slots · L context entries · D co
 
 Four things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
 self-attention that sees one slot; modulations slot by slot, where they depend on the timestep alone; keys and values of
-the context once more at every denoising step; and anything for slots that are not asked for. `denoising_step` saves
+the context once more at every denoising step; and, scores aside, slots that are not asked for. `denoising_step` saves
 more where many steps are taken with the same weights.
 """
 
