@@ -79,8 +79,8 @@ def _opening(results: Results, name: str) -> list[Html]:
         parts.append(
             paragraph(
                 "The embedded codec is for trying things out. Its vectors know which words stand where, not what they "
-                "mean, and it garbles long sentences. These numbers show that the machinery works and compare models "
-                "with each other on this codec; they say nothing about concept models on SONAR."
+                "mean. These numbers show that the machinery works and compare models with each other on this codec; "
+                "they say nothing about concept models on SONAR."
             )
         )
     return parts
