@@ -86,6 +86,7 @@ def prepare(output: Path) -> list[Path]:
 def fit_quantizer(data: list[Path], path: Path) -> None:
     if not path.is_file():
         words = ["--data", *map(str, data), "--codebooks", "64", "--units", "256", "--output", str(path)]
+        words += ["--autobleu", "200"]  # what each number of codebooks is worth: in the log
         run("python", "data_prep/fit_quantizer.py", *words, log=path.with_suffix(".log"))
 
 

@@ -124,7 +124,7 @@ class DenoiserBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "N M"],
-        modulation: Float[Tensor, "N M9"] | Float[Tensor, "1 M9"],
+        modulation: Float[Tensor, "N M9"],
         memory: Memory,
         layer: LayerCache,
     ) -> Float[Tensor, "N M"]:
@@ -183,13 +183,13 @@ class Denoiser(nn.Module):
         self,
         x: Float[Tensor, "N D"],
         modulations: list[Float[Tensor, "U M9"]],
-        which: Int[Tensor, " N"] | int,
+        which: Int[Tensor, " N"],
         memory: Memory,
     ) -> Float[Tensor, "N D"]:
-        """which: the row of `modulations` of each concept, or of all."""
+        """which: the row of `modulations` of each concept."""
         state = self.pre(x).float()
         for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
-            modulation = table[which : which + 1] if isinstance(which, int) else nn.functional.embedding(which, table)
+            modulation = nn.functional.embedding(which, table)
             if self.recompute and torch.is_grad_enabled():
                 state = checkpoint(block, state, modulation, memory, layer, use_reentrant=False)
             else:

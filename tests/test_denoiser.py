@@ -27,6 +27,11 @@ def remembered(denoiser, context, mask, index=None):
     return Memory(denoiser.remember(context), mask, index)
 
 
+def all_at(number):
+    """Four concepts at one timestep of a table."""
+    return torch.full((4,), number)
+
+
 def test_the_sinusoids_of_a_timestep():
     """Cosines, then sines, of 128 frequencies from 1 down to 1/10000."""
     one, last, none = sinusoids(torch.tensor([1, 99, 0]))
@@ -53,7 +58,7 @@ def test_at_the_start_neither_time_nor_context_matter():
     denoiser, x, t = build(random=False), torch.randn(4, D), torch.tensor([0, 99])
     tables = denoiser.modulations(t)
     assert [table.shape for table in tables] == [(2, 9 * WIDTH)] * 2
-    found = denoiser(x, tables, 1, remembered(denoiser, torch.randn(1, 4, WIDTH), before(4), torch.arange(4)))
+    found = denoiser(x, tables, all_at(1), remembered(denoiser, torch.randn(1, 4, WIDTH), before(4), torch.arange(4)))
     assert torch.equal(found, denoiser.post(denoiser.norm(denoiser.pre(x))))
 
 
@@ -101,7 +106,7 @@ def test_a_concept_sees_the_slots_before_its_own_and_no_other_concept():
     tables = denoiser.modulations(torch.tensor([40]))
 
     def run(x, context):
-        return denoiser(x, tables, 0, remembered(denoiser, context, before(4), torch.arange(4)))
+        return denoiser(x, tables, all_at(0), remembered(denoiser, context, before(4), torch.arange(4)))
 
     expected = run(x, context)
     for slot, after in {0: [1, 2, 3], 1: [2, 3], 2: [3], 3: []}.items():
@@ -121,7 +126,7 @@ def test_concepts_are_denoised_where_they_stand():
     together = denoiser(x, tables, which, remembered(denoiser, context, mask, index))
     for n, (row, slot) in enumerate([(0, 2), (1, 0), (1, 3)]):
         memory = remembered(denoiser, context[row : row + 1], mask[:1, :, slot : slot + 1])
-        close(together[n : n + 1], denoiser(x[n : n + 1], tables, int(which[n]), memory))
+        close(together[n : n + 1], denoiser(x[n : n + 1], tables, which[n : n + 1], memory))
 
 
 def test_the_zero_vector_s_key_and_value_are_the_biases():
@@ -136,10 +141,10 @@ def test_the_zero_vector_s_key_and_value_are_the_biases():
 def test_the_bias_of_keys_changes_nothing():
     denoiser, x, context = build(), torch.randn(4, D), torch.randn(1, 4, WIDTH)
     tables = denoiser.modulations(torch.tensor([40]))
-    expected = denoiser(x, tables, 0, remembered(denoiser, context, before(4), torch.arange(4)))
+    expected = denoiser(x, tables, all_at(0), remembered(denoiser, context, before(4), torch.arange(4)))
     for block in denoiser.layers:
         block.cross.kv.bias.data[:WIDTH] += 1
-    close(denoiser(x, tables, 0, remembered(denoiser, context, before(4), torch.arange(4))), expected, 1e-4)
+    close(denoiser(x, tables, all_at(0), remembered(denoiser, context, before(4), torch.arange(4))), expected, 1e-4)
 
 
 @pytest.mark.parametrize("part", ["self-attention", "cross-attention", "feed-forward"])
@@ -153,7 +158,7 @@ def test_dropout_acts_on_what_each_part_adds(part):
 
     def run():
         tables = denoiser.modulations(torch.tensor([40]))
-        return denoiser(x, tables, 0, remembered(denoiser, context, before(4), torch.arange(4)))
+        return denoiser(x, tables, all_at(0), remembered(denoiser, context, before(4), torch.arange(4)))
 
     assert not torch.equal(run(), run())
     denoiser.eval()

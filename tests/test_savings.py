@@ -145,7 +145,7 @@ def test_kept_keys_and_values_are_those_projected_anew(lengths, twice):
         assert_equal(ours[row], naive(concept, t, context[row : row + 1], seen[row : row + 1])[0, 0])
         if twice:
             assert_equal(ours[2 + row], naive(concept, t, context[:1, :0], nothing)[0, 0])
-    plain = denoiser(x, denoiser.modulations(torch.tensor([60, 40])), 1, Memory(memory.layers, seen))
+    plain = denoiser(x, denoiser.modulations(torch.tensor([60, 40])), torch.tensor([1, 1]), Memory(memory.layers, seen))
     assert_equal(ours[:2], plain)
 
 

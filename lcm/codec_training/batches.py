@@ -94,8 +94,8 @@ class Order:
     starts_word: Sequence[bool] = ()
     """For each id, whether a word begins with it; needed for spans."""
 
-    def examples(self, examples: Sequence[Example], number: int) -> Sequence[Example]:
-        """What epoch `number` reads."""
+    def with_spans(self, examples: Sequence[Example], number: int) -> Sequence[Example]:
+        """What epoch `number` reads: some sentences whole, of some a span."""
         if not self.spans:
             return examples
         dice = random.Random(f"{self.seed} {number} spans")
@@ -147,7 +147,7 @@ class Order:
                 start = max(0, start - len(epoch))
 
     def _laid_out(self, examples: Sequence[Example], number: int) -> tuple[Sequence[Example], list[list[int]]]:
-        taken = self.examples(examples, number)
+        taken = self.with_spans(examples, number)
         return taken, self.epoch(taken, number)
 
 

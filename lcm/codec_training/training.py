@@ -246,7 +246,7 @@ def dry_run(settings: CodecTraining, load: LoadTeacher = load_teacher) -> None:
     without = settings.terms.model_copy(update={"similarity": 0.0})
     settings = shortened(settings, 1).model_copy(update={"terms": without})
     run = assemble(settings, load, folder=None)
-    epoch = run.order.epoch(run.order.examples(run.examples.train, 0), 0)
+    epoch = run.order.epoch(run.order.with_spans(run.examples.train, 0), 0)
     began = time.perf_counter()
     run.fit(build_trainer(settings, folder=None))
     parameters = sum(p.numel() for p in run.start.model.parameters())

@@ -77,7 +77,7 @@ LONG = [example(12 + i % 9, i) for i in range(400)]
 
 def test_a_span_is_a_run_of_whole_words_and_its_own_target():
     shorter = 0
-    for before, after in zip(LONG, SPANS.examples(LONG, 0), strict=True):
+    for before, after in zip(LONG, SPANS.with_spans(LONG, 0), strict=True):
         assert after.source == after.target
         assert after.sentence == before.sentence
         if after == before:
@@ -93,19 +93,19 @@ def test_a_span_is_a_run_of_whole_words_and_its_own_target():
 
 
 def test_every_epoch_draws_other_spans_and_repeats_with_its_seed():
-    assert SPANS.examples(LONG, 0) != SPANS.examples(LONG, 1)
-    assert SPANS.examples(LONG, 1) == SPANS.examples(LONG, 1)
-    assert ORDER.examples(LONG, 1) is LONG
+    assert SPANS.with_spans(LONG, 0) != SPANS.with_spans(LONG, 1)
+    assert SPANS.with_spans(LONG, 1) == SPANS.with_spans(LONG, 1)
+    assert ORDER.with_spans(LONG, 1) is LONG
 
 
 def test_translations_are_never_cut_and_batches_hold_spans_of_one_length():
-    assert SPANS.examples(PAIRS, 0) == PAIRS
+    assert SPANS.with_spans(PAIRS, 0) == PAIRS
     for batch in islice(SPANS.batches(LONG), 100):
         assert len(set(batch.source_lengths.tolist())) == 1
 
 
 def test_starting_late_among_spans_gives_what_starting_early_would_have_reached():
-    batches = len(SPANS.epoch(SPANS.examples(LONG, 0), 0))
+    batches = len(SPANS.epoch(SPANS.with_spans(LONG, 0), 0))
     for start in (2, batches + 1):
         whole = list(islice(SPANS.batches(LONG), start, start + 3))
         late = list(islice(TrainingBatches(LONG, SPANS, lambda start=start: start), 3))
