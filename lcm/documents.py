@@ -60,6 +60,7 @@ class Documents:
 
 def are_quicker(doc: Int[Tensor, "B S"], blocks: nn.ModuleList) -> bool:
     """Than rows with a mask: many small steps for few large ones suit a CPU, but others in every batch, no compiler."""
+    # Where `Module.compile` keeps what it made; torch has no other word for it.
     compiled = torch.compiler.is_compiling() or any(block._compiled_call_impl is not None for block in blocks)
     return doc.device.type == "cpu" and not compiled
 

@@ -2,21 +2,16 @@
 
 import pytest
 import torch
-from synthetic import DIM, tiny_config, write_data
+from family_runs import config_of, train_and_break, write_quantizer
+from synthetic import DIM, write_data
 from test_resume import assert_same_run
 
 from lcm.batch import Batch
 from lcm.checkpoint import load_model
-from lcm.config import Config, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.errors import UserError
-from lcm.manifest import open_dataset
 from lcm.models.concept_model import Sampling
-from lcm.module import LCMModule
-from lcm.normalizer import Normalizer
-from lcm.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 from lcm.train import train
 
-SIZES = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.2}
 KINDS = ["two_tower", "one_tower", "quant_c", "quant_d"]
 
 
@@ -27,26 +22,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quantizer(data, tmp_path_factory):
-    """Random codebooks that belong to the data."""
-    manifest = open_dataset(data)
-    normalizer, quantizer = Normalizer(DIM), ResidualQuantizer(3, 5, DIM)
-    normalizer.set(torch.tensor(manifest.normalizer.location), torch.tensor(manifest.normalizer.scale))
-    quantizer.set(torch.randn(3, 5, DIM, generator=torch.Generator().manual_seed(0)))
-    path = tmp_path_factory.mktemp("quantizer") / "quantizer.safetensors"
-    save_quantizer(path, quantizer, QuantizerRecord("mini", manifest.codec.fingerprint, "normalised", normalizer))
-    return path
-
-
-def config_of(kind, data, run, quantizer, **changes) -> Config:
-    match kind:
-        case "two_tower":
-            model = TwoTowerConfig(kind=kind, context_layers=1, denoiser_layers=2, **SIZES)
-        case "one_tower":
-            model = OneTowerConfig(kind=kind, layers=2, max_positions=12, step_width=8, **SIZES)
-        case _:
-            given = {"codebooks": 3, "units": 5, "quantizer": str(quantizer), **changes}
-            model = QuantConfig(kind=kind, layers=2, max_positions=12, step_width=8, **given, **SIZES)
-    return tiny_config(data, run).model_copy(update={"model": model})
+    return write_quantizer(data, tmp_path_factory.mktemp("quantizer") / "quantizer.safetensors")
 
 
 def steps_of(kind):
@@ -54,20 +30,10 @@ def steps_of(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_broke_goes_on_bit_for_bit_and_its_folder_opens(kind, data, quantizer, tmp_path, monkeypatch):
+def test_a_run_that_broke_goes_on_bit_for_bit_and_its_folder_opens(kind, data, quantizer, tmp_path):
     straight, resumed = (config_of(kind, data, tmp_path / name, quantizer) for name in ("straight", "resumed"))
     train(straight)
-    with monkeypatch.context() as patch:
-        original = LCMModule.training_step
-
-        def broken(self, batch, batch_idx):
-            if self.global_step == 7:
-                raise ConnectionError("the machine is gone")
-            return original(self, batch, batch_idx)
-
-        patch.setattr(LCMModule, "training_step", broken)
-        with pytest.raises(ConnectionError):
-            train(resumed)
+    train_and_break(resumed, step=7)
     train(resumed)
     assert_same_run(tmp_path / "straight", tmp_path / "resumed")
 

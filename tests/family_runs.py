@@ -1,0 +1,55 @@
+"""Training runs of every model family, of the sizes of tests/synthetic.py, and a machine that breaks during one."""
+
+import pytest
+import torch
+from synthetic import DIM, tiny_config
+
+from lcm.config import BaseLCMConfig, Config, OneTowerConfig, QuantConfig, TwoTowerConfig
+from lcm.manifest import open_dataset
+from lcm.module import LCMModule
+from lcm.normalizer import Normalizer
+from lcm.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
+from lcm.train import train
+
+SIZES = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.2}
+INTERLEAVED = {"layers": 2, "max_positions": 12, "step_width": 8, **SIZES}
+
+
+def write_quantizer(data, path):
+    """Random codebooks that belong to the data."""
+    manifest = open_dataset(data)
+    normalizer, quantizer = Normalizer(DIM), ResidualQuantizer(3, 5, DIM)
+    normalizer.set(torch.tensor(manifest.normalizer.location), torch.tensor(manifest.normalizer.scale))
+    quantizer.set(torch.randn(3, 5, DIM, generator=torch.Generator().manual_seed(0)))
+    save_quantizer(path, quantizer, QuantizerRecord("mini", manifest.codec.fingerprint, "normalised", normalizer))
+    return path
+
+
+def config_of(kind, data, run, quantizer, *overrides, **changes) -> Config:
+    """overrides: of the whole configuration, as on the command line; changes: of a Quant-LCM's model."""
+    match kind:
+        case "base":
+            model = BaseLCMConfig(kind=kind, layers=2, **SIZES)
+        case "two_tower":
+            model = TwoTowerConfig(kind=kind, context_layers=1, denoiser_layers=2, **SIZES)
+        case "one_tower":
+            model = OneTowerConfig(kind=kind, **INTERLEAVED)
+        case _:
+            given = {"codebooks": 3, "units": 5, "quantizer": str(quantizer), **changes}
+            model = QuantConfig(kind=kind, **given, **INTERLEAVED)
+    return tiny_config(data, run, *overrides).model_copy(update={"model": model})
+
+
+def train_and_break(config, step):
+    """Up to an error in this step."""
+    original = LCMModule.training_step
+
+    def broken(self, batch, batch_idx):
+        if self.global_step == step:
+            raise ConnectionError("the machine is gone")
+        return original(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LCMModule, "training_step", broken)
+        with pytest.raises(ConnectionError):
+            train(config)
