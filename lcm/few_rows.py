@@ -3,11 +3,13 @@
 Shapes.  n rows
 """
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 
@@ -24,7 +26,7 @@ class Product:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             return Product(weight.to(dtype), bias.to(dtype))
-        if device == "cpu" and weight.dtype == torch.float32 and can_pack():
+        if is_quicker_packed(weight):
             return Product(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias)
         return Product(weight, bias)
 
@@ -34,6 +36,43 @@ class Product:
             return linear(x, self.weight, self.bias)
         y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
         return y
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer whose weights are there a second time, packed."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.product = Product.of(linear.weight, linear.bias)
+
+    def forward(self, input: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
+        return self.product(input)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def packed(module: M) -> M:
+    """The module for few rows, without gradients: its linear layers hold copies of their weights, and share the rest.
+
+    Once the module's weights change, the result must not be used again. The module itself, where packing is no use.
+    """
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(weight.device.type) or not is_quicker_packed(weight):
+        return module
+    return _packed(module)
+
+
+def _packed(module: M) -> M:
+    twin = copy.copy(module)
+    parts = module._modules.items()
+    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _packed(p) for name, p in parts}
+    return twin
+
+
+def is_quicker_packed(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and can_pack()
 
 
 def can_pack() -> bool:

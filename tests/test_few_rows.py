@@ -1,9 +1,11 @@
 """Generation reads what it needs, in the order that is quickest, and the concepts are the same."""
 
+import pytest
 import torch
-from families import build, generate, sampling
+from families import FAMILIES, build, generate, sampling
+from torch import nn
 
-from lcm.few_rows import can_pack
+from lcm.few_rows import PackedLinear, can_pack
 from lcm.transformer import Cache, Transformer
 
 
@@ -23,10 +25,22 @@ def test_nothing_beyond_the_longest_row_is_read():
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-def test_generated_concepts_do_not_depend_on_how_weights_lie(monkeypatch):
-    model = build("two_tower")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generated_concepts_do_not_depend_on_how_weights_lie(family, monkeypatch):
+    model = build(family)
     prompts = [torch.randn(3, model.dim), torch.randn(5, model.dim)]
     assert can_pack(), "torch's builds for Linux have oneDNN"
-    quick = generate(model, prompts, 4, sampling("two_tower"))
+    quick = generate(model, prompts, 4, sampling(family))
     monkeypatch.setattr("lcm.few_rows.can_pack", lambda: False)
-    torch.testing.assert_close(quick, generate(model, prompts, 4, sampling("two_tower")), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quick, generate(model, prompts, 4, sampling(family)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_context_packs_what_a_step_reads_and_leaves_the_model_as_it_was(family):
+    model = build(family)
+    context = model.prefill([torch.randn(3, model.dim)])
+    quick = context.reader if family == "two_tower" else context.model
+    assert {type(part) for part in quick.modules() if isinstance(part, nn.Linear)} == {PackedLinear}
+    assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
+    shared = dict(model.named_parameters())
+    assert all(any(p is mine for mine in shared.values()) for p in quick.parameters()), "no second model"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
+from lcm.few_rows import packed
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.draws import gaussian, read_prompts
 from lcm.normalizer import Normalizer
@@ -31,10 +32,12 @@ class BaseSampling:
 class BaseContext:
     """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
 
+    model:  for few rows; its weights must not change while a context is in use
     state:  after the last concept of each row
     prompt: a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
     """
 
+    model: "BaseLCM"
     cache: Cache
     state: Float[Tensor, "B M"]
     prompt: Int[Tensor, " B"]
@@ -45,7 +48,7 @@ class BaseContext:
         return self.cache.lengths
 
     def select(self, rows: Int[Tensor, " R"]) -> "BaseContext":
-        return BaseContext(self.cache.select(rows), self.state[rows], self.prompt[rows])
+        return BaseContext(self.model, self.cache.select(rows), self.state[rows], self.prompt[rows])
 
 
 class BaseLCM(ConceptModel):
@@ -88,14 +91,15 @@ class BaseLCM(ConceptModel):
         if not all(map(len, prompts)) or not prompts:
             raise UserError("an empty prompt: a Base-LCM needs at least one sentence to go on from")
         z, lengths, number = read_prompts(prompts, self.normalizer)
-        cache = self.transformer.empty_cache(*z.shape[:2])
-        state, cache = self.transformer.extend(self.pre(z), cache, lengths)
-        return BaseContext(cache, state[torch.arange(len(prompts), device=z.device), lengths - 1], number)
+        quick = packed(self)
+        cache = quick.transformer.empty_cache(*z.shape[:2])
+        state, cache = quick.transformer.extend(quick.pre(z), cache, lengths)
+        return BaseContext(quick, cache, state[torch.arange(len(prompts), device=z.device), lengths - 1], number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, BaseContext)
-        z = self.post(context.state)
+        z = context.model.post(context.state)
         if temperature := settle(sampling, self.defaults).temperature:
             keys = torch.stack([context.prompt, context.lengths], dim=-1)
             z = z + temperature * gaussian(sampling.seed, keys, z.shape[1:])
@@ -106,9 +110,10 @@ class BaseLCM(ConceptModel):
         assert isinstance(context, BaseContext)
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
+        quick = context.model
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, cache = self.transformer.extend(self.pre(z).unsqueeze(1), context.cache)
-        return BaseContext(cache, state[:, 0], context.prompt)
+        state, cache = quick.transformer.extend(quick.pre(z).unsqueeze(1), context.cache)
+        return BaseContext(quick, cache, state[:, 0], context.prompt)
 
     def _states(self, z: Float[Tensor, "B S D"], batch: Batch) -> Float[Tensor, "B S M"]:
         return self.transformer(self.pre(z), batch.doc, batch.pos)

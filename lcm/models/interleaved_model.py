@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import InterleavedConfig
+from lcm.few_rows import packed
 from lcm.interleaved import Interleaved, Leaves
 from lcm.models.concept_model import ConceptModel, Context, Sampling
 from lcm.models.draws import Draws, read_prompts
@@ -25,9 +26,11 @@ from lcm.transformer import Cache, LayerCache
 class InterleavedContext:
     """The clean concepts of each row so far. `extend` takes a context over: it writes into the same memory.
 
+    model:  for few rows; its weights must not change while a context is in use
     prompt: a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
     """
 
+    model: "InterleavedLCM"
     cache: Cache
     prompt: Int[Tensor, " B"]
     spent: bool = False
@@ -37,7 +40,7 @@ class InterleavedContext:
         return self.cache.lengths
 
     def select(self, rows: Int[Tensor, " R"]) -> "InterleavedContext":
-        return InterleavedContext(self.cache.select(rows), self.prompt[rows])
+        return InterleavedContext(self.model, self.cache.select(rows), self.prompt[rows])
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ class InterleavedLCM(ConceptModel):
         """A prompt may be empty: then the first concept comes from nothing."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         pos = torch.arange(z.shape[1], device=z.device).expand(len(prompts), -1)
-        cache = self.trunk.extend(self.clean(z, pos), self.trunk.empty_cache(*pos.shape), lengths)
-        return InterleavedContext(cache, number)
+        quick = packed(self)
+        cache = quick.trunk.extend(quick.clean(z, pos), quick.trunk.empty_cache(*pos.shape), lengths)
+        return InterleavedContext(quick, cache, number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
@@ -106,7 +110,7 @@ class InterleavedLCM(ConceptModel):
         seen = torch.arange(layers[0].keys.shape[2], device=lengths.device) < lengths[:, None]
         leaves = Leaves(seen[:, None, None], self.trunk.rotation(lengths[:, None]))
         draws = Draws(sampling.seed, torch.stack([context.prompt, lengths], dim=1))
-        return self.normalizer.inverse(self.sample(Places(layers, leaves, lengths, draws), sampling))
+        return self.normalizer.inverse(context.model.sample(Places(layers, leaves, lengths, draws), sampling))
 
     @torch.no_grad()
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> InterleavedContext:
@@ -114,9 +118,9 @@ class InterleavedLCM(ConceptModel):
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
         z = self.normalizer(concepts.to(self.end_of_text.device)).unsqueeze(1)
-        clean = self.clean(z, context.lengths[:, None])
-        cache = self.trunk.extend(clean, context.cache, torch.ones_like(context.lengths))
-        return InterleavedContext(cache, context.prompt)
+        clean = context.model.clean(z, context.lengths[:, None])
+        cache = context.model.trunk.extend(clean, context.cache, torch.ones_like(context.lengths))
+        return InterleavedContext(context.model, cache, context.prompt)
 
     def clean(self, z: Float[Tensor, "B S D"], pos: Int[Tensor, "B S"]) -> Float[Tensor, "B S M"]:
         """What goes into the transformer for clean concepts. Raises UserError for a document that is too long."""

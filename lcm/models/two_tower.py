@@ -16,6 +16,7 @@ from lcm.config import TwoTowerConfig
 from lcm.denoiser import Denoiser, Memory
 from lcm.denoising_step import DenoisingStep
 from lcm.diffusion import Diffusion
+from lcm.few_rows import packed
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.draws import Draws, read_prompts
@@ -32,15 +33,17 @@ class TwoTowerContext:
 
     The model's weights must not change while a context is in use.
 
-    context: keys and values of the contextualiser
-    memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
+    reader:  the contextualiser, for few rows
+    context: its keys and values
     step:    the denoiser, for sampling
+    memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
     prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
     """
 
+    reader: Transformer
     context: Cache
-    memory: Cache
     step: DenoisingStep
+    memory: Cache
     prompt: Int[Tensor, " B"]
     spent: bool = False
 
@@ -50,7 +53,7 @@ class TwoTowerContext:
 
     def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
         context, memory = self.context.select(rows), self.memory.select(rows)
-        return TwoTowerContext(context, memory, self.step, self.prompt[rows])
+        return TwoTowerContext(self.reader, context, self.step, memory, self.prompt[rows])
 
 
 class TwoTowerLCM(ConceptModel):
@@ -99,10 +102,10 @@ class TwoTowerLCM(ConceptModel):
         """A prompt may be empty: then the first concept comes from the zero vector."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         room = z.shape[1] + ROOM
-        empty = self.contextualiser.empty_cache(len(z), room)
-        state, context = self.contextualiser.extend(self.pre(z), empty, lengths)
+        reader = packed(self.contextualiser)
+        state, context = reader.extend(self.pre(z), reader.empty_cache(len(z), room), lengths)
         memory = Cache([layer.grown(1 + room) for layer in self.denoiser.remember(state)], lengths + 1)
-        return TwoTowerContext(context, memory, DenoisingStep.of(self.denoiser), number)
+        return TwoTowerContext(reader, context, DenoisingStep.of(self.denoiser), memory, number)
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
@@ -116,14 +119,14 @@ class TwoTowerLCM(ConceptModel):
         assert not context.spent, "this context was extended before; select() makes a copy"
         context.spent = True
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, longer = self.contextualiser.extend(self.pre(z).unsqueeze(1), context.context)
+        state, longer = context.reader.extend(self.pre(z).unsqueeze(1), context.context)
         at = context.memory.lengths[:, None]
         memory = context.memory.reserve(int(at.max()) + 1)
         for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
             new = block.cross.remember(state)
             layer.write(at, new.keys, new.values)
         memory = Cache(memory.layers, memory.lengths + 1)
-        return TwoTowerContext(longer, memory, context.step, context.prompt)
+        return TwoTowerContext(context.reader, longer, context.step, memory, context.prompt)
 
     def _memory(
         self,
