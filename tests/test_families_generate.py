@@ -16,7 +16,6 @@ from families import (
     close,
     fresh,
     generate,
-    last_layer,
     one_document,
     same_noise,
     sampling,
@@ -25,6 +24,7 @@ from synthetic import DIM, pack
 
 from lcm.denoising_step import DenoisingStep
 from lcm.errors import UserError
+from lcm.interleaved import Interleaved
 from lcm.models.concept_model import Sampling, settle
 from lcm.models.draws import Draws
 
@@ -206,17 +206,21 @@ def test_the_defaults_are_the_papers(prompts):
 
 def rows_asked(model, run):
     """How many concepts each call of the network was asked for."""
-    asked, step = [], DenoisingStep.__call__
+    asked = []
 
-    def recorded(self, *args, **kwargs):
-        out = step(self, *args, **kwargs)
-        asked.append(len(out))
-        return out
+    def recording(call):
+        def recorded(*args, **kwargs):
+            out = call(*args, **kwargs)
+            asked.append(len(out))
+            return out
 
-    with patch.object(DenoisingStep, "__call__", recorded):
-        hook = last_layer(model).register_forward_hook(lambda layer, x, out: asked.append(len(out)))
+        return recorded
+
+    with (
+        patch.object(DenoisingStep, "__call__", recording(DenoisingStep.__call__)),
+        patch.object(Interleaved, "make", recording(Interleaved.make)),
+    ):
         run()
-        hook.remove()
     return asked
 
 

@@ -222,7 +222,7 @@ def blocks(process, number):
 
 def test_an_interrupt_ends_all_processes_in_one_line(reference, tmp_path):
     source, expected = reference
-    process = start(source, tmp_path / "data", "--workers", "2", delay=0.6)  # long enough to be met at work
+    process = start(source, tmp_path / "data", "--workers", "2", delay=2.0)  # long enough to be met at work
     children = children_at_work(process)
     assert all(blocks(child, signal.SIGINT) for child in children if "spawn_main" in " ".join(child.cmdline()))
     os.killpg(process.pid, signal.SIGINT)
