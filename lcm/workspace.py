@@ -122,6 +122,9 @@ def claimed(folder: Path, asked: Asked) -> Iterator[tuple[Asked, dict[str, Finis
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--output={folder}: another lcm prepare is writing there") from error
+        if (folder / MANIFEST).is_file():  # since we looked; without its notes it would seem half done
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise UserError(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
         before = read_asked(folder)
         done = _notes(folder) if before else {}
         if before and (difference := before.difference(asked)):
