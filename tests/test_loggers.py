@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import logging
+import warnings
 
 import pytest
 from synthetic import tiny_config
@@ -99,3 +100,12 @@ def test_only_lightnings_chatter_is_dropped(caplog):
         "The data has changed.",
         "GPU available: spoken after the run",
     ]
+
+
+def test_lightning_s_hint_about_srun_is_not_told():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet_lightning():
+            warnings.warn("The `srun` command is available on your system but is not used. HINT: …", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+    assert [str(one.message) for one in heard] == ["something else"]

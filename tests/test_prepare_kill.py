@@ -243,10 +243,7 @@ def test_an_interrupt_ends_all_processes_in_one_line(reference, tmp_path):
     assert all(blocks(child, signal.SIGINT) for child in children if "spawn_main" in " ".join(child.cmdline()))
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (130, "")
-    *progress, last = err.splitlines()
-    assert last == "lcm prepare: interrupted"
-    assert all(re.match(r"lcm prepare: [\d,]+ sentences", line) for line in progress), err
+    assert (process.returncode, out, err) == (130, "", "lcm prepare: interrupted\n")
     assert not psutil.wait_procs(children, timeout=10)[1]
     prepare(options(source, tmp_path / "data"), load=load_stub)
     assert snapshot(tmp_path / "data") == expected
