@@ -1,18 +1,61 @@
-"""When a training run is saved."""
+"""When a training run is saved, and when it is left before its end."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
-from lcm.checkpoint import BEST, LAST, save_model
+from lcm import leaving
+from lcm.checkpoint import BEST, LAST, save_state
 from lcm.module import LCMModule
+
+
+class Left(Exception):
+    """All processes have left together, after the last step in last.ckpt. wish: lcm.leaving's."""
+
+    def __init__(self, wish: int, step: int) -> None:
+        super().__init__(f"left after step {step}")
+        self.wish, self.step = wish, step
+
+
+class Agreement:
+    """What all processes know of one another's wishes, one step late, so that no GPU is ever waited for.
+
+    Every step ends with the question of the step before being answered and the next one being asked, by a reduction
+    over the processes that runs on the CPUs during the step.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._group = dist.new_group(backend="gloo") if processes > 1 else None
+        self._asked: tuple[torch.Tensor, dist.Work] | None = None
+
+    def wish(self) -> int:
+        """The largest; the same for every process. Called once a step by each."""
+        if self._group is None:
+            return leaving.wish()
+        known = self._answer()
+        question = torch.tensor([leaving.wish()])
+        work = dist.all_reduce(question, dist.ReduceOp.MAX, self._group, async_op=True)
+        assert work is not None
+        self._asked = question, work
+        return known
+
+    def _answer(self) -> int:
+        if self._asked is None:
+            return leaving.STAY
+        question, work = self._asked
+        work.wait()
+        return int(question)
 
 
 class Checkpoints(Checkpoint):
     """last.ckpt every `every` steps and after the final one; best.ckpt and model.safetensors at each lowest val/loss.
+
+    A wish to leave is met after the first step that all processes know of it, and last.ckpt is of that step.
 
     last.ckpt is written after the validation of its step, where there is one: saved before, a resumed run would
     skip that validation and not know the newest best score. Without validation, the last model counts as the best.
@@ -24,6 +67,8 @@ class Checkpoints(Checkpoint):
         self.validate_every = validate_every
         self.best = math.inf
         self.saved = 0
+        self.leaving = leaving.STAY
+        self.agreement: Agreement | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -35,6 +80,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = trainer.global_step
+        self.agreement = Agreement(trainer.world_size)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,6 +88,8 @@ class Checkpoints(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
+        assert self.agreement is not None
+        self.leaving = self.agreement.wish()
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more, whatever the interval
         validates = trainer.limit_val_batches and (trainer.should_stop or step % self.validate_every == 0)
@@ -58,15 +106,19 @@ class Checkpoints(Checkpoint):
 
     def _save_last(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
-        if step == self.saved or (step % self.every and step != trainer.max_steps):
-            return
-        self.saved = step
-        trainer.save_checkpoint(self.folder / "checkpoints" / LAST, weights_only=False)
-        if not trainer.limit_val_batches:
-            self._save_model(trainer)
+        ends = step == trainer.max_steps
+        if step != self.saved and (step % self.every == 0 or ends or self.leaving):
+            self.saved = step
+            trainer.save_checkpoint(self.folder / "checkpoints" / LAST, weights_only=False)
+            if not trainer.limit_val_batches:
+                self._save_model(trainer)
+        if self.leaving and not ends:
+            trainer.strategy.barrier()  # nobody goes before the checkpoint is there
+            raise Left(self.leaving, step)
 
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module
         assert isinstance(module, LCMModule)
+        state = trainer.strategy.lightning_module_state_dict()  # by all processes together
         if trainer.is_global_zero:
-            save_model(self.folder, module.model, module.config)
+            save_state(self.folder, {name.removeprefix("model."): t for name, t in state.items()}, module.config)

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 def save_model(folder: str | Path, model: ConceptModel, config: Config) -> None:
     """Write the model (parameters and buffers) and its configuration into `folder`, each file atomically."""
+    save_state(folder, model.state_dict(), config)
+
+
+def save_state(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
+    """`save_model`, from the model's `state_dict()`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, partial := folder / f"{CONFIG}.tmp")
     _publish(partial)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, partial := folder / f"{MODEL}.tmp")
     _publish(partial)
 

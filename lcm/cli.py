@@ -46,6 +46,9 @@ def _overview() -> str:
 def _run(name: str, rest: list[str]) -> int:
     match name:
         case "train":
+            from lcm.leaving import listen
+
+            listen()  # before the seconds that torch takes to import
             from lcm.train import main as train
 
             return train(rest)

@@ -177,7 +177,13 @@ class TrainerConfig(Section):
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     devices: int | Literal["auto"] = "auto"
+    """Of each node, with a process each."""
     nodes: int = Field(1, gt=0)
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
+    """How processes share the model. ddp: copies. fsdp: slices of everything. deepspeed_1, _2, _3: slices of the
+    optimizer, of the gradients too, of the weights as well. auto: copies where they fit, else fsdp."""
+    offload: bool = False
+    """Keep what is sliced in the machine's memory while it is not needed, which is slow; not with ddp."""
     validate_every: int = Field(1000, gt=0)
     """Optimizer steps between validations."""
     validation_rows: int = Field(512, gt=0)

@@ -6,14 +6,14 @@ Shapes.  B rows · S slots · N targets in the batch
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from lcm import __version__
@@ -22,9 +22,10 @@ from lcm.config import Config
 from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock, TimestepEmbedding
 from lcm.errors import UserError
 from lcm.interleaved import Interleaved
-from lcm.models import ConceptModel
+from lcm.models import ConceptModel, build_model
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
+from lcm.strategies import clip, clipped_norm, divisor, slicer
 from lcm.transformer import Attention, Block, Transformer
 
 
@@ -34,20 +35,43 @@ class LCMModule(L.LightningModule):
     reported: the metrics of the newest report, by name; `step` counts the optimizer steps that are done.
     """
 
-    def __init__(self, config: Config, model: ConceptModel) -> None:
+    def __init__(self, config: Config, model: ConceptModel, fill: Callable[[ConceptModel], None] | None = None) -> None:
+        """fill: puts what the data says into a model; for one on `torch.device("meta")`, which is built in slices."""
         super().__init__()
         self.config = config
         self.model = model
+        self._fill = fill
         self.reported: dict[str, float] = {}
         self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
         self._concepts = torch.zeros((), dtype=torch.long)
         self._clock = time.perf_counter()
         self._validation: dict[str, float] = {}
-        for part in model.modules():
+        self._set_up(model)
+
+    def configure_model(self) -> None:
+        """Build the model in slices, block by block, so that no process ever holds all of it; the same as in one."""
+        slice_up = slicer(self.trainer.strategy)
+        if slice_up is None or self._fill is None:
+            return
+
+        def finished(block: nn.Module) -> None:
+            self._set_up(block)
+            slice_up(block)
+
+        torch.manual_seed(self.config.run.seed)
+        self.model = build_model(self.config.model, finished)
+        self._set_up(self.model, compiles=False)
+        self._fill(self.model)
+        self._fill = None
+        slice_up(self.model)
+
+    def _set_up(self, module: nn.Module, compiles: bool = True) -> None:
+        settings = self.config.trainer
+        for part in module.modules():
             if isinstance(part, Transformer | Denoiser | Interleaved):
-                part.recompute = config.trainer.checkpoint_activations
-            if isinstance(part, Block | DenoiserBlock) and config.trainer.compile:
+                part.recompute = settings.checkpoint_activations
+            if isinstance(part, Block | DenoiserBlock) and settings.compile and compiles:
                 part.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
     # ---- one optimizer step ----
@@ -76,12 +100,17 @@ class LCMModule(L.LightningModule):
         # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
 
-        per_target = self.model.loss(batch).per_target
+        with self._autocast():
+            per_target = self.model(batch).per_target
         loss = per_target.sum() * self.trainer.world_size / batch.step_targets.clamp(min=1)
         done = loss.detach()
         self._step_loss = done if micro_batch == 0 else self._step_loss + done
         self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
-        return loss * accumulate
+        return loss * divisor(self.trainer.strategy, accumulate)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Ours, so that it means the same with every strategy."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
 
     def configure_gradient_clipping(
         self,
@@ -90,10 +119,14 @@ class LCMModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
-        self._gradient_norm = clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        norm = clip(self.trainer.strategy, self.parameters(), gradient_clip_val or math.inf)
+        if norm is not None:
+            self._gradient_norm = norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
+        if (batch_idx + 1) % accumulate == 0 and (norm := clipped_norm(self.trainer.strategy)) is not None:
+            self._gradient_norm = torch.tensor(norm)
         if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
             self._report_training(batch.emb.shape[1])
 
@@ -144,7 +177,8 @@ class LCMModule(L.LightningModule):
         self._clock -= time.perf_counter()  # stopped: validation does not count as training time
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        losses = self.model.loss(batch)
+        with self._autocast():
+            losses = self.model(batch)
         numbers = {"count": torch.ones_like(losses.per_target), "loss": losses.per_target, **losses.meters}
         for name, value in numbers.items():
             self._validation[name] = self._validation.get(name, 0.0) + float(value.sum())
