@@ -41,6 +41,7 @@ def train(config: Config) -> Path:
     Raises UserError where the data does not fit the model, the folder is another run's, or training diverges.
     """
     folder = Path(config.run.dir)
+    check_slurm(config)
     parameters = count_parameters(config)
     strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes_of(config))
     module, data = assemble(config, sliced=strategy in SLICED)
@@ -119,6 +120,16 @@ def processes_of(config: Config) -> int:
     return config.trainer.nodes * (devices if isinstance(devices, int) else torch.cuda.device_count() or 1)
 
 
+def check_slurm(config: Config) -> None:
+    """Raises UserError where Slurm started another number of processes than there are to be."""
+    if SLURMEnvironment.detect() and (tasks := int(os.environ["SLURM_NTASKS"])) != processes_of(config):
+        settings = config.trainer
+        raise UserError(
+            f"trainer.nodes={settings.nodes} and trainer.devices={settings.devices} make {processes_of(config)} "
+            f"processes, but Slurm started {tasks}; slurm/train.sbatch sets both as Slurm does"
+        )
+
+
 def memory_of_a_device(config: Config) -> int:
     """In bytes; processes on a CPU share the machine's."""
     if torch.cuda.is_available():
@@ -166,8 +177,8 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
     return trainer
 
 
-def dry_run(config: Config) -> None:
-    """Check data and configuration, train one step where memory allows it, print the numbers; write nothing."""
+def check(config: Config) -> None:
+    """Configuration, data, the run's folder and the processes, without a step; print the numbers, write nothing."""
     with torch.device("meta"):
         model = build_model(config.model)
     data = ConceptData(config, predicts_first=model.predicts_first)
@@ -176,7 +187,19 @@ def dry_run(config: Config) -> None:
     targets = sum(row.targets for row in data.plan.rows(Position()))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
     print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
-    print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}")
+    processes = processes_of(config)
+    strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes)
+    print(f"processes  {processes}, {strategy}: {reason}")
+    if checkpoint := resume_from(config):
+        is_finished(checkpoint, config.model_copy(update={"codec": data.codec}))
+    beginning = f", going on from {checkpoint}" if checkpoint else ""
+    print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{beginning}")
+
+
+def dry_run(config: Config) -> None:
+    """`check`, and train one step where memory allows it."""
+    check(config)
+    parameters = count_parameters(config)
     needed, memory = 16 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > 0.75 * memory and not torch.cuda.is_available():
         print(f"one step   not run: weights and AdamW take {needed >> 30} GiB, this machine has {memory >> 30} GiB")
@@ -200,13 +223,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
+    parser.add_argument("--check", action="store_true", help="check configuration and data, write nothing")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, write nothing")
     words = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(words):
         CliSettingsSource[Any](Config, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
     args, overrides = parser.parse_known_args(words)
     config = load_config(args.config, overrides)
-    if args.dry_run:
+    if args.check:
+        check(config)
+    elif args.dry_run:
         dry_run(config)
     else:
         say(str(train(config)), file=sys.stdout)

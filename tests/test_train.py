@@ -108,8 +108,9 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(data, tmp_path, cap
     plan.setup()
     assert lines[1].startswith(f"data       {data}: ")
     assert lines[1].endswith(" targets an epoch")
-    assert lines[2] == f"run        50 steps into {tmp_path / 'run'}"
-    assert lines[3].startswith("one step   loss ")
+    assert lines[2] == "processes  1, single: there is one process"
+    assert lines[3] == f"run        50 steps into {tmp_path / 'run'}"
+    assert lines[4].startswith("one step   loss ")
     assert sorted(tmp_path.rglob("*")) == before
 
 
