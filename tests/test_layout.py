@@ -15,7 +15,7 @@ ORDER = [
     "batch", "documents", "packing", "plan", "reader", "prepared", "data",
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",
-    "models", "schedule", "module", "checkpoint", "callbacks", "loggers", "train",
+    "models", "schedule", "zero", "strategies", "module", "checkpoint", "leaving", "callbacks", "loggers", "train",
     "similarity", "codec_training",
     "sampling_options", "continuation", "bank", "inference", "generate",
     "metrics", "examples", "scoring", "summaries", "charts", "page", "report", "evaluate", "codec_report",
