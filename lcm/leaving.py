@@ -47,9 +47,8 @@ def forget() -> None:
 
 
 def job() -> str | None:
-    """What Slurm calls the job that this process belongs to."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    """Slurm's number of the job that this process belongs to; a task of an array has one of its own."""
+    return os.environ.get("SLURM_JOB_ID") or None
 
 
 def requeue(number: str) -> None:

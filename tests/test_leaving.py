@@ -165,14 +165,6 @@ def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_a_task_of_an_array_requeues_itself_alone(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "23")
-    assert leaving.job() == "23"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "20")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert leaving.job() == "20_3"
-
-
 def test_without_slurm_s_command_the_reason_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"scontrol requeue 17: .*No such file"):

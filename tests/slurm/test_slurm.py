@@ -1,9 +1,7 @@
 """slurm/train.sbatch on a real Slurm of two virtual nodes: what is submitted ends as if nothing had happened."""
 
 import os
-import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,30 +15,7 @@ from test_resume import assert_same_run, losses
 from lcm.checkpoint import latest, open_checkpoint
 from lcm.config import save_config
 
-ROOT = Path(__file__).parents[2]
-
 pytestmark = pytest.mark.slurm
-
-NODES = 2
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Short paths: a socket's may have 108 characters."""
-    folder = Path("/tmp/lcm-slurm-lab")
-    lab.up(folder, NODES)
-    yield folder
-    lab.down(folder)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A checkout with its slurm/env.sh edited."""
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "slurm", folder / "slurm")
-    environment = f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{ROOT}" OMP_NUM_THREADS=1\n'
-    (folder / "slurm/env.sh").write_text(environment)
-    return folder
 
 
 @pytest.fixture(scope="module")
