@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
 from lcm import leaving
-from lcm.checkpoint import BEST, LAST, save_state
+from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
 from lcm.module import LCMModule
 
 
@@ -61,12 +61,15 @@ class Checkpoints(Checkpoint):
     skip that validation and not know the newest best score. Without validation, the last model counts as the best.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int) -> None:
+    def __init__(self, folder: Path, every: int, validate_every: int, keep: int = 1) -> None:
         self.folder = folder
+        self.keep = keep
         self.every = every
         self.validate_every = validate_every
         self.best = math.inf
         self.saved = 0
+        """The step that last.ckpt is of, or will be when it is written."""
+        self.kept = 0
         self.leaving = leaving.STAY
         self.agreement: Agreement | None = None
 
@@ -79,7 +82,7 @@ class Checkpoints(Checkpoint):
             self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved = trainer.global_step
+        self.saved = self.kept = trainer.global_step
         self.agreement = Agreement(trainer.world_size)
 
     def on_train_batch_end(
@@ -100,7 +103,7 @@ class Checkpoints(Checkpoint):
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self.best:
             self.best = loss
-            trainer.save_checkpoint(self.folder / "checkpoints" / BEST, weights_only=False)
+            self._save(trainer, BEST)
             self._save_model(trainer)
         self._save_last(trainer)
 
@@ -108,13 +111,31 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         ends = step == trainer.max_steps
         if step != self.saved and (step % self.every == 0 or ends or self.leaving):
+            self._save(trainer, LAST)
             self.saved = step
-            trainer.save_checkpoint(self.folder / "checkpoints" / LAST, weights_only=False)
             if not trainer.limit_val_batches:
                 self._save_model(trainer)
         if self.leaving and not ends:
+            self._written(trainer)
             trainer.strategy.barrier()  # nobody goes before the checkpoint is there
             raise Left(self.leaving, step)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._written(trainer)
+
+    def _save(self, trainer: L.Trainer, name: str) -> None:
+        self._written(trainer)
+        trainer.save_checkpoint(self.folder / "checkpoints" / name, weights_only=False)
+
+    def _written(self, trainer: L.Trainer) -> None:
+        """Wait for what is written in the background; then the newest checkpoint is one of those that are kept."""
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO):
+            io.wait()
+        last = self.folder / "checkpoints" / LAST
+        if self.keep > 1 and trainer.is_global_zero and self.saved and self.saved != self.kept and last.is_file():
+            self.kept = self.saved
+            keep_copy(last, self.saved, self.keep)
 
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module

@@ -190,6 +190,8 @@ class TrainerConfig(Section):
     """Rows of the validation split that one validation reads."""
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
+    keep: int = Field(1, gt=0)
+    """How many of the newest checkpoints stay, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
     resume: str = "auto"

@@ -12,8 +12,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from pydantic_settings import CliSettingsSource
 
 from lcm import leaving
 from lcm.callbacks import Checkpoints, Left
-from lcm.checkpoint import AtomicCheckpointIO, is_finished, latest, resume_from
+from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, check_room, is_finished, latest, open_checkpoint, resume_from
 from lcm.config import Config, load_config
 from lcm.data import ConceptData
 from lcm.errors import UserError
+from lcm.export import write_card
 from lcm.loggers import build_loggers, quiet_lightning, say
 from lcm.models import ConceptModel, build_model
 from lcm.module import LCMModule
@@ -49,6 +50,7 @@ def train(config: Config) -> Path:
     if checkpoint and is_finished(checkpoint, module.config):
         say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
         return folder
+    check_room(folder, parameters, config.trainer.keep)
     trainer = build_trainer(module.config, folder, validates=data.has_validation, strategy=strategy)
     device = trainer.strategy.root_device
     say(f"{folder}: {config.model.kind}, {parameters:,} parameters, on {device}")
@@ -61,7 +63,7 @@ def train(config: Config) -> Path:
     if config.trainer.precision == "bf16" and device.type == "cpu":
         say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
     try:
-        with quiet_lightning():
+        with quiet_lightning(), closing_files(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Left as left:
         return _left(left, folder, trainer.is_global_zero)
@@ -69,7 +71,21 @@ def train(config: Config) -> Path:
         if latest(folder):
             say(f"{folder}: the same command goes on from {latest(folder)}")
         raise KeyboardInterrupt from None
+    if trainer.is_global_zero:
+        best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
+        write_card(folder, parameters, module.config, open_checkpoint(best))
     return folder
+
+
+@contextmanager
+def closing_files(trainer: L.Trainer) -> Iterator[None]:
+    """However training ends, what is being written is written first."""
+    try:
+        yield
+    finally:
+        io = trainer.strategy.checkpoint_io
+        assert isinstance(io, AtomicCheckpointIO)
+        io.wait()
 
 
 def _left(left: Left, folder: Path, owner: bool) -> Path:
@@ -143,7 +159,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
     folder: where the run is written; None writes nothing
     """
     settings = config.trainer
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [AtomicCheckpointIO(background=True)]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
     with quiet_lightning():
@@ -162,7 +178,9 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             logger=build_loggers(config, folder) if folder else False,
-            callbacks=[Checkpoints(folder, settings.checkpoint_every, settings.validate_every)] if folder else None,
+            callbacks=[Checkpoints(folder, settings.checkpoint_every, settings.validate_every, settings.keep)]
+            if folder
+            else None,
             enable_checkpointing=folder is not None,
             plugins=plugins,
             default_root_dir=folder,
