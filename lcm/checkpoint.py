@@ -167,7 +167,7 @@ def check_room(folder: Path, parameters: int, keep: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"run.dir={folder}: {free / 2**30:.1f} GiB are free, and the checkpoints will take {needed / 2**30:.1f}; "
+            f"run.dir={folder}: {free / 1e9:.3g} GB are free, and the checkpoints will take {needed / 1e9:.3g} GB; "
             "choose another, or lower trainer.keep"
         )
 

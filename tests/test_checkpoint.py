@@ -136,7 +136,7 @@ def test_a_crash_while_writing_a_checkpoint_leaves_the_old_one(tmp_path, monkeyp
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(UserError, match="No space left on device.*what was saved before is still there"):
+    with pytest.raises(UserError, match=r"No space left on device.*what was saved before is still there"):
         io.save_checkpoint({"step": 2}, path)
     assert io.load_checkpoint(path, weights_only=True) == {"step": 1}
     monkeypatch.undo()
