@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lcm import leaving
 from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
+from lcm.errors import UserError
 from lcm.module import LCMModule
 
 
@@ -91,6 +92,11 @@ class Checkpoints(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
+        assert isinstance(pl_module, LCMModule)
+        if pl_module.hopeless:
+            self._save(trainer, LAST)
+            self._written(trainer)
+            raise UserError(pl_module.hopeless)
         assert self.agreement is not None
         self.leaving = self.agreement.wish()
         if step == trainer.max_steps:

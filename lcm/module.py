@@ -4,6 +4,7 @@ Shapes.  B rows · S slots · N targets in the batch
 """
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,8 +26,9 @@ from lcm.interleaved import Interleaved
 from lcm.models import ConceptModel, build_model
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
-from lcm.strategies import clip, clipped_norm, divisor, slicer
+from lcm.strategies import FSDP, clip, clipped_norm, divisor, slicer
 from lcm.transformer import Attention, Block, Transformer
+from lcm.zero import ZeRO
 
 
 class LCMModule(L.LightningModule):
@@ -44,6 +46,10 @@ class LCMModule(L.LightningModule):
         self.reported: dict[str, float] = {}
         self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
+        self._skipped = torch.zeros(())
+        self._in_a_row = torch.zeros(())
+        self.hopeless: str | None = None
+        """Why training should end, once it should; the weights are good."""
         self._concepts = torch.zeros((), dtype=torch.long)
         self._clock = time.perf_counter()
         self._validation: dict[str, float] = {}
@@ -100,13 +106,32 @@ class LCMModule(L.LightningModule):
         # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
 
-        with self._autocast():
-            per_target = self.model(batch).per_target
-        loss = per_target.sum() * self.trainer.world_size / batch.step_targets.clamp(min=1)
+        try:
+            with self._autocast():
+                total = self.model(batch).per_target.sum()
+        except torch.OutOfMemoryError as error:
+            total = self._without_memory(error)
+        loss = total * self.trainer.world_size / batch.step_targets.clamp(min=1)
         done = loss.detach()
         self._step_loss = done if micro_batch == 0 else self._step_loss + done
         self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
         return loss * divisor(self.trainer.strategy, accumulate)
+
+    def _without_memory(self, error: torch.OutOfMemoryError) -> Tensor:
+        """NaN for every parameter, so that all processes meet as they would have, and leave the step out.
+
+        Raises UserError where processes wait for one another during the forward pass: then they cannot meet any more.
+        """
+        settings = self.config
+        told = (
+            f"process {self.global_rank} is out of memory at step {self.global_step}: lower data.rows="
+            f"{settings.data.rows}, or set trainer.checkpoint_activations=true"
+        )
+        if isinstance(self.trainer.strategy, FSDP | ZeRO):
+            raise UserError(told) from error
+        print(f"{told}; the step is left out", file=sys.stderr)
+        torch.cuda.empty_cache()
+        return math.nan * torch.stack([p.float().sum() for p in self.model.parameters()]).sum()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Ours, so that it means the same with every strategy."""
@@ -120,8 +145,15 @@ class LCMModule(L.LightningModule):
     ) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
         norm = clip(self.trainer.strategy, self.parameters(), gradient_clip_val or math.inf)
-        if norm is not None:
-            self._gradient_norm = norm
+        if norm is None:
+            return
+        self._gradient_norm = norm
+        # The norm is the same for every process, so all leave the step out or none. The optimizer does so by itself,
+        # weights, moments and count of steps: nobody waits for a GPU to say how it was.
+        left_out = (~norm.isfinite()).float()
+        self.trainer.optimizers[0].found_inf = left_out  # type: ignore[attr-defined]  # what GradScaler tells AdamW
+        self._skipped = self._skipped.to(self.device) + left_out
+        self._in_a_row = (self._in_a_row.to(self.device) + 1) * left_out
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
@@ -147,19 +179,27 @@ class LCMModule(L.LightningModule):
             "train/concepts_per_second": speed,
         }
         peak = _peak_flops(self.device, self.config.trainer.precision)
+        if self._skipped:
+            metrics["train/skipped"] = float(self._skipped)
         if peak:
             metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()
 
     def _refuse_divergence(self) -> None:
-        """By the gradient's norm, which is the same on every rank. Raises UserError."""
-        if not self._gradient_norm.isfinite():
-            raise UserError(
-                f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; "
-                f"lower optimizer.lr={self.config.optimizer.lr} or optimizer.clip={self.config.optimizer.clip}, and go "
-                "on from the last checkpoint"
-            )
+        """By the gradient's norm, which is the same on every rank. Raises UserError where the weights are lost."""
+        in_a_row, allowed = int(self._in_a_row), self.config.trainer.skips
+        if self._gradient_norm.isfinite() and in_a_row <= allowed:
+            return
+        settings = self.config.optimizer
+        why = (
+            f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; lower "
+            f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and go on from the last checkpoint"
+        )
+        if isinstance(self.trainer.strategy, ZeRO):
+            raise UserError(why)
+        if in_a_row > allowed:
+            self.hopeless = why
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         self.reported = {**self.reported, **metrics, "step": self.global_step}
@@ -208,6 +248,7 @@ class LCMModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recount Lightning's batches, because the accumulation may have changed since: steps · accumulation."""
         self.reported = checkpoint["metrics"]
+        self._skipped = torch.tensor(self.reported.get("train/skipped", 0.0))
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         progress["is_last_batch"] = False  # max_steps may have been raised

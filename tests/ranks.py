@@ -37,13 +37,27 @@ def plain_sgd(module):
     return torch.optim.SGD(module.model.parameters(), lr=1.0)
 
 
+def spoiled(rank, step):
+    original = LCMModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = original(self, batch, batch_idx)
+        return loss * float("nan") if (self.global_rank, self.global_step) == (rank, step) else loss
+
+    return training_step
+
+
 @dataclass(frozen=True)
 class Run:
-    """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step."""
+    """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
+
+    spoils: (rank, step) whose loss is NaN
+    """
 
     config: Config
     sgd: bool = False
     breaks: int | None = None
+    spoils: tuple[int, int] | None = None
 
     def here(self):
         """Train in this process."""
@@ -52,6 +66,8 @@ class Run:
                 patch.setattr(
                     LCMModule, "configure_optimizers", lambda m: torch.optim.SGD(m.model.parameters(), lr=1.0)
                 )
+            if self.spoils is not None:
+                patch.setattr(LCMModule, "training_step", spoiled(*self.spoils))
             if self.breaks is None:
                 train(self.config)
             else:
@@ -113,7 +129,7 @@ def main(path):
     for name, told in json.loads(Path(path).read_text()).items():
         LCMModule.training_step = original
         record_batches(folder / f"{name}.{os.environ['LOCAL_RANK']}.batches")
-        Run(load_config(told["config"]), told["sgd"], told["breaks"]).here()
+        Run(load_config(told["config"]), told["sgd"], told["breaks"], told["spoils"]).here()
 
 
 if __name__ == "__main__":
