@@ -37,12 +37,20 @@ def plain_sgd(module):
     return torch.optim.SGD(module.model.parameters(), lr=1.0)
 
 
-def spoiled(rank, step):
+def spoiled(rank, step, how):
     original = LCMModule.training_step
 
+    def no_memory(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
     def training_step(self, batch, batch_idx):
-        loss = original(self, batch, batch_idx)
-        return loss * float("nan") if (self.global_rank, self.global_step) == (rank, step) else loss
+        if (self.global_rank, self.global_step) != (rank, step):
+            return original(self, batch, batch_idx)
+        if how == "nan":
+            return original(self, batch, batch_idx) * float("nan")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.model, "loss", no_memory)
+            return original(self, batch, batch_idx)
 
     return training_step
 
@@ -51,13 +59,13 @@ def spoiled(rank, step):
 class Run:
     """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
 
-    spoils: (rank, step) whose loss is NaN
+    spoils: (rank, step, "nan" or "memory"): whose loss is NaN, or does not fit into the memory
     """
 
     config: Config
     sgd: bool = False
     breaks: int | None = None
-    spoils: tuple[int, int] | None = None
+    spoils: tuple[int, int, str] | None = None
 
     def here(self):
         """Train in this process."""

@@ -14,7 +14,6 @@ from tiny_training import LENGTHS, fit, micro_batches, module_with, stub_trainer
 from torch import nn
 
 from lcm.config import parse_config
-from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.module import LCMModule, training_flops
 

@@ -1,6 +1,7 @@
 """A step that cannot be trained is left out by all processes alike, and counted; too many of them end the run."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def spoil(monkeypatch, spoiled, how):
 
 
 def nan(losses):
-    return losses._replace(per_target=losses.per_target * float("nan"))
+    return replace(losses, per_target=losses.per_target * float("nan"))
 
 
 def out_of_memory(losses):
@@ -83,23 +84,25 @@ def test_too_many_in_a_row_end_the_run_with_a_good_checkpoint(data, tmp_path, mo
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_what_one_process_cannot_train_all_leave_out(strategy, data, tmp_path):
-    """The second process meets a number that is none in its third step."""
-    configs = {
-        name: tiny_config(data, tmp_path / name, "trainer.devices=2", f"trainer.strategy={strategy}")
-        for name in ("run",)
-    }
-    train_together({name: Run(config, spoils=(1, 3)) for name, config in configs.items()}, tmp_path / "logs", 2)
-    found = reports(tmp_path / "run")
-    assert [row["train/skipped"] for row in found if row["train/loss"]] == ["", "", "", *["1.0"] * 9]
-    assert found[-1]["train/loss"] not in ("", "nan")
+    """The second process meets a number that is none in step 3."""
+    config = tiny_config(data, tmp_path / "run", "trainer.devices=2", f"trainer.strategy={strategy}")
+    train_together({"run": Run(config, spoils=(1, 3, "nan"))}, tmp_path / "logs", 2)
+    found = [row for row in reports(tmp_path / "run") if row["train/loss"]]
+    assert [row["train/skipped"] for row in found] == ["", "", "", *["1.0"] * 9]
+    assert found[3]["train/loss"] == "nan"
+    assert found[-1]["train/loss"] != "nan"
 
 
-def test_processes_that_are_sliced_stop_with_a_line_where_memory_ends(data, tmp_path, monkeypatch):
-    spoil(monkeypatch, {2}, out_of_memory)
-    config = tiny_config(data, tmp_path / "run", "trainer.strategy=fsdp")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571"}.items():
-            patch.setenv(name, value)
-        with pytest.raises(UserError, match="process 0 is out of memory at step 2: lower data.rows=2"):
-            train(config)
-    torch.distributed.destroy_process_group()
+def test_copies_leave_out_what_one_has_no_memory_for(data, tmp_path):
+    config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp")
+    logs = train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
+    assert "process 1 is out of memory at step 3: lower data.rows=2" in logs[1]
+    assert reports(tmp_path / "run")[-1]["train/skipped"] == "1.0"
+
+
+def test_slices_stop_with_a_line_where_memory_ends(data, tmp_path):
+    """They wait for one another within a step, so that the others cannot be told to leave it out."""
+    config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=fsdp")
+    with pytest.raises(AssertionError, match=r"UserError: process 1 is out of memory at step 3: lower data\.rows=2"):
+        train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
+    assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 3
