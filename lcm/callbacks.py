@@ -13,6 +13,7 @@ from lcm import leaving
 from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
 from lcm.errors import UserError
 from lcm.module import LCMModule
+from lcm.watch import Watch, end_process
 
 
 class Left(Exception):
@@ -62,9 +63,11 @@ class Checkpoints(Checkpoint):
     skip that validation and not know the newest best score. Without validation, the last model counts as the best.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int, keep: int = 1) -> None:
+    def __init__(self, folder: Path, every: int, validate_every: int, keep: int = 1, patience: float = 1800.0) -> None:
         self.folder = folder
         self.keep = keep
+        self.patience = patience
+        self.watch: Watch | None = None
         self.every = every
         self.validate_every = validate_every
         self.best = math.inf
@@ -85,6 +88,21 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self.kept = trainer.global_step
         self.agreement = Agreement(trainer.world_size)
+        if trainer.world_size > 1:
+            self.watch = Watch(trainer.global_rank, trainer.world_size, self.patience, end_process)
+            self.watch.start(trainer.global_step)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        self._beat(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Called at an exception as well."""
+        if self.watch is not None:
+            self.watch.stop()
+
+    def _beat(self, trainer: L.Trainer) -> None:
+        if self.watch is not None:
+            self.watch.beat(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,6 +110,7 @@ class Checkpoints(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
+        self._beat(trainer)
         assert isinstance(pl_module, LCMModule)
         if pl_module.hopeless:
             self._save(trainer, LAST)

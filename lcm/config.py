@@ -179,6 +179,8 @@ class TrainerConfig(Section):
     devices: int | Literal["auto"] = "auto"
     """Of each node, with a process each."""
     nodes: int = Field(1, gt=0)
+    patience: float = Field(1800.0, gt=0)
+    """Seconds that a step may take before the process that the others wait for is named, and the run ends."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
     """How processes share the model. ddp: copies. fsdp: slices of everything. deepspeed_1, _2, _3: slices of the
     optimizer, of the gradients too, of the weights as well. auto: copies where they fit, else fsdp."""

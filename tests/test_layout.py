@@ -15,7 +15,7 @@ ORDER = [
     "batch", "documents", "packing", "plan", "reader", "prepared", "data",
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",
-    "models", "schedule", "zero", "strategies", "module", "checkpoint", "export", "leaving", "callbacks", "loggers",
+    "models", "schedule", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch", "callbacks", "loggers",
     "train",
     "similarity", "codec_training",
     "sampling_options", "continuation", "bank", "inference", "generate",
