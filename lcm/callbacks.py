@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lcm import leaving
 from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
+from lcm.config import TrainerConfig
 from lcm.errors import UserError
 from lcm.module import LCMModule
 from lcm.watch import Watch, end_process
@@ -63,13 +64,10 @@ class Checkpoints(Checkpoint):
     skip that validation and not know the newest best score. Without validation, the last model counts as the best.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int, keep: int = 1, patience: float = 1800.0) -> None:
+    def __init__(self, folder: Path, settings: TrainerConfig) -> None:
         self.folder = folder
-        self.keep = keep
-        self.patience = patience
+        self.settings = settings
         self.watch: Watch | None = None
-        self.every = every
-        self.validate_every = validate_every
         self.best = math.inf
         self.saved = 0
         """The step that last.ckpt is of, or will be when it is written."""
@@ -89,7 +87,7 @@ class Checkpoints(Checkpoint):
         self.saved = self.kept = trainer.global_step
         self.agreement = Agreement(trainer.world_size)
         if trainer.world_size > 1:
-            self.watch = Watch(trainer.global_rank, trainer.world_size, self.patience, end_process)
+            self.watch = Watch(trainer.global_rank, trainer.world_size, self.settings.patience, end_process)
             self.watch.start(trainer.global_step)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
@@ -120,7 +118,7 @@ class Checkpoints(Checkpoint):
         self.leaving = self.agreement.wish()
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more, whatever the interval
-        validates = trainer.limit_val_batches and (trainer.should_stop or step % self.validate_every == 0)
+        validates = trainer.limit_val_batches and (trainer.should_stop or step % self.settings.validate_every == 0)
         if not validates:
             self._save_last(trainer)
 
@@ -135,7 +133,7 @@ class Checkpoints(Checkpoint):
     def _save_last(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
         ends = step == trainer.max_steps
-        if step != self.saved and (step % self.every == 0 or ends or self.leaving):
+        if step != self.saved and (step % self.settings.checkpoint_every == 0 or ends or self.leaving):
             self._save(trainer, LAST)
             self.saved = step
             if not trainer.limit_val_batches:
@@ -158,9 +156,15 @@ class Checkpoints(Checkpoint):
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
         last = self.folder / "checkpoints" / LAST
-        if self.keep > 1 and trainer.is_global_zero and self.saved and self.saved != self.kept and last.is_file():
+        if (
+            self.settings.keep > 1
+            and trainer.is_global_zero
+            and self.saved
+            and self.saved != self.kept
+            and last.is_file()
+        ):
             self.kept = self.saved
-            keep_copy(last, self.saved, self.keep)
+            keep_copy(last, self.saved, self.settings.keep)
 
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module

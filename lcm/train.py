@@ -178,13 +178,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             logger=build_loggers(config, folder) if folder else False,
-            callbacks=[
-                Checkpoints(
-                    folder, settings.checkpoint_every, settings.validate_every, settings.keep, settings.patience
-                )
-            ]
-            if folder
-            else None,
+            callbacks=[Checkpoints(folder, settings)] if folder else None,
             enable_checkpointing=folder is not None,
             plugins=plugins,
             default_root_dir=folder,

@@ -11,9 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+ANSWER = 10.0
+"""Seconds in which the board answers, where it can."""
 
 
 class Place(NamedTuple):
@@ -32,7 +36,7 @@ class Watch:
     def __init__(self, rank: int, processes: int, seconds: float, give_up: Callable[[str], None]) -> None:
         """give_up: what is called with a line that says who is behind, in the watching thread."""
         self.rank, self.processes, self.seconds, self.give_up = rank, processes, seconds, give_up
-        self._board = dist.PrefixStore("lcm/watch", dist.distributed_c10d._get_default_store())
+        self._board = PrefixStore("lcm/watch", _get_default_store())
         self._last = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="lcm-watch")
@@ -55,21 +59,24 @@ class Watch:
                 return
 
     def told(self) -> str:
-        """Who is behind, in a line. Where the board is gone, so is the process that keeps it."""
-        try:
-            places = {rank: self._place(rank) for rank in range(self.processes)}
-        except RuntimeError:
-            return f"no step for {self.seconds:g} s, and process 0 is not to be reached: it has died, or its node has"
+        """Who is behind, in a line. Where the board does not answer, it is the process that keeps it."""
+        found: list[dict[int, Place]] = []
+        asking = threading.Thread(target=lambda: found.append(self._places()), daemon=True)
+        asking.start()
+        asking.join(ANSWER)
+        if not found:
+            return f"no step for {self.seconds:g} s: waited for process 0, which is not to be reached"
+        (places,) = found
         first = max(place.step for place in places.values())
         behind = {rank: place for rank, place in places.items() if place.step < first} or places
         named = ", ".join(f"process {rank} on {place.host} (step {place.step})" for rank, place in behind.items())
         whole = "" if len(behind) < len(places) else ": all wait in the same step, for the network or for a device"
         return f"no step for {self.seconds:g} s: waited for {named}, others are at step {first}{whole}"
 
-    def _place(self, rank: int) -> Place:
-        if not self._board.check([str(rank)]):
-            return Place("a node that never came", -1)
-        return Place(*json.loads(self._board.get(str(rank))))
+    def _places(self) -> dict[int, Place]:
+        with suppress(RuntimeError):
+            return {rank: Place(*json.loads(self._board.get(str(rank)))) for rank in range(self.processes)}
+        raise SystemExit  # of the asking thread, without a word
 
 
 def end_process(line: str) -> None:
