@@ -94,7 +94,10 @@ class Checkpoints(Checkpoint):
         self._beat(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Called at an exception as well."""
+        if self.watch is not None:
+            self.watch.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self.watch is not None:
             self.watch.stop()
 
@@ -156,14 +159,10 @@ class Checkpoints(Checkpoint):
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
         last = self.folder / "checkpoints" / LAST
-        if (
-            self.settings.keep > 1
-            and trainer.is_global_zero
-            and self.saved
-            and self.saved != self.kept
-            and last.is_file()
-        ):
-            self.kept = self.saved
+        if self.saved == self.kept or not last.is_file():
+            return
+        self.kept = self.saved
+        if self.settings.keep > 1 and trainer.is_global_zero:
             keep_copy(last, self.saved, self.settings.keep)
 
     def _save_model(self, trainer: L.Trainer) -> None:
