@@ -173,6 +173,7 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 on newer torch (seen on 2.13): of no use to anybody but Lightning.
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="The `srun` command is available")  # on every login node
             yield
     finally:
         logger.removeFilter(wanted)

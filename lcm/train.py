@@ -138,12 +138,17 @@ def processes_of(config: Config) -> int:
 
 def check_slurm(config: Config) -> None:
     """Raises UserError where Slurm started another number of processes than there are to be."""
-    if SLURMEnvironment.detect() and (tasks := int(os.environ["SLURM_NTASKS"])) != processes_of(config):
+    if under_slurm() and (tasks := int(os.environ["SLURM_NTASKS"])) != processes_of(config):
         settings = config.trainer
         raise UserError(
             f"trainer.nodes={settings.nodes} and trainer.devices={settings.devices} make {processes_of(config)} "
             f"processes, but Slurm started {tasks}; slurm/train.sbatch sets both as Slurm does"
         )
+
+
+def under_slurm() -> bool:
+    with quiet_lightning():
+        return SLURMEnvironment.detect()
 
 
 def memory_of_a_device(config: Config) -> int:
@@ -160,7 +165,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
     """
     settings = config.trainer
     plugins: list[Any] = [AtomicCheckpointIO(background=True)]
-    if SLURMEnvironment.detect():
+    if under_slurm():
         plugins.append(SLURMEnvironment(auto_requeue=False))
     with quiet_lightning():
         trainer = L.Trainer(

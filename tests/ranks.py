@@ -132,6 +132,7 @@ def main(path):
         leaving.listen()
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     folder = Path(path).parent
     original = LCMModule.training_step
     for name, told in json.loads(Path(path).read_text()).items():
