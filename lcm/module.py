@@ -148,10 +148,11 @@ class LCMModule(L.LightningModule):
         if norm is None:
             return
         self._gradient_norm = norm
-        # The norm is the same for every process, so all leave the step out or none. The optimizer does so by itself,
+        # The norm is the same for every process, so all leave the step out or none. Fused AdamW does so by itself, with
         # weights, moments and count of steps: nobody waits for a GPU to say how it was.
         left_out = (~norm.isfinite()).float()
-        self.trainer.optimizers[0].found_inf = left_out  # type: ignore[attr-defined]  # what GradScaler tells AdamW
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = left_out  # type: ignore[attr-defined]  # by which GradScaler tells it
         self._skipped = self._skipped.to(self.device) + left_out
         self._in_a_row = (self._in_a_row.to(self.device) + 1) * left_out
 
