@@ -76,7 +76,13 @@ def losses(run, name):
 
 
 by_case = pytest.mark.parametrize(
-    ("processes", "family", "accumulate"), [(p, f, a) for p in (2, 4) for f in FAMILIES for a in (1, 4)]
+    ("processes", "family", "accumulate"),
+    [
+        pytest.param(processes, family, accumulate, marks=[pytest.mark.slow] if processes == 4 else [])
+        for processes in (2, 4)
+        for family in FAMILIES
+        for accumulate in (1, 4)
+    ],
 )
 
 

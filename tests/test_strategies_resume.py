@@ -105,6 +105,7 @@ def changed(data, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
 def test_the_number_of_processes_may_change(engine, strategy, before, after, changed, straight):
@@ -119,6 +120,7 @@ def test_any_strategy_goes_on_from_any_other(data, straight, tmp_path):
     assert_continued(tmp_path / "two", straight)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("deepspeed")
 def test_deepspeed_hands_over_to_copies_and_these_to_fsdp(data, straight, tmp_path):
     steps = ["deepspeed_3", "ddp", "deepspeed_2", "fsdp"]
