@@ -1,6 +1,7 @@
 """When a training run is saved, and when it is left before its end."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
 from lcm.config import TrainerConfig
 from lcm.errors import UserError
 from lcm.module import LCMModule
+from lcm.strategies import timeout_of
 from lcm.watch import Watch, end_process
 
 
@@ -32,8 +34,8 @@ class Agreement:
     over the processes that runs on the CPUs during the step.
     """
 
-    def __init__(self, processes: int) -> None:
-        self._group = dist.new_group(backend="gloo") if processes > 1 else None
+    def __init__(self, processes: int, timeout: timedelta) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if processes > 1 else None
         self._asked: tuple[torch.Tensor, dist.Work] | None = None
 
     def wish(self) -> int:
@@ -73,6 +75,8 @@ class Checkpoints(Checkpoint):
         """The step that last.ckpt is of, or will be when it is written."""
         self.kept = 0
         self.leaving = leaving.STAY
+        self.why: Exception | None = None
+        """What training ends with, once last.ckpt is of the newest step."""
         self.agreement: Agreement | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self.kept = trainer.global_step
-        self.agreement = Agreement(trainer.world_size)
+        self.agreement = Agreement(trainer.world_size, timeout_of(self.settings))
         if trainer.world_size > 1:
             self.watch = Watch(trainer.global_rank, trainer.world_size, self.settings.patience, end_process)
             self.watch.start(trainer.global_step)
@@ -101,9 +105,9 @@ class Checkpoints(Checkpoint):
         if self.watch is not None:
             self.watch.stop()
 
-    def _beat(self, trainer: L.Trainer) -> None:
+    def _beat(self, trainer: L.Trainer, reads: bool = True) -> None:
         if self.watch is not None:
-            self.watch.beat(trainer.global_step)
+            self.watch.beat(trainer.global_step, reads)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -113,12 +117,10 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         self._beat(trainer)
         assert isinstance(pl_module, LCMModule)
-        if pl_module.hopeless:
-            self._save(trainer, LAST)
-            self._written(trainer)
-            raise UserError(pl_module.hopeless)
         assert self.agreement is not None
         self.leaving = self.agreement.wish()
+        if pl_module.hopeless:
+            self.leaving, self.why = leaving.LEAVE, UserError(pl_module.hopeless)
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more, whatever the interval
         validates = trainer.limit_val_batches and (trainer.should_stop or step % self.settings.validate_every == 0)
@@ -144,7 +146,13 @@ class Checkpoints(Checkpoint):
         if self.leaving and not ends:
             self._written(trainer)
             trainer.strategy.barrier()  # nobody goes before the checkpoint is there
-            raise Left(self.leaving, step)
+            self.why = self.why or Left(self.leaving, step)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Only now, because the step that is left after is reported when this callback is through with it."""
+        if self.why is not None:
+            raise self.why
+        self._beat(trainer, reads=False)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._written(trainer)

@@ -117,6 +117,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), checkpoint)
         self._pending = self._writer.submit(_write, copied, Path(path))
 
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Its tensors stay on disk until they are used, so that the processes of a machine share one copy."""
+        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only))
+
     def wait(self) -> None:
         """Until everything is written."""
         pending, self._pending = self._pending, None
@@ -148,7 +154,8 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, partial := copy.with_name(f"{copy.name}.tmp"))
         publish(partial)
-    for old in sorted(path.parent.glob("step-*.ckpt"))[:-keep]:
+    # The newest by their time: a run may have gone on from an earlier step than others that are there.
+    for old in sorted(path.parent.glob("step-*.ckpt"), key=lambda kept: kept.stat().st_mtime_ns)[:-keep]:
         old.unlink()
 
 
@@ -162,7 +169,7 @@ def check_room(folder: Path, parameters: int, keep: int) -> None:
         raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
     # Weights and two moments in last.ckpt, best.ckpt, a copy of each that is being replaced, those that are kept; and
     # the model itself. An earlier part of the run has its share already.
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    there = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
     needed = 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters - there
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -203,6 +210,8 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
 def resume_from(config: Config) -> Path | None:
     """The checkpoint to go on from, by `trainer.resume`. An earlier run is never overwritten: that is a UserError."""
     found = latest(config.run.dir)
+    if found and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the same job again, whatever it began with
+        return found
     match config.trainer.resume:
         case "auto":
             return found

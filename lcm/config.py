@@ -193,8 +193,7 @@ class TrainerConfig(Section):
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
-    """Steps in a row that are left out because their gradient is not finite, before the run gives up. DeepSpeed cannot
-    leave a step out, and gives up at once."""
+    """Steps in a row that are left out because their gradient is not finite, before the run gives up."""
     keep: int = Field(1, gt=0)
     """How many of the newest checkpoints stay, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)

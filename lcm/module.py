@@ -26,7 +26,7 @@ from lcm.interleaved import Interleaved
 from lcm.models import ConceptModel, build_model
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
-from lcm.strategies import FSDP, clip, clipped_norm, divisor, slicer
+from lcm.strategies import FSDP, clip, clipped_norm, divisor, left_out_by_engine, slicer
 from lcm.transformer import Attention, Block, Transformer
 from lcm.zero import ZeRO
 
@@ -48,6 +48,7 @@ class LCMModule(L.LightningModule):
         self._gradient_norm = torch.zeros(())
         self._skipped = torch.zeros(())
         self._in_a_row = torch.zeros(())
+        self._skipped_by_engine = 0
         self.hopeless: str | None = None
         """Why training should end, once it should; the weights are good."""
         self._concepts = torch.zeros((), dtype=torch.long)
@@ -158,10 +159,20 @@ class LCMModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
-        if (batch_idx + 1) % accumulate == 0 and (norm := clipped_norm(self.trainer.strategy)) is not None:
-            self._gradient_norm = torch.tensor(norm)
+        if (batch_idx + 1) % accumulate == 0:
+            self._ask_engine()
         if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
             self._report_training(batch.emb.shape[1])
+
+    def _ask_engine(self) -> None:
+        """What an engine that clips and leaves out steps by itself says of the newest."""
+        if (norm := clipped_norm(self.trainer.strategy)) is not None:
+            self._gradient_norm = torch.tensor(norm)
+        if (skipped := left_out_by_engine(self.trainer.strategy)) is not None:
+            left_out = skipped - self._skipped_by_engine
+            self._skipped_by_engine = skipped
+            self._skipped = self._skipped + left_out
+            self._in_a_row = (self._in_a_row + 1) * left_out
 
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self.config.optimizer)
@@ -169,7 +180,7 @@ class LCMModule(L.LightningModule):
     # ---- reports ----
 
     def _report_training(self, slots: int) -> None:
-        self._refuse_divergence()
+        self._notice_divergence()
         loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
         concepts = float(self.trainer.strategy.reduce(self._concepts, reduce_op="sum"))
         speed = concepts / (time.perf_counter() - self._clock)
@@ -187,20 +198,17 @@ class LCMModule(L.LightningModule):
         self._report(metrics)
         self._restart_clock()
 
-    def _refuse_divergence(self) -> None:
-        """By the gradient's norm, which is the same on every rank. Raises UserError where the weights are lost."""
+    def _notice_divergence(self) -> None:
+        """By the gradient's norm, which is the same for every process."""
         in_a_row, allowed = int(self._in_a_row), self.config.trainer.skips
-        if self._gradient_norm.isfinite() and in_a_row <= allowed:
+        if in_a_row <= allowed:
             return
         settings = self.config.optimizer
         why = (
             f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; lower "
             f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and go on from the last checkpoint"
         )
-        if isinstance(self.trainer.strategy, ZeRO):
-            raise UserError(why)
-        if in_a_row > allowed:
-            self.hopeless = why
+        self.hopeless = self.hopeless or why
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         self.reported = {**self.reported, **metrics, "step": self.global_step}
@@ -241,7 +249,7 @@ class LCMModule(L.LightningModule):
     # ---- checkpoints ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._refuse_divergence()  # before a good checkpoint is replaced by one of NaN
+        self._notice_divergence()
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}

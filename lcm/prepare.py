@@ -74,8 +74,13 @@ def prepare(
             if (folder / MANIFEST).is_file():
                 return _found(folder, asked, out)
             if options.part:
-                with shared(folder, asked, options.part) as notes:
-                    dealer.deal(rows, notes, pool)
+                try:
+                    with shared(folder, asked, options.part) as notes:
+                        dealer.deal(rows, notes, pool)
+                except Occupied:
+                    if (folder / MANIFEST).is_file():
+                        return open_dataset(folder)
+                    raise
                 return _completed(folder, asked, splitter, dealer)
             with claimed(folder, asked) as (first_asked, notes):
                 if notes:

@@ -18,17 +18,32 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from lcm.config import Config, InterleavedConfig, TrainerConfig
+from lcm.errors import UserError
 from lcm.transformer import Finished
 from lcm.zero import ZeRO
-
-TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others before it gives up."""
 
 SLICED = ("fsdp", "deepspeed_3")
 """Where no process holds all weights."""
 
 STATE = 16
 """Bytes a parameter takes in training: weight, gradient and AdamW's two moments, in fp32."""
+
+
+def timeout_of(settings: TrainerConfig) -> timedelta:
+    """How long a process waits for the others by itself: longer than it takes lcm.watch to say for whom."""
+    return timedelta(seconds=2 * settings.patience + 60)
+
+
+def check_strategy(name: str, config: Config) -> None:
+    """Raises UserError for what does not go together."""
+    settings = config.trainer
+    if settings.offload and not name.startswith("deepspeed"):
+        raise UserError(f"trainer.offload=true: {name} keeps everything on the device; take deepspeed_2 or deepspeed_3")
+    if name == "deepspeed_3" and isinstance(config.model, InterleavedConfig):
+        raise UserError(f"trainer.strategy=deepspeed_3: not for model.kind={config.model.kind}; take fsdp")
+    if name == "deepspeed_3" and settings.compile:
+        raise UserError("trainer.strategy=deepspeed_3: not with trainer.compile=true; take fsdp")
 
 
 def choose(wanted: str, parameters: int, memory: int, processes: int) -> tuple[str, str]:
@@ -46,37 +61,36 @@ def choose(wanted: str, parameters: int, memory: int, processes: int) -> tuple[s
     return "fsdp", f"weights, gradients and AdamW would take {needed} of each device, so each holds a slice"
 
 
-def build_strategy(name: str, processes: int, offload: bool) -> Strategy | str:
+def build_strategy(name: str, processes: int, settings: TrainerConfig) -> Strategy | str:
     """processes: of the whole run."""
+    timeout = timeout_of(settings)
     match name:
         case "single":
             return "auto"
         case "ddp":
-            return DDPStrategy(gradient_as_bucket_view=True, timeout=TIMEOUT)
+            return DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
         case "fsdp":
-            return FSDP(processes, offload)
+            return FSDP(processes, timeout)
         case _:
-            return ZeRO(stage=int(name.removeprefix("deepspeed_")), offload=offload)
+            return ZeRO(int(name.removeprefix("deepspeed_")), settings.offload, timeout)
 
 
 class FSDP(ModelParallelStrategy):
     """torch's FSDP2: each process holds a slice of every weight, gradient and moment."""
 
-    def __init__(self, processes: int, offload: bool) -> None:
+    def __init__(self, processes: int, timeout: timedelta) -> None:
         super().__init__(
             data_parallel_size=processes,
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
-            timeout=TIMEOUT,
+            timeout=timeout,
         )
-        self.offload = offload
 
     def shard(self, module: nn.Module) -> None:
         """From now on this process holds a slice of the module's parameters, and fetches the rest for each call."""
-        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+        from torch.distributed.fsdp import fully_shard
 
-        policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
-        fully_shard(module, mesh=self.device_mesh["data_parallel"], offload_policy=policy)
+        fully_shard(module, mesh=self.device_mesh["data_parallel"])
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
@@ -143,6 +157,11 @@ def clipped_norm(strategy: Strategy) -> float | None:
         return None
     norm = strategy.deepspeed_engine.get_global_grad_norm()
     return None if norm is None else float(norm)
+
+
+def left_out_by_engine(strategy: Strategy) -> int | None:
+    """How many steps since the start the engine has left out by itself, because their gradient was not finite."""
+    return int(strategy.deepspeed_engine.skipped_steps) if isinstance(strategy, ZeRO) else None
 
 
 def _slices(whole: Tensor, like: Tensor) -> Tensor:

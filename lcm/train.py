@@ -33,7 +33,7 @@ from lcm.loggers import build_loggers, quiet_lightning, say
 from lcm.models import ConceptModel, build_model
 from lcm.module import LCMModule
 from lcm.plan import Position
-from lcm.strategies import SLICED, build_strategy, choose
+from lcm.strategies import SLICED, build_strategy, check_strategy, choose
 
 
 def train(config: Config) -> Path:
@@ -45,12 +45,14 @@ def train(config: Config) -> Path:
     check_slurm(config)
     parameters = count_parameters(config)
     strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes_of(config))
+    check_strategy(strategy, config)
     module, data = assemble(config, sliced=strategy in SLICED)
     checkpoint = resume_from(module.config)
     if checkpoint and is_finished(checkpoint, module.config):
         say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
         return folder
-    check_room(folder, parameters, config.trainer.keep)
+    if int(os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))) == 0:
+        check_room(folder, parameters, config.trainer.keep)
     trainer = build_trainer(module.config, folder, validates=data.has_validation, strategy=strategy)
     device = trainer.strategy.root_device
     say(f"{folder}: {config.model.kind}, {parameters:,} parameters, on {device}")
@@ -171,7 +173,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
         trainer = L.Trainer(
             devices=settings.devices,
             num_nodes=settings.nodes,
-            strategy=build_strategy(strategy, processes_of(config), settings.offload),
+            strategy=build_strategy(strategy, processes_of(config), settings),
             precision="32-true",  # LCMModule does bf16 itself
             max_steps=settings.max_steps,
             max_epochs=-1,
@@ -210,6 +212,8 @@ def check(config: Config) -> None:
     print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
     processes = processes_of(config)
     strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes)
+    check_strategy(strategy, config)
+    check_room(Path(config.run.dir), parameters, config.trainer.keep)
     print(f"processes  {processes}, {strategy}: {reason}")
     if checkpoint := resume_from(config):
         is_finished(checkpoint, config.model_copy(update={"codec": data.codec}))

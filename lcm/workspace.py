@@ -121,8 +121,7 @@ def claimed(folder: Path, asked: Asked) -> Iterator[tuple[Asked, dict[str, Finis
     Raises UserError where another run is under way, or one that asked for something else got somewhere.
     """
     with _locked(folder, "lock", fcntl.LOCK_EX):
-        if (folder / MANIFEST).is_file():
-            raise Occupied(f"--output={folder}: another lcm prepare has just finished it")
+        _refuse_finished(folder)
         before = read_asked(folder)
         done = _notes(folder) if before else {}
         if before and (difference := before.difference(asked)):
@@ -133,7 +132,7 @@ def claimed(folder: Path, asked: Asked) -> Iterator[tuple[Asked, dict[str, Finis
         if before is None:
             _write_asked(folder, asked)
         yield before or asked, done
-        shutil.rmtree(folder / UNFINISHED)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # somebody may just be looking whether it is locked
 
 
 @contextmanager
@@ -147,12 +146,21 @@ def shared(folder: Path, asked: Asked, part: str) -> Iterator[dict[str, Finished
         _locked(folder, "lock", fcntl.LOCK_SH, patience=60.0),
         _locked(folder, f"lock-{part.replace('/', '-')}", fcntl.LOCK_EX),
     ):
-        before = read_asked(folder)
-        if before and (difference := before.difference(asked)):
-            raise _begun_otherwise(folder, difference)
-        if before is None:
+        _refuse_finished(folder)
+        if read_asked(folder) is None:
             _write_asked(folder, asked)
+        before = read_asked(folder)  # ours, or that of another part that began in the same moment
+        assert before is not None
+        if difference := before.difference(asked):
+            raise _begun_otherwise(folder, difference)
         yield _notes(folder)
+
+
+def _refuse_finished(folder: Path) -> None:
+    """Raises Occupied where another run has finished the data set since we looked; what the lock made is removed."""
+    if (folder / MANIFEST).is_file():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        raise Occupied(f"--output={folder}: another lcm prepare has just finished it")
 
 
 @contextmanager

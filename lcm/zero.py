@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -34,17 +35,24 @@ class FP32(DeepSpeedPrecision):
 class ZeRO(DeepSpeedStrategy):
     """Stage 1 slices AdamW's moments, 2 the gradients too, 3 the weights as well (Rajbhandari et al. 2020)."""
 
-    def __init__(self, stage: int, offload: bool) -> None:
+    PERSISTENT = 100_000
+    """Stage 3: parameters of fewer numbers stay whole, because to fetch them would take longer than it saves."""
+
+    def __init__(self, stage: int, offload: bool, timeout: timedelta) -> None:
         _prepare_deepspeed()
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,  # for its own reports of speed, which nobody reads
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # torch's AdamW updates what is offloaded, too
-            "zero_optimization": {"stage": stage, "contiguous_gradients": True},
+            "zero_optimization": {
+                "stage": stage,
+                "contiguous_gradients": True,
+                "stage3_param_persistence_threshold": self.PERSISTENT,
+            },
         }
         if offload:
             config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        super().__init__(config=config, logging_level=logging.WARNING)
+        super().__init__(config=config, logging_level=logging.WARNING, timeout=timeout)
         self.stage = stage
 
     # ---- what Lightning and DeepSpeed ask of a device ----
@@ -146,7 +154,7 @@ class ZeRO(DeepSpeedStrategy):
         flat = zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
         for numbers in flat:
             moments = {name: torch.zeros_like(numbers) for name in MOMENTS}
-            zero.optimizer.state[numbers] = {"step": saved["state"][0]["step"].clone(), **moments}
+            zero.optimizer.state[numbers] = {"step": saved["state"][0]["step"].to(numbers.device, copy=True), **moments}
         self._link_moments()
         parameters = [p for group in self._plain_optimizer().param_groups for p in group["params"]]
         for number, parameter in enumerate(parameters):

@@ -20,8 +20,10 @@ from synthetic import record_batches
 
 from lcm import leaving
 from lcm.config import Config, load_config, save_config
+from lcm.data import ConceptData
 from lcm.module import LCMModule
 from lcm.train import train
+from lcm.zero import ZeRO
 
 ENGINES = {"torch": ("ddp", "fsdp"), "deepspeed": ("deepspeed_1", "deepspeed_2", "deepspeed_3")}
 """Which strategies a launch has in it. The second needs an extra."""
@@ -55,11 +57,23 @@ def spoiled(rank, step, how):
     return training_step
 
 
+def read_slowly(rank, step):
+    original = ConceptData.training_shares
+
+    def training_shares(self):
+        for number, share in enumerate(original(self)):
+            if (self.rank, number) == (rank, step):
+                time.sleep(600)
+            yield share
+
+    return training_shares
+
+
 @dataclass(frozen=True)
 class Run:
     """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
 
-    spoils: (rank, step, "nan" or "memory"): whose loss is NaN, or does not fit into the memory
+    spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading"
     """
 
     config: Config
@@ -74,7 +88,9 @@ class Run:
                 patch.setattr(
                     LCMModule, "configure_optimizers", lambda m: torch.optim.SGD(m.model.parameters(), lr=1.0)
                 )
-            if self.spoils is not None:
+            if self.spoils is not None and self.spoils[2] == "reading":
+                patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
+            elif self.spoils is not None:
                 patch.setattr(LCMModule, "training_step", spoiled(*self.spoils))
             if self.breaks is None:
                 train(self.config)
@@ -84,7 +100,7 @@ class Run:
 
 def train_together(runs, folder, processes, timeout=400):
     """All runs (name → Run), by so many processes. What each trained of a run stands in folder/RUN.RANK.batches."""
-    wait_together(start_together(runs, folder, processes), folder, timeout)
+    return wait_together(start_together(runs, folder, processes), folder, timeout)
 
 
 def start_together(runs, folder, processes, listens=False):
@@ -125,11 +141,13 @@ def wait_together(started, folder, timeout=400):
             process.wait()
     logs = [(folder / f"{rank}.log").read_text() for rank in range(len(started))]
     assert not any(process.returncode for process in started), "\n\n".join(log[-3000:] for log in logs)
+    return logs
 
 
 def main(path):
     if os.environ["LISTENS"]:
         leaving.listen()
+    ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="The `srun` command is available")

@@ -1,6 +1,7 @@
 """A process that hangs, or that is gone, is named within the time that the configuration allows."""
 
 import os
+import re
 import signal
 import time
 
@@ -48,10 +49,25 @@ def test_a_process_that_hangs_is_named_by_the_others(rank, data, tmp_path):
             process.kill()
             process.wait()
     told = (tmp_path / f"logs/{1 - rank}.log").read_text()
-    where = ", which is not to be reached" if rank == 0 else " on "  # the first one keeps the board
-    assert f"no step for 4 s: waited for process {rank}{where}" in told
+    assert f"no step for 4 s: waited for process {rank}" in told
+    assert ("which is not to be reached" if rank == 0 else "no sign of life") in told, "the first one keeps the board"
     assert "goes on from the last checkpoint" in told
     assert latest(tmp_path / "run")
+
+
+def test_a_process_that_reads_for_too_long_is_named_by_the_others(data, tmp_path):
+    """It lives, and is behind: the others are in the step for which it has no batch yet."""
+    settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.patience=4"]
+    run = Run(tiny_config(data, tmp_path / "run", *settings), spoils=(1, 5, "reading"))
+    processes = start_together({"run": run}, tmp_path / "logs", 2)
+    try:
+        assert 1 in ended(processes, 120)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    told = "".join((tmp_path / f"logs/{rank}.log").read_text() for rank in (0, 1))
+    assert re.search(r"no step for 4 s: waited for process 1 on \S+ \(reading the batch of step 5\);", told)
 
 
 def test_a_process_that_is_gone_ends_the_others(data, tmp_path):
