@@ -160,7 +160,7 @@ def _refuse_finished(folder: Path) -> None:
     """Raises Occupied where another run has finished the data set since we looked; what the lock made is removed."""
     if (folder / MANIFEST).is_file():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        raise Occupied(f"--output={folder}: another lcm prepare has just finished it")
+        raise Occupied(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
 
 
 @contextmanager

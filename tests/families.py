@@ -1,6 +1,7 @@
 """Every model family at a tiny size, and random numbers that a test decides."""
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 from pydantic import TypeAdapter
@@ -9,6 +10,8 @@ from torch import nn
 
 from lcm.batch import Batch
 from lcm.config import ModelConfig
+from lcm.denoising_step import DenoisingStep
+from lcm.interleaved import Interleaved
 from lcm.models import build_model
 from lcm.models.concept_model import Sampling
 from lcm.models.diffusing import Noising
@@ -134,3 +137,23 @@ def last_layer(model):
     found = model.denoiser.post if hasattr(model, "denoiser") else model.post
     assert isinstance(found, nn.Linear)
     return found
+
+
+def rows_asked(run):
+    """How many concepts each call of the network was asked for while something ran."""
+    asked = []
+
+    def recording(call):
+        def recorded(*args, **kwargs):
+            out = call(*args, **kwargs)
+            asked.append(len(out))
+            return out
+
+        return recorded
+
+    with (
+        patch.object(DenoisingStep, "__call__", recording(DenoisingStep.__call__)),
+        patch.object(Interleaved, "make", recording(Interleaved.make)),
+    ):
+        run()
+    return asked

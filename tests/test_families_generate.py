@@ -1,7 +1,6 @@
 """Promises that every model family keeps when it generates: caches, batches, seeds, settings, learning by heart."""
 
 from dataclasses import fields, replace
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,14 +15,13 @@ from families import (
     close,
     fresh,
     generate,
-    last_layer,
     one_document,
+    rows_asked,
     same_noise,
     sampling,
 )
 from synthetic import DIM, pack
 
-from lcm.denoising_step import DenoisingStep
 from lcm.errors import UserError
 from lcm.models.concept_model import Sampling, settle
 from lcm.models.draws import Draws
@@ -204,22 +202,6 @@ def test_the_defaults_are_the_papers(prompts):
         assert settle(Sampling(guidance=0.0), model.defaults).guidance == 0
 
 
-def rows_asked(model, run):
-    """How many concepts each call of the network was asked for."""
-    asked, step = [], DenoisingStep.__call__
-
-    def recorded(self, *args, **kwargs):
-        out = step(self, *args, **kwargs)
-        asked.append(len(out))
-        return out
-
-    with patch.object(DenoisingStep, "__call__", recorded):
-        hook = last_layer(model).register_forward_hook(lambda layer, x, out: asked.append(len(out)))
-        run()
-        hook.remove()
-    return asked
-
-
 @pytest.mark.parametrize("family", DIFFUSING)
 @pytest.mark.parametrize("sampler", ["ddim", "dpm"])
 def test_the_denoiser_is_called_once_a_step(family, sampler, prompts):
@@ -227,19 +209,19 @@ def test_the_denoiser_is_called_once_a_step(family, sampler, prompts):
     model = build(family)
     context, document = model.prefill(prompts), one_document(prompts[2])
     guided, plain = Sampling(steps=4, sampler=sampler), Sampling(steps=4, sampler=sampler, guidance=1.0)
-    assert rows_asked(model, lambda: model.next(context, guided)) == [3, 6, 6, 6]
-    assert rows_asked(model, lambda: model.next(context, plain)) == [3, 3, 3, 3]
-    assert rows_asked(model, lambda: model.predict(document, guided)) == [5, 10, 10, 10]
-    assert rows_asked(model, lambda: model.prefill(prompts)) == []
-    assert len(rows_asked(model, lambda: model.next(context, Sampling()))) == 40
+    assert rows_asked(lambda: model.next(context, guided)) == [3, 6, 6, 6]
+    assert rows_asked(lambda: model.next(context, plain)) == [3, 3, 3, 3]
+    assert rows_asked(lambda: model.predict(document, guided)) == [5, 10, 10, 10]
+    assert rows_asked(lambda: model.prefill(prompts)) == []
+    assert len(rows_asked(lambda: model.next(context, Sampling()))) == 40
 
 
 @pytest.mark.parametrize("family", QUANTS)
 def test_the_network_is_called_once_a_codebook(family, prompts):
     model = build(family)
     context = model.prefill(prompts)
-    assert rows_asked(model, lambda: model.next(context, Sampling(guidance=1.0))) == [3] * CODEBOOKS
-    assert rows_asked(model, lambda: model.next(context, Sampling(guidance=2.0))) == [6] * CODEBOOKS
+    assert rows_asked(lambda: model.next(context, Sampling(guidance=1.0))) == [3] * CODEBOOKS
+    assert rows_asked(lambda: model.next(context, Sampling(guidance=2.0))) == [6] * CODEBOOKS
 
 
 @pytest.mark.parametrize("family", DIFFUSING)

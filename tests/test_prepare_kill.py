@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from lcm import prepare as prepare_module
 from lcm.errors import UserError
 from lcm.prepare import PrepareOptions, prepare
 from lcm.verify import verify
+from lcm.workspace import asked_of, claimed
 
 SCRIPT = Path(__file__).parent / "stub_codec.py"
 
@@ -47,7 +49,9 @@ def start(source, output, *more, delay=0.0):
     command = [sys.executable, str(SCRIPT), "--input", str(source), "--output", str(output), "--shard-documents", "4"]
     environment = {**os.environ, "STUB_DELAY": str(delay), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *more], env=environment, start_new_session=True, **pipes)
+    # What a shell starts in the background ignores interrupts, and so would all that it starts.
+    settings = {"start_new_session": True, "preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen([*command, *more], env=environment, **settings, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +156,18 @@ def test_a_run_killed_before_its_first_shard_binds_nobody_and_leaves_nothing(ref
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "expected")
 
 
+def test_a_run_that_meets_one_in_the_moment_of_finishing_touches_nothing(reference, tmp_path):
+    """Its notes are gone by then, so that every shard would seem to be half done."""
+    source, expected = reference
+    manifest = prepare(options(source, tmp_path / "data"), load=load_stub)
+    with (
+        pytest.raises(UserError, match="another lcm prepare has just finished it"),
+        claimed(tmp_path / "data", asked_of(manifest)),
+    ):
+        pass
+    assert snapshot(tmp_path / "data") == expected
+
+
 def test_the_number_of_workers_changes_nothing(reference, tmp_path):
     source, expected = reference
     prepare(options(source, tmp_path / "data", workers=3), load=load_stub)
@@ -227,7 +243,10 @@ def test_an_interrupt_ends_all_processes_in_one_line(reference, tmp_path):
     assert all(blocks(child, signal.SIGINT) for child in children if "spawn_main" in " ".join(child.cmdline()))
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, "", "lcm prepare: interrupted\n")
+    assert (process.returncode, out) == (130, "")
+    *progress, last = err.splitlines()
+    assert last == "lcm prepare: interrupted"
+    assert all(re.match(r"lcm prepare: [\d,]+ sentences", line) for line in progress), err
     assert not psutil.wait_procs(children, timeout=10)[1]
     prepare(options(source, tmp_path / "data"), load=load_stub)
     assert snapshot(tmp_path / "data") == expected
