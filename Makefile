@@ -1,10 +1,10 @@
-# make setup · make demo · make test · make test-slow · make families        (README.md says what each is for)
+# make setup · make demo · make test · make test-slow · make test-slurm · make families        (README.md says what each is for)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-all demo families test test-slow checks clean
+.PHONY: setup setup-all demo families test test-slow test-slurm checks clean
 
 setup: $(VENV)/.setup
 
@@ -40,6 +40,10 @@ test-slow: setup-all
 	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh
 	tests/with_newer_torch.sh "$(PYTHON)"
+
+# A real Slurm with two virtual nodes on this machine, from Debian's packages: needs root.
+test-slurm: setup
+	$(BIN)/pytest -q -m slurm tests/slurm
 
 clean:
 	rm -rf $(VENV) .venv-newer demo families build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,29 +1,83 @@
-"""When a training run is saved."""
+"""When a training run is saved, and when it is left before its end."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
-from lcm.checkpoint import BEST, LAST, save_model
+from lcm import leaving
+from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy, save_state
+from lcm.config import TrainerConfig
+from lcm.errors import UserError
 from lcm.module import LCMModule
+from lcm.strategies import timeout_of
+from lcm.watch import Watch, end_process
+
+
+class Left(Exception):
+    """All processes have left together, after the last step in last.ckpt. wish: lcm.leaving's."""
+
+    def __init__(self, wish: int, step: int) -> None:
+        super().__init__(f"left after step {step}")
+        self.wish, self.step = wish, step
+
+
+class Agreement:
+    """What all processes know of one another's wishes, one step late, so that no GPU is ever waited for.
+
+    Every step ends with the question of the step before being answered and the next one being asked, by a reduction
+    over the processes that runs on the CPUs during the step.
+    """
+
+    def __init__(self, processes: int, timeout: timedelta) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if processes > 1 else None
+        self._asked: tuple[torch.Tensor, dist.Work] | None = None
+
+    def wish(self) -> int:
+        """The largest; the same for every process. Called once a step by each."""
+        if self._group is None:
+            return leaving.wish()
+        known = self._answer()
+        question = torch.tensor([leaving.wish()])
+        work = dist.all_reduce(question, dist.ReduceOp.MAX, self._group, async_op=True)
+        assert work is not None
+        self._asked = question, work
+        return known
+
+    def _answer(self) -> int:
+        if self._asked is None:
+            return leaving.STAY
+        question, work = self._asked
+        work.wait()
+        return int(question)
 
 
 class Checkpoints(Checkpoint):
     """last.ckpt every `every` steps and after the final one; best.ckpt and model.safetensors at each lowest val/loss.
 
+    A wish to leave is met after the first step that all processes know of it, and last.ckpt is of that step.
+
     last.ckpt is written after the validation of its step, where there is one: saved before, a resumed run would
     skip that validation and not know the newest best score. Without validation, the last model counts as the best.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int) -> None:
+    def __init__(self, folder: Path, settings: TrainerConfig) -> None:
         self.folder = folder
-        self.every = every
-        self.validate_every = validate_every
+        self.settings = settings
+        self.watch: Watch | None = None
         self.best = math.inf
         self.saved = 0
+        """The step that last.ckpt is of, or will be when it is written."""
+        self.kept = 0
+        self.leaving = leaving.STAY
+        self.why: Exception | None = None
+        """What training ends with, once last.ckpt is of the newest step."""
+        self.agreement: Agreement | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -34,7 +88,26 @@ class Checkpoints(Checkpoint):
             self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved = trainer.global_step
+        self.saved = self.kept = trainer.global_step
+        self.agreement = Agreement(trainer.world_size, timeout_of(self.settings))
+        if trainer.world_size > 1:
+            self.watch = Watch(trainer.global_rank, trainer.world_size, self.settings.patience, end_process)
+            self.watch.start(trainer.global_step)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        self._beat(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+
+    def _beat(self, trainer: L.Trainer, reads: bool = True) -> None:
+        if self.watch is not None:
+            self.watch.beat(trainer.global_step, reads)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,9 +115,15 @@ class Checkpoints(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
+        self._beat(trainer)
+        assert isinstance(pl_module, LCMModule)
+        assert self.agreement is not None
+        self.leaving = self.agreement.wish()
+        if pl_module.hopeless:
+            self.leaving, self.why = leaving.LEAVE, UserError(pl_module.hopeless)
         if step == trainer.max_steps:
             trainer.should_stop = True  # Lightning then validates once more, whatever the interval
-        validates = trainer.limit_val_batches and (trainer.should_stop or step % self.validate_every == 0)
+        validates = trainer.limit_val_batches and (trainer.should_stop or step % self.settings.validate_every == 0)
         if not validates:
             self._save_last(trainer)
 
@@ -52,21 +131,51 @@ class Checkpoints(Checkpoint):
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self.best:
             self.best = loss
-            trainer.save_checkpoint(self.folder / "checkpoints" / BEST, weights_only=False)
+            self._save(trainer, BEST)
             self._save_model(trainer)
         self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
-        if step == self.saved or (step % self.every and step != trainer.max_steps):
+        ends = step == trainer.max_steps
+        if step != self.saved and (step % self.settings.checkpoint_every == 0 or ends or self.leaving):
+            self._save(trainer, LAST)
+            self.saved = step
+            if not trainer.limit_val_batches:
+                self._save_model(trainer)
+        if self.leaving and not ends:
+            self._written(trainer)
+            trainer.strategy.barrier()  # nobody goes before the checkpoint is there
+            self.why = self.why or Left(self.leaving, step)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Only now, because the step that is left after is reported when this callback is through with it."""
+        if self.why is not None:
+            raise self.why
+        self._beat(trainer, reads=False)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._written(trainer)
+
+    def _save(self, trainer: L.Trainer, name: str) -> None:
+        self._written(trainer)
+        trainer.save_checkpoint(self.folder / "checkpoints" / name, weights_only=False)
+
+    def _written(self, trainer: L.Trainer) -> None:
+        """Wait for what is written in the background; then the newest checkpoint is one of those that are kept."""
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO):
+            io.wait()
+        last = self.folder / "checkpoints" / LAST
+        if self.saved == self.kept or not last.is_file():
             return
-        self.saved = step
-        trainer.save_checkpoint(self.folder / "checkpoints" / LAST, weights_only=False)
-        if not trainer.limit_val_batches:
-            self._save_model(trainer)
+        self.kept = self.saved
+        if self.settings.keep > 1 and trainer.is_global_zero:
+            keep_copy(last, self.saved, self.settings.keep)
 
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module
         assert isinstance(module, LCMModule)
+        state = trainer.strategy.lightning_module_state_dict()  # by all processes together
         if trainer.is_global_zero:
-            save_model(self.folder, module.model, module.config)
+            save_state(self.folder, {name.removeprefix("model."): t for name, t in state.items()}, module.config)

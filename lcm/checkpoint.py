@@ -6,11 +6,14 @@
 Every file is complete or absent, whenever the process dies. No pickle is opened unless a person says so.
 """
 
-import argparse
-import json
 import os
 import pickle
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +22,30 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from lcm.config import Config, load_config, parse_config, save_config
+from lcm.config import Config, load_config, save_config
 from lcm.errors import UserError, existing_file
 from lcm.models import ConceptModel, build_model
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
+MODEL, CONFIG = "model.safetensors", "config.yaml"
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 def save_model(folder: str | Path, model: ConceptModel, config: Config) -> None:
     """Write the model (parameters and buffers) and its configuration into `folder`, each file atomically."""
+    save_state(folder, model.state_dict(), config)
+
+
+def save_state(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
+    """`save_model`, from the model's `state_dict()`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, partial := folder / f"{CONFIG}.tmp")
-    _publish(partial)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    publish(partial)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, partial := folder / f"{MODEL}.tmp")
-    _publish(partial)
+    publish(partial)
 
 
 def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
@@ -52,10 +61,10 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
-    return _assembled(config, tensors, path), config
+    return assembled(config, tensors, path), config
 
 
-def _assembled(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
+def assembled(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
     """The model of `config` around these tensors, without initialising it first."""
     with torch.device("meta"):
         model = build_model(config.model)
@@ -71,7 +80,7 @@ def _assembled(config: Config, tensors: dict[str, Tensor], path: Path) -> Concep
     return model.eval()
 
 
-def _publish(partial: Path) -> None:
+def publish(partial: Path) -> None:
     """`name.tmp` becomes `name`: on the disk first, then under its name, then in the folder."""
     _flush(partial)
     os.replace(partial, partial.with_suffix(""))
@@ -87,15 +96,87 @@ def _flush(path: Path) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint, streamed to a temporary file on the same disk and renamed when it is complete."""
+    """Lightning's checkpoint, streamed to a temporary file on the same disk and renamed when it is complete.
+
+    background: what is saved is copied, and written while training goes on; one file at a time. An error is raised by
+    the next save, or by `wait`
+    """
+
+    def __init__(self, background: bool = False) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(1) if background else None
+        self._pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises UserError where the disk does not take it; the file of that name stays as it was."""
         assert storage_options is None
-        path = Path(path)
+        self.wait()
+        if self._writer is None:
+            _write(checkpoint, Path(path))
+            return
+        copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), checkpoint)
+        self._pending = self._writer.submit(_write, copied, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Its tensors stay on disk until they are used, so that the processes of a machine share one copy."""
+        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only))
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def teardown(self) -> None:
+        self.wait()
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.tmp")
         torch.save(checkpoint, partial)
-        _publish(partial)
+        publish(partial)
+    except (OSError, RuntimeError) as error:  # of which torch raises the second when a disk is full
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); what was saved before is still there") from error
+
+
+def keep_copy(path: Path, step: int, keep: int) -> None:
+    """The newest `keep` checkpoints stay, as step-00000100.ckpt; the file is not written a second time."""
+    copy = path.with_name(f"step-{step:08}.ckpt")
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(path, copy)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, partial := copy.with_name(f"{copy.name}.tmp"))
+        publish(partial)
+    # The newest by their time: a run may have gone on from an earlier step than others that are there.
+    for old in sorted(path.parent.glob("step-*.ckpt"), key=lambda kept: kept.stat().st_mtime_ns)[:-keep]:
+        old.unlink()
+
+
+def check_room(folder: Path, parameters: int, keep: int) -> None:
+    """Raises UserError where the run's folder cannot be written, or its disk is too small for what will be there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
+    # Weights and two moments in last.ckpt, best.ckpt, a copy of each that is being replaced, those that are kept; and
+    # the model itself. An earlier part of the run has its share already.
+    there = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
+    needed = 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters - there
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"run.dir={folder}: {free / 1e9:.3g} GB are free, and the checkpoints will take {needed / 1e9:.3g} GB; "
+            "choose another, or lower trainer.keep"
+        )
 
 
 def latest(run_dir: str | Path) -> Path | None:
@@ -129,6 +210,8 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
 def resume_from(config: Config) -> Path | None:
     """The checkpoint to go on from, by `trainer.resume`. An earlier run is never overwritten: that is a UserError."""
     found = latest(config.run.dir)
+    if found and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the same job again, whatever it began with
+        return found
     match config.trainer.resume:
         case "auto":
             return found
@@ -160,69 +243,3 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """What may not change in the middle of a run, by name."""
     model = {f"model.{name}": value for name, value in config["model"].items()}
     return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
-
-
-def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False) -> Path:
-    """A training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder."""
-    checkpoint = open_checkpoint(checkpoint_path, trust)
-    config = parse_config(checkpoint["config"], [], where=str(checkpoint_path))
-    tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    model = _assembled(config, tensors, Path(checkpoint_path))
-    output = Path(output)
-    save_model(output, model, config)
-    partial = output / f"{CARD}.tmp"
-    partial.write_text(_card(model, config, checkpoint), encoding="utf-8")
-    _publish(partial)
-    return output
-
-
-def _card(model: ConceptModel, config: Config, checkpoint: dict[str, Any]) -> str:
-    """What a person who finds the folder wants to know."""
-    codec = config.codec
-    size = sum(p.numel() for p in model.parameters())
-    concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
-    rows = [
-        ("model", f"{config.model.kind}, {size:,} parameters"),
-        ("data", ", ".join(config.data.path)),
-        ("codec", concepts),
-        ("optimizer steps", f"{checkpoint['global_step']:,} of {config.trainer.max_steps:,}"),
-        *((name, f"{value:.6g}") for name, value in sorted(checkpoint["metrics"].items()) if "/" in name),
-        ("written by", ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())),
-    ]
-    return "\n".join(
-        [
-            f"# {Path(config.run.dir).name}",
-            "",
-            "A concept model: it reads sentences as vectors and predicts the vector of the next one.",
-            "",
-            "    lcm generate --model . --text 'The sea was calm.'",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows),
-            "",
-            "`config.yaml` holds every setting of the training run.",
-            "",
-        ]
-    )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `lcm export`."""
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a .ckpt file, or the folder of a run")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="open a checkpoint that holds more than tensors; it can run any code, so only where you know its origin",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """`lcm export`: the folder's name and the number of steps, as JSON, on stdout."""
-    path = Path(args.checkpoint)
-    if path.is_dir():
-        path = latest(path) or path / "checkpoints" / LAST
-    output = export(path, args.output, trust=args.trust_checkpoint)
-    print(json.dumps({"checkpoint": str(path), "output": str(output)}))
-    return 0

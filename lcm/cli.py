@@ -46,6 +46,9 @@ def _overview() -> str:
 def _run(name: str, rest: list[str]) -> int:
     match name:
         case "train":
+            from lcm.leaving import listen
+
+            listen()  # before the seconds that torch takes to import
             from lcm.train import main as train
 
             return train(rest)
@@ -74,9 +77,9 @@ def _run(name: str, rest: list[str]) -> int:
         case "decode":
             return _parsed(name, rest, _decode_arguments, _decode)
         case "export":
-            from lcm import checkpoint
+            from lcm import export
 
-            return _parsed(name, rest, checkpoint.add_arguments, checkpoint.run)
+            return _parsed(name, rest, export.add_arguments, export.run)
     raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")
 
 

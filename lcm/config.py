@@ -177,13 +177,25 @@ class TrainerConfig(Section):
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""
     devices: int | Literal["auto"] = "auto"
+    """Of each node, with a process each."""
     nodes: int = Field(1, gt=0)
+    patience: float = Field(1800.0, gt=0)
+    """Seconds that a step may take before the process that the others wait for is named, and the run ends."""
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
+    """How processes share the model. ddp: copies. fsdp: slices of everything. deepspeed_1, _2, _3: slices of the
+    optimizer, of the gradients too, of the weights as well. auto: copies where they fit, else fsdp."""
+    offload: bool = False
+    """Keep what is sliced in the machine's memory while it is not needed, which is slow; not with ddp."""
     validate_every: int = Field(1000, gt=0)
     """Optimizer steps between validations."""
     validation_rows: int = Field(512, gt=0)
     """Rows of the validation split that one validation reads."""
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
+    skips: int = Field(3, ge=0)
+    """Steps in a row that are left out because their gradient is not finite, before the run gives up."""
+    keep: int = Field(1, gt=0)
+    """How many of the newest checkpoints stay, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
     resume: str = "auto"

@@ -24,12 +24,20 @@ class Dealer:
     """Which document goes to which shard.
 
     shard_documents, shard_characters: a shard is full when it has either
+    share: (which part of the shards is made, of how many parts); None: all of them
     """
 
-    def __init__(self, shard_documents: int, shard_characters: int, progress: PrepareProgress) -> None:
+    def __init__(
+        self,
+        shard_documents: int,
+        shard_characters: int,
+        progress: PrepareProgress,
+        share: tuple[int, int] | None = None,
+    ) -> None:
         self.shard_documents = shard_documents
         self.shard_characters = shard_characters
         self.progress = progress
+        self.share = share
         self.notes: dict[str, Finished] = {}
         self.refused: dict[str, RefusedRecord] = {}
         self.dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -56,19 +64,24 @@ class Dealer:
             if pending.documents:
                 self._hand_over(split, notes, pool)
         pool.finish()
-        if not self.splits():
+        if not self.lacking() and not self.splits():
             raise UserError(_nothing_left(self.all_refused(), sources))
 
     def _hand_over(self, split: str, notes: dict[str, Finished], pool: Pool) -> None:
         """A full shard's documents go to a worker, or nowhere if it is done already."""
         task = ShardTask(shard_name(split, len(self.dealt[split])), tuple(self._pending[split].documents))
         self._pending[split] = _Pending()
+        number = sum(map(len, self.dealt.values()))
         self.dealt[split].append(task.name)
         if task.name in notes:
             self.finished(notes[task.name], resumed=True)
             pool.poll()
-        else:
+        elif self.share is None or number % self.share[1] == self.share[0]:
             pool.submit(task)
+
+    def lacking(self) -> int:
+        """How many shards are still to be made, by other parts."""
+        return sum(name not in self.notes for names in self.dealt.values() for name in names)
 
     def finished(self, note: Finished, resumed: bool = False) -> None:
         """A shard is done: by a worker just now, or by an earlier run."""

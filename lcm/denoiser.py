@@ -18,7 +18,7 @@ from torch import Tensor, addcmul, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
-from lcm.transformer import Dropout, LayerCache, RMSNorm, SwiGLU
+from lcm.transformer import Dropout, Finished, LayerCache, RMSNorm, SwiGLU, untouched
 
 FREQUENCIES = 128
 
@@ -90,11 +90,6 @@ class CrossAttention(nn.Module):
         keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return LayerCache(keys, values)
 
-    def zero_vector(self, rows: int) -> LayerCache:
-        """Key and value of the zero vector, for so many rows."""
-        bias = self.kv.bias.to(self.kv.weight.dtype).view(2, 1, self.heads, 1, -1).expand(-1, rows, -1, -1, -1)
-        return LayerCache(bias[0], bias[1])
-
     def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
         out: Tensor = self.out(memory.seen_by(self.q(x), layer))
         return out
@@ -147,11 +142,18 @@ def modulated(
 class Denoiser(nn.Module):
     """Noisy concepts and their timesteps → what the model was asked to predict of them, each by itself."""
 
-    def __init__(self, dim: int, width: int, heads: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, width: int, heads: int, layers: int, dropout: float, finished: Finished = untouched
+    ) -> None:
         super().__init__()
         self.time = TimestepEmbedding(width)
         self.pre = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(DenoiserBlock(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            block = DenoiserBlock(width, heads, dropout)
+            for part in (block.modulator, block.cross.kv, block):  # the first two are called outside their block
+                finished(part)
+            self.blocks.append(block)
         self.norm = RMSNorm(width)
         self.post = nn.Linear(width, dim)
         self.recompute = False
@@ -168,16 +170,8 @@ class Denoiser(nn.Module):
 
     def remember(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
         """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
-        layers = []
-        for block in self.layers:
-            zero, slots = block.cross.zero_vector(len(context)), block.cross.remember(context)
-            layers.append(
-                LayerCache(
-                    torch.cat([zero.keys.to(slots.keys.dtype), slots.keys], dim=2),
-                    torch.cat([zero.values.to(slots.values.dtype), slots.values], dim=2),
-                )
-            )
-        return layers
+        with_zero = nn.functional.pad(context, (0, 0, 1, 0))
+        return [block.cross.remember(with_zero) for block in self.layers]
 
     def forward(
         self,

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from lcm.batch import document_mask
 from lcm.documents import Documents, are_quicker, attend
 from lcm.errors import UserError
-from lcm.transformer import Attention, Block, Cache, LayerCache, RMSNorm, Rotation
+from lcm.transformer import Attention, Block, Cache, Finished, LayerCache, RMSNorm, Rotation, untouched
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class Interleaved(nn.Module):
         dropout: float,
         step_width: int,
         learned_positions: int,
+        finished: Finished = untouched,
     ) -> None:
         """learned_positions: how many there are; 0 turns queries and keys instead."""
         super().__init__()
@@ -118,7 +119,10 @@ class Interleaved(nn.Module):
         self.positions = nn.Embedding(learned_positions, width) if learned_positions else None
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = nn.ModuleList(TwinBlock(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            finished(block := TwinBlock(width, heads, dropout))
+            self.blocks.append(block)
         self.norm = RMSNorm(width)
         self.recompute = False
         """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""

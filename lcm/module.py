@@ -4,16 +4,17 @@ Shapes.  B rows · S slots · N targets in the batch
 """
 
 import math
+import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from lcm import __version__
@@ -22,10 +23,12 @@ from lcm.config import Config
 from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock, TimestepEmbedding
 from lcm.errors import UserError
 from lcm.interleaved import Interleaved
-from lcm.models import ConceptModel
+from lcm.models import ConceptModel, build_model
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
+from lcm.strategies import FSDP, clip, clipped_norm, divisor, left_out_by_engine, slicer
 from lcm.transformer import Attention, Block, Transformer
+from lcm.zero import ZeRO
 
 
 class LCMModule(L.LightningModule):
@@ -34,20 +37,48 @@ class LCMModule(L.LightningModule):
     reported: the metrics of the newest report, by name; `step` counts the optimizer steps that are done.
     """
 
-    def __init__(self, config: Config, model: ConceptModel) -> None:
+    def __init__(self, config: Config, model: ConceptModel, fill: Callable[[ConceptModel], None] | None = None) -> None:
+        """fill: puts what the data says into a model; for one on `torch.device("meta")`, which is built in slices."""
         super().__init__()
         self.config = config
         self.model = model
+        self._fill = fill
         self.reported: dict[str, float] = {}
         self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
+        self._skipped = torch.zeros(())
+        self._in_a_row = torch.zeros(())
+        self._skipped_by_engine = 0
+        self.hopeless: str | None = None
+        """Why training should end, once it should; the weights are good."""
         self._concepts = torch.zeros((), dtype=torch.long)
         self._clock = time.perf_counter()
         self._validation: dict[str, float] = {}
-        for part in model.modules():
+        self._set_up(model)
+
+    def configure_model(self) -> None:
+        """Build the model in slices, block by block, so that no process ever holds all of it; the same as in one."""
+        slice_up = slicer(self.trainer.strategy)
+        if slice_up is None or self._fill is None:
+            return
+
+        def finished(block: nn.Module) -> None:
+            self._set_up(block)
+            slice_up(block)
+
+        torch.manual_seed(self.config.run.seed)
+        self.model = build_model(self.config.model, finished)
+        self._set_up(self.model, compiles=False)
+        self._fill(self.model)
+        self._fill = None
+        slice_up(self.model)
+
+    def _set_up(self, module: nn.Module, compiles: bool = True) -> None:
+        settings = self.config.trainer
+        for part in module.modules():
             if isinstance(part, Transformer | Denoiser | Interleaved):
-                part.recompute = config.trainer.checkpoint_activations
-            if isinstance(part, Block | DenoiserBlock) and config.trainer.compile:
+                part.recompute = settings.checkpoint_activations
+            if isinstance(part, Block | DenoiserBlock) and settings.compile and compiles:
                 part.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
     # ---- one optimizer step ----
@@ -76,12 +107,36 @@ class LCMModule(L.LightningModule):
         # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
 
-        per_target = self.model.loss(batch).per_target
-        loss = per_target.sum() * self.trainer.world_size / batch.step_targets.clamp(min=1)
+        try:
+            with self._autocast():
+                total = self.model(batch).per_target.sum()
+        except torch.OutOfMemoryError as error:
+            total = self._without_memory(error)
+        loss = total * self.trainer.world_size / batch.step_targets.clamp(min=1)
         done = loss.detach()
         self._step_loss = done if micro_batch == 0 else self._step_loss + done
         self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
-        return loss * accumulate
+        return loss * divisor(self.trainer.strategy, accumulate)
+
+    def _without_memory(self, error: torch.OutOfMemoryError) -> Tensor:
+        """NaN for every parameter, so that all processes meet as they would have, and leave the step out.
+
+        Raises UserError where processes wait for one another during the forward pass: then they cannot meet any more.
+        """
+        settings = self.config
+        told = (
+            f"process {self.global_rank} is out of memory at step {self.global_step}: lower data.rows="
+            f"{settings.data.rows}, or set trainer.checkpoint_activations=true"
+        )
+        if isinstance(self.trainer.strategy, FSDP | ZeRO):
+            raise UserError(told) from error
+        print(f"{told}; the step is left out", file=sys.stderr)
+        torch.cuda.empty_cache()
+        return math.nan * torch.stack([p.float().sum() for p in self.model.parameters()]).sum()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Ours, so that it means the same with every strategy."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
 
     def configure_gradient_clipping(
         self,
@@ -90,12 +145,34 @@ class LCMModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
-        self._gradient_norm = clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        norm = clip(self.trainer.strategy, self.parameters(), gradient_clip_val or math.inf)
+        if norm is None:
+            return
+        self._gradient_norm = norm
+        # The norm is the same for every process, so all leave the step out or none. Fused AdamW does so by itself, with
+        # weights, moments and count of steps: nobody waits for a GPU to say how it was.
+        left_out = (~norm.isfinite()).float()
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = left_out  # type: ignore[attr-defined]  # by which GradScaler tells it
+        self._skipped = self._skipped.to(self.device) + left_out
+        self._in_a_row = (self._in_a_row.to(self.device) + 1) * left_out
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
+        if (batch_idx + 1) % accumulate == 0:
+            self._ask_engine()
         if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
             self._report_training(batch.emb.shape[1])
+
+    def _ask_engine(self) -> None:
+        """What an engine that clips and leaves out steps by itself says of the newest."""
+        if (norm := clipped_norm(self.trainer.strategy)) is not None:
+            self._gradient_norm = torch.tensor(norm)
+        if (skipped := left_out_by_engine(self.trainer.strategy)) is not None:
+            left_out = skipped - self._skipped_by_engine
+            self._skipped_by_engine = skipped
+            self._skipped = self._skipped + left_out
+            self._in_a_row = (self._in_a_row + 1) * left_out
 
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self.config.optimizer)
@@ -103,7 +180,7 @@ class LCMModule(L.LightningModule):
     # ---- reports ----
 
     def _report_training(self, slots: int) -> None:
-        self._refuse_divergence()
+        self._notice_divergence()
         loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
         concepts = float(self.trainer.strategy.reduce(self._concepts, reduce_op="sum"))
         speed = concepts / (time.perf_counter() - self._clock)
@@ -114,19 +191,24 @@ class LCMModule(L.LightningModule):
             "train/concepts_per_second": speed,
         }
         peak = _peak_flops(self.device, self.config.trainer.precision)
+        if self._skipped:
+            metrics["train/skipped"] = float(self._skipped)
         if peak:
             metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()
 
-    def _refuse_divergence(self) -> None:
-        """By the gradient's norm, which is the same on every rank. Raises UserError."""
-        if not self._gradient_norm.isfinite():
-            raise UserError(
-                f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; "
-                f"lower optimizer.lr={self.config.optimizer.lr} or optimizer.clip={self.config.optimizer.clip}, and go "
-                "on from the last checkpoint"
-            )
+    def _notice_divergence(self) -> None:
+        """By the gradient's norm, which is the same for every process."""
+        in_a_row, allowed = int(self._in_a_row), self.config.trainer.skips
+        if in_a_row <= allowed:
+            return
+        settings = self.config.optimizer
+        why = (
+            f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; lower "
+            f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and go on from the last checkpoint"
+        )
+        self.hopeless = self.hopeless or why
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         self.reported = {**self.reported, **metrics, "step": self.global_step}
@@ -144,7 +226,8 @@ class LCMModule(L.LightningModule):
         self._clock -= time.perf_counter()  # stopped: validation does not count as training time
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        losses = self.model.loss(batch)
+        with self._autocast():
+            losses = self.model(batch)
         numbers = {"count": torch.ones_like(losses.per_target), "loss": losses.per_target, **losses.meters}
         for name, value in numbers.items():
             self._validation[name] = self._validation.get(name, 0.0) + float(value.sum())
@@ -166,7 +249,7 @@ class LCMModule(L.LightningModule):
     # ---- checkpoints ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._refuse_divergence()  # before a good checkpoint is replaced by one of NaN
+        self._notice_divergence()
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
@@ -174,6 +257,7 @@ class LCMModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recount Lightning's batches, because the accumulation may have changed since: steps · accumulation."""
         self.reported = checkpoint["metrics"]
+        self._skipped = torch.tensor(self.reported.get("train/skipped", 0.0))
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         progress["is_last_batch"] = False  # max_steps may have been raised

@@ -28,7 +28,7 @@ from lcm.progress import PrepareProgress, Writer
 from lcm.sources import Sources
 from lcm.speech import MAX_SECONDS, LoadSpeech
 from lcm.text import AnySplitter, SatSettings, SplitterSettings, load_sat
-from lcm.workspace import Asked, asked_of, check_folder, claimed, fingerprints, read_asked
+from lcm.workspace import Asked, Occupied, asked_of, check_folder, claimed, fingerprints, read_asked, shared
 
 __all__ = ["PrepareOptions", "add_arguments", "options_from", "prepare", "run", "summary"]
 
@@ -38,8 +38,8 @@ def prepare(
     load: LoadEncoder = load_codec,
     out: Writer | None = None,
     load_speech: LoadSpeech = SonarSpeech,
-) -> Manifest:
-    """Make the data set, go on with it, or find that it is there.
+) -> Manifest | None:
+    """Make the data set, go on with it, or find that it is there. None: parts of it are still to be made elsewhere.
 
     load, load_speech: what gives a worker process its codec, and its speech encoder; functions that it can import; with
                        options.compile, `load` is asked for compile_encoder=True
@@ -60,7 +60,7 @@ def prepare(
         starts = [partial(Embedder, load, recipe, folder, device, load_speech) for device in devices]
         workers = workers_for(options.workers, devices)
         progress = PrepareProgress(out, total_bytes)
-        dealer = Dealer(options.shard_documents, options.shard_characters, progress)
+        dealer = Dealer(options.shard_documents, options.shard_characters, progress, options.share)
         with closing(progress), Pool(starts, workers, dealer.finished, progress.told) as pool:
             inputs, mtimes = fingerprints(files, read_asked(folder))
             asked = Asked(
@@ -73,12 +73,35 @@ def prepare(
             )
             if (folder / MANIFEST).is_file():
                 return _found(folder, asked, out)
+            if options.part:
+                try:
+                    with shared(folder, asked, options.part) as notes:
+                        dealer.deal(rows, notes, pool)
+                except Occupied:
+                    if (folder / MANIFEST).is_file():
+                        return open_dataset(folder)
+                    raise
+                return _completed(folder, asked, splitter, dealer)
             with claimed(folder, asked) as (first_asked, notes):
                 if notes:
                     print(f"lcm prepare: going on in {folder}, where {len(notes)} shards are done", file=out)
                 dealer.deal(rows, notes, pool)
                 manifest = _manifest(folder, first_asked, splitter, dealer)
                 manifest.save(folder, scratch=folder / UNFINISHED)
+    return manifest
+
+
+def _completed(folder: Path, asked: Asked, splitter: AnySplitter, dealer: Dealer) -> Manifest | None:
+    """The manifest, by whichever part is the last to be done; None for the others."""
+    try:
+        with claimed(folder, asked) as (first_asked, notes):
+            dealer.notes |= notes
+            if dealer.lacking():
+                raise Occupied("other parts are still to come")  # notes stay where there was an error
+            manifest = _manifest(folder, first_asked, splitter, dealer)
+            manifest.save(folder, scratch=folder / UNFINISHED)
+    except Occupied:
+        return open_dataset(folder) if (folder / MANIFEST).is_file() else None
     return manifest
 
 
@@ -139,6 +162,9 @@ def run(args: argparse.Namespace) -> int:
     """`lcm prepare`: what was made on stdout, the rest on stderr."""
     options = options_from(args)
     manifest = prepare(options)
+    if manifest is None:
+        print(f"{options.output}: part {options.part} is done, others are not")
+        return 0
     if manifest.emojis:
         print(f"lcm prepare: {manifest.emojis:,} emojis removed by the splitter", file=sys.stderr)
     if manifest.refused:

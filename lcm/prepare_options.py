@@ -14,7 +14,7 @@ from lcm.inputs import AUDIO, KINDS
 from lcm.speech import MAX_SECONDS
 from lcm.text import SatSettings, SplitterSettings
 
-NOT_DECISIVE = ("input", "output", "workers", "devices", "streaming")
+NOT_DECISIVE = ("input", "output", "workers", "devices", "streaming", "part")
 """Whatever they are, the shards are the same."""
 RECORDED_APART = ("splitter", "sat_model", "sat_threshold", "dataset", "dataset_config", "dataset_split", "revision")
 """In the manifest as what was found and used, not as what was asked for."""
@@ -59,6 +59,8 @@ class PrepareOptions:
     sat_threshold: float = 0.02
     max_characters: int = 256
     shard_documents: int = 10_000
+    part: str | None = None
+    """"2/16": of the shards, which is which in input order, every 16th from the second on. None: all of them."""
     shard_characters: int = 0
     """A shard is full when it has either. 0: a 64th of the input's bytes, at least 100,000 and at most 1,000,000."""
 
@@ -75,6 +77,17 @@ class PrepareOptions:
         if self.input and self.dataset:
             raise UserError(f"--dataset={self.dataset}: expected either files (--input) or a data set, not both")
         self.columns  # noqa: B018 (raises for a bound that is none)
+        self.share  # noqa: B018 (raises for a part that is none)
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """(which part from 0, of how many)"""
+        if self.part is None:
+            return None
+        number, _, parts = self.part.partition("/")
+        if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+            raise UserError(f"--part={self.part}: expected such as 2/16, from 1/16 to 16/16")
+        return int(number) - 1, int(parts)
 
     @property
     def decisive(self) -> dict[str, str | int | float | bool]:
@@ -149,6 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", nargs="+", metavar="F", help=f"files ({KINDS}; {', '.join(AUDIO)}), folders, globs")
     add("--output", required=True, metavar="DIR", help="folder of the data set: new, or one to go on with")
     add("--codec", metavar="NAME", help=f"'mini', 'sonar' or a codec's folder (default: {default.codec})")
+    add("--part", metavar="I/N", help="of the shards, such as 2/16; whichever part is done last completes the data set")
     add("--workers", type=int, metavar="N", help="processes (default: one a GPU, else one a processor)")
     add("--devices", metavar="D,…", help="cpu, cuda or cuda:0,cuda:1, dealt out to workers (default: all GPUs)")
     add("--compile", action="store_true", default=None, help="the encoder, once a process: for big corpora")

@@ -22,9 +22,10 @@ def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
     """AdamW over two groups: matrices, which decay, and vectors (biases, norms), which do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    # DeepSpeed's stage 3 leaves empty vectors in place of weights, and keeps the shape that they had.
+    parameters = [(p, len(getattr(p, "ds_shape", p.shape))) for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p, ndim in parameters if ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p, ndim in parameters if ndim < 2], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -5,7 +5,7 @@ Shapes.  B rows · S slots · M model width · H heads · K head width · P pair
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,13 @@ from lcm.batch import document_mask
 from lcm.documents import Documents, are_quicker, attend
 
 ROPE_THETA = 10_000.0
+
+Finished = Callable[[nn.Module], None]
+"""Called with each block of a model as soon as it is built, so that blocks may be sliced one by one."""
+
+
+def untouched(block: nn.Module) -> None:
+    """`Finished`, where a process holds the whole model."""
 
 
 class RMSNorm(nn.Module):
@@ -193,10 +200,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks and a final norm (paper §2.4.1). Under autocast the products are bf16, the residual stream stays fp32."""
 
-    def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, layers: int, dropout: float, finished: Finished = untouched) -> None:
         super().__init__()
         self.heads = heads
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            finished(block := Block(width, heads, dropout))
+            self.blocks.append(block)
         self.norm = RMSNorm(width)
         self.recompute = False
         """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""

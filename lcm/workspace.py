@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ from lcm.text import AnySplitter
 
 _ASKED = "asked.json"
 _SHARD_FILE = re.compile(r"(train|validation|test)-\d{6,}\.(tar|index\.npy)")
+
+
+class Occupied(UserError):
+    """Another run writes into the folder."""
 
 
 class Asked(Record):
@@ -115,31 +120,76 @@ def claimed(folder: Path, asked: Asked) -> Iterator[tuple[Asked, dict[str, Finis
     Left without an error, the notes are removed: the manifest has to be there by then.
     Raises UserError where another run is under way, or one that asked for something else got somewhere.
     """
-    scratch = folder / UNFINISHED
-    scratch.mkdir(parents=True, exist_ok=True)
-    with (scratch / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--output={folder}: another lcm prepare is writing there") from error
-        if (folder / MANIFEST).is_file():  # since we looked; without its notes it would seem half done
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise UserError(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
+    with _locked(folder, "lock", fcntl.LOCK_EX):
+        _refuse_finished(folder)
         before = read_asked(folder)
         done = _notes(folder) if before else {}
         if before and (difference := before.difference(asked)):
             if any(note.shard for note in done.values()):
-                raise UserError(
-                    f"--output={folder}: begun with {difference}; "
-                    "give the same options and it continues, or another --output"
-                )
+                raise _begun_otherwise(folder, difference)
             before, done = None, {}
         _clear(folder, keep=set(done))
         if before is None:
-            with replacing(scratch / _ASKED) as file:
-                file.write(asked.model_dump_json().encode("utf-8"))
+            _write_asked(folder, asked)
         yield before or asked, done
-        shutil.rmtree(scratch)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # somebody may just be looking whether it is locked
+
+
+@contextmanager
+def shared(folder: Path, asked: Asked, part: str) -> Iterator[dict[str, Finished]]:
+    """The folder for us and for other parts of the same data set, with the shards that are done. Nothing is removed.
+
+    Raises UserError where this part, or all of it, is under way elsewhere, or something else was asked for.
+    """
+    # Another part may have the folder for itself for a moment, to see whether all are done.
+    with (
+        _locked(folder, "lock", fcntl.LOCK_SH, patience=60.0),
+        _locked(folder, f"lock-{part.replace('/', '-')}", fcntl.LOCK_EX),
+    ):
+        _refuse_finished(folder)
+        if read_asked(folder) is None:
+            _write_asked(folder, asked)
+        before = read_asked(folder)  # ours, or that of another part that began in the same moment
+        assert before is not None
+        if difference := before.difference(asked):
+            raise _begun_otherwise(folder, difference)
+        yield _notes(folder)
+
+
+def _refuse_finished(folder: Path) -> None:
+    """Raises Occupied where another run has finished the data set since we looked; what the lock made is removed."""
+    if (folder / MANIFEST).is_file():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        raise Occupied(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
+
+
+@contextmanager
+def _locked(folder: Path, name: str, how: int, patience: float = 0.0) -> Iterator[None]:
+    """patience: seconds to wait for it."""
+    scratch = folder / UNFINISHED
+    scratch.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
+    with (scratch / name).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    raise Occupied(f"--output={folder}: another lcm prepare is writing there") from error
+                time.sleep(0.1)
+        yield
+
+
+def _write_asked(folder: Path, asked: Asked) -> None:
+    with replacing(folder / UNFINISHED / _ASKED) as file:
+        file.write(asked.model_dump_json().encode("utf-8"))
+
+
+def _begun_otherwise(folder: Path, difference: str) -> UserError:
+    return UserError(
+        f"--output={folder}: begun with {difference}; give the same options and it continues, or another --output"
+    )
 
 
 def _notes(folder: Path) -> dict[str, Finished]:

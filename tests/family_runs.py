@@ -26,17 +26,17 @@ def write_quantizer(data, path):
 
 
 def config_of(kind, data, run, quantizer, *overrides, **changes) -> Config:
-    """overrides: of the whole configuration, as on the command line; changes: of a Quant-LCM's model."""
+    """overrides: of the whole configuration but the model, as on the command line; changes: of the model."""
     match kind:
         case "base":
-            model = BaseLCMConfig(kind=kind, layers=2, **SIZES)
+            model = BaseLCMConfig(**{"kind": kind, "layers": 2, **SIZES, **changes})
         case "two_tower":
-            model = TwoTowerConfig(kind=kind, context_layers=1, denoiser_layers=2, **SIZES)
+            model = TwoTowerConfig(**{"kind": kind, "context_layers": 1, "denoiser_layers": 2, **SIZES, **changes})
         case "one_tower":
-            model = OneTowerConfig(kind=kind, **INTERLEAVED)
+            model = OneTowerConfig(**{"kind": kind, **INTERLEAVED, **changes})
         case _:
-            given = {"codebooks": 3, "units": 5, "quantizer": str(quantizer), **changes}
-            model = QuantConfig(kind=kind, **given, **INTERLEAVED)
+            given = {"codebooks": 3, "units": 5, "quantizer": str(quantizer)}
+            model = QuantConfig(**{"kind": kind, **given, **INTERLEAVED, **changes})
     return tiny_config(data, run, *overrides).model_copy(update={"model": model})
 
 

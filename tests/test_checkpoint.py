@@ -7,10 +7,11 @@ import torch
 from safetensors import safe_open
 from synthetic import DIM, pack, tiny_config, write_data
 
-from lcm.checkpoint import AtomicCheckpointIO, export, latest, load_model, open_checkpoint, save_model
+from lcm.checkpoint import AtomicCheckpointIO, latest, load_model, open_checkpoint, save_model
 from lcm.cli import main
 from lcm.config import parse_config, save_config
 from lcm.errors import UserError
+from lcm.export import export
 from lcm.models import build_model
 from lcm.models.concept_model import Sampling
 from lcm.train import train
@@ -135,7 +136,7 @@ def test_a_crash_while_writing_a_checkpoint_leaves_the_old_one(tmp_path, monkeyp
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"No space left on device.*what was saved before is still there"):
         io.save_checkpoint({"step": 2}, path)
     assert io.load_checkpoint(path, weights_only=True) == {"step": 1}
     monkeypatch.undo()
@@ -146,7 +147,9 @@ def test_a_crash_while_writing_a_checkpoint_leaves_the_old_one(tmp_path, monkeyp
 
 def test_a_run_leaves_what_it_promises(run):
     names = {path.name for path in run.iterdir()}
-    assert {"model.safetensors", "config.yaml", "checkpoints"} < names
+    assert {"model.safetensors", "config.yaml", "README.md", "checkpoints"} < names
+    best = open_checkpoint(run / "checkpoints/best.ckpt")
+    assert f"| val/loss | {best['metrics']['val/loss']:.6g} |" in (run / "README.md").read_text(), "of the best model"
     assert any(name.startswith("events.out") for name in names)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert latest(run) == run / "checkpoints/last.ckpt"

@@ -77,7 +77,7 @@ def test_each_sub_layer_is_shifted_scaled_and_gated_by_the_timestep():
     for number, (norm, part) in enumerate(parts):
         shift, scale, gate = numbers[:, number].unbind(1)
         state = state + gate * part(norm(state) * (1 + scale) + shift)
-    nothing = Memory([block.cross.zero_vector(3)], None)
+    nothing = Memory(denoiser.remember(torch.zeros(3, 0, WIDTH)), None)
     found = denoiser(x, denoiser.modulations(t), torch.arange(3), nothing)
     close(found, denoiser.post(denoiser.norm(state)))
 

@@ -79,7 +79,7 @@ def forked(function):
     return os.waitpid(child, 0)[1]
 
 
-def killed_at(step, source, output):
+def killed_at(step, source, output, **more):
     """Run until the disk is to be changed for the `step`-th time, and kill; False if it was finished before."""
     seen = 0
 
@@ -93,7 +93,7 @@ def killed_at(step, source, output):
 
     def run():
         sys.addaudithook(count)
-        prepare(options(source, output), load=load_stub)
+        prepare(options(source, output, **more), load=load_stub)
 
     status = forked(run)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from synthetic import DIM, pack
 
 from lcm.batch import Batch
@@ -109,7 +110,7 @@ def weights(module):
 
 def stub_trainer(accumulate=1, world_size=1, rank=0, step=0):
     data = SimpleNamespace(advance=lambda: None)
-    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    strategy = SingleDeviceStrategy(torch.device("cpu"))
     return SimpleNamespace(
         accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank, global_step=step,
         datamodule=data, strategy=strategy,

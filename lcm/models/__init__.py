@@ -6,23 +6,26 @@ from lcm.models.concept_model import ConceptModel
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCMc, QuantLCMd
 from lcm.models.two_tower import TwoTowerLCM
+from lcm.transformer import Finished, untouched
 
 __all__ = ["ConceptModel", "build_model"]
 
 
-def build_model(config: ModelConfig) -> ConceptModel:
+def build_model(config: ModelConfig, finished: Finished = untouched) -> ConceptModel:
     """A freshly initialised model; its normaliser is the identity and its end-of-text vector zero until they are set.
 
     Works under `torch.device("meta")`, which gives shapes and counts without memory.
+
+    finished: called with each block as soon as it is built, and what it does may draw no random numbers
     """
     match config:
         case BaseLCMConfig():
-            return BaseLCM(config)
+            return BaseLCM(config, finished)
         case TwoTowerConfig():
-            return TwoTowerLCM(config)
+            return TwoTowerLCM(config, finished)
         case OneTowerConfig():
-            return OneTowerLCM(config)
+            return OneTowerLCM(config, finished)
         case QuantConfig(kind="quant_c"):
-            return QuantLCMc(config)
+            return QuantLCMc(config, finished)
         case QuantConfig():
-            return QuantLCMd(config)
+            return QuantLCMd(config, finished)

@@ -18,7 +18,7 @@ from lcm.few_rows import packed
 from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.draws import gaussian, read_prompts
 from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, Transformer
+from lcm.transformer import Cache, Finished, Transformer, untouched
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class BaseLCM(ConceptModel):
     predicts_first: ClassVar[bool] = False
     defaults: ClassVar[BaseSampling] = BaseSampling()
 
-    def __init__(self, config: BaseLCMConfig) -> None:
+    def __init__(self, config: BaseLCMConfig, finished: Finished = untouched) -> None:
         super().__init__()
         self.dim = config.dim
         self.normalizer = Normalizer(config.dim)
         self.register_buffer("end_of_text", torch.zeros(config.dim))
         self.pre = nn.Linear(config.dim, config.width)
-        self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout)
+        self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout, finished)
         self.post = nn.Linear(config.width, config.dim)
 
     def loss(self, batch: Batch) -> Losses:

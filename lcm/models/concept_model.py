@@ -128,6 +128,10 @@ class ConceptModel(nn.Module, ABC):
         Called once before training, when the normaliser is set; they become buffers, so a checkpoint needs no file.
         """
 
+    def forward(self, batch: Batch) -> "Losses":
+        """`loss`: what is called in training, so that whoever slices the model sees its calls."""
+        return self.loss(batch)
+
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:
         """One number for every slot of `batch.targets(self.predicts_first)`, in row-major order."""

@@ -19,7 +19,7 @@ from lcm.interleaved import Interleaved, Leaves
 from lcm.models.concept_model import ConceptModel, Context, Sampling
 from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, LayerCache
+from lcm.transformer import Cache, Finished, LayerCache
 
 
 @dataclass
@@ -61,7 +61,7 @@ class InterleavedLCM(ConceptModel):
 
     predicts_first: ClassVar[bool] = True
 
-    def __init__(self, config: InterleavedConfig, step_embedding: nn.Module) -> None:
+    def __init__(self, config: InterleavedConfig, step_embedding: nn.Module, finished: Finished) -> None:
         super().__init__()
         self.dim = config.dim
         self.normalizer = Normalizer(config.dim)
@@ -75,6 +75,7 @@ class InterleavedLCM(ConceptModel):
             config.dropout,
             config.step_width,
             config.max_positions if config.positions == "learned" else 0,
+            finished,
         )
 
     @abstractmethod

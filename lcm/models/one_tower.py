@@ -17,6 +17,7 @@ from lcm.diffusion import Diffusion
 from lcm.models.concept_model import Losses, Sampling, settle
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.interleaved_model import InterleavedLCM, Places
+from lcm.transformer import Finished, untouched
 
 
 class StepEmbedding(nn.Module):
@@ -36,8 +37,8 @@ class OneTowerLCM(InterleavedLCM):
 
     defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
-    def __init__(self, config: OneTowerConfig) -> None:
-        super().__init__(config, StepEmbedding(config.step_width))
+    def __init__(self, config: OneTowerConfig, finished: Finished = untouched) -> None:
+        super().__init__(config, StepEmbedding(config.step_width), finished)
         self.config = config
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.post = nn.Linear(config.width, config.dim)

@@ -21,6 +21,7 @@ from lcm.models.concept_model import Losses, Sampling, settle
 from lcm.models.draws import generators
 from lcm.models.interleaved_model import InterleavedLCM, Places
 from lcm.quantizer import ResidualQuantizer, load_quantizer
+from lcm.transformer import Finished, untouched
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class QuantLCM(InterleavedLCM):
 
     defaults: ClassVar[QuantSampling]
 
-    def __init__(self, config: QuantConfig, outputs: int) -> None:
-        super().__init__(config, nn.Embedding(config.codebooks + 1, config.step_width))
+    def __init__(self, config: QuantConfig, outputs: int, finished: Finished) -> None:
+        super().__init__(config, nn.Embedding(config.codebooks + 1, config.step_width), finished)
         self.config = config
         self.quantizer = ResidualQuantizer(config.codebooks, config.units, config.dim)
         self.post = nn.Linear(config.width, outputs)
@@ -118,8 +119,8 @@ class QuantLCMd(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=1.0, top_k=3, guidance=1.0)
 
-    def __init__(self, config: QuantConfig) -> None:
-        super().__init__(config, config.units)
+    def __init__(self, config: QuantConfig, finished: Finished = untouched) -> None:
+        super().__init__(config, config.units, finished)
 
     def losses(self, out: Float[Tensor, "N V"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Cross-entropy, in nats. Meter accuracy: how often the likeliest unit is the right one."""
@@ -138,8 +139,8 @@ class QuantLCMc(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=0.005, top_k=5, guidance=1.5)
 
-    def __init__(self, config: QuantConfig) -> None:
-        super().__init__(config, config.dim)
+    def __init__(self, config: QuantConfig, finished: Finished = untouched) -> None:
+        super().__init__(config, config.dim, finished)
 
     def losses(self, out: Float[Tensor, "N D"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Squared error in normalised space, summed over channels. Meter l2: the distance as raw vectors."""

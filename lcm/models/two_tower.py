@@ -21,7 +21,7 @@ from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, se
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
 from lcm.models.draws import Draws, read_prompts
 from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, LayerCache, Transformer
+from lcm.transformer import Cache, Finished, LayerCache, Transformer, untouched
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
@@ -62,15 +62,16 @@ class TwoTowerLCM(ConceptModel):
     predicts_first: ClassVar[bool] = True
     defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
-    def __init__(self, config: TwoTowerConfig) -> None:
+    def __init__(self, config: TwoTowerConfig, finished: Finished = untouched) -> None:
         super().__init__()
         self.dim, self.config = config.dim, config
         self.normalizer = Normalizer(config.dim)
         self.register_buffer("end_of_text", torch.zeros(config.dim))
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.pre = nn.Linear(config.dim, config.width)
-        self.contextualiser = Transformer(config.width, config.heads, config.context_layers, config.dropout)
-        self.denoiser = Denoiser(config.dim, config.width, config.heads, config.denoiser_layers, config.dropout)
+        sizes = config.width, config.heads
+        self.contextualiser = Transformer(*sizes, config.context_layers, config.dropout, finished)
+        self.denoiser = Denoiser(config.dim, *sizes, config.denoiser_layers, config.dropout, finished)
 
     def read_fitted(self, codec: str) -> None:
         self.diffusion.read_fragility(self.normalizer, codec)

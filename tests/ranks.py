@@ -1,0 +1,163 @@
+"""Training runs by several processes on this machine, one run after the other in the same processes.
+
+python tests/ranks.py RUNS.json        in each process, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from family_runs import train_and_break
+from synthetic import record_batches
+
+from lcm import leaving
+from lcm.config import Config, load_config, save_config
+from lcm.data import ConceptData
+from lcm.module import LCMModule
+from lcm.train import train
+from lcm.zero import ZeRO
+
+ENGINES = {"torch": ("ddp", "fsdp"), "deepspeed": ("deepspeed_1", "deepspeed_2", "deepspeed_3")}
+"""Which strategies a launch has in it. The second needs an extra."""
+
+EVERY_STRATEGY = [
+    pytest.param(engine, strategy, id=strategy, marks=[pytest.mark.needs("deepspeed")] if engine == "deepspeed" else [])
+    for engine, strategies in ENGINES.items()
+    for strategy in strategies
+]
+
+
+def plain_sgd(module):
+    return torch.optim.SGD(module.model.parameters(), lr=1.0)
+
+
+def spoiled(rank, step, how):
+    original = LCMModule.training_step
+
+    def no_memory(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def training_step(self, batch, batch_idx):
+        if (self.global_rank, self.global_step) != (rank, step):
+            return original(self, batch, batch_idx)
+        if how == "nan":
+            return original(self, batch, batch_idx) * float("nan")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.model, "loss", no_memory)
+            return original(self, batch, batch_idx)
+
+    return training_step
+
+
+def read_slowly(rank, step):
+    original = ConceptData.training_shares
+
+    def training_shares(self):
+        for number, share in enumerate(original(self)):
+            if (self.rank, number) == (rank, step):
+                time.sleep(600)
+            yield share
+
+    return training_shares
+
+
+@dataclass(frozen=True)
+class Run:
+    """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
+
+    spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading"
+    """
+
+    config: Config
+    sgd: bool = False
+    breaks: int | None = None
+    spoils: tuple[int, int, str] | None = None
+
+    def here(self):
+        """Train in this process."""
+        with pytest.MonkeyPatch.context() as patch:
+            if self.sgd:
+                patch.setattr(
+                    LCMModule, "configure_optimizers", lambda m: torch.optim.SGD(m.model.parameters(), lr=1.0)
+                )
+            if self.spoils is not None and self.spoils[2] == "reading":
+                patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
+            elif self.spoils is not None:
+                patch.setattr(LCMModule, "training_step", spoiled(*self.spoils))
+            if self.breaks is None:
+                train(self.config)
+            else:
+                train_and_break(self.config, self.breaks)
+
+
+def train_together(runs, folder, processes, timeout=400):
+    """All runs (name → Run), by so many processes. What each trained of a run stands in folder/RUN.RANK.batches."""
+    return wait_together(start_together(runs, folder, processes), folder, timeout)
+
+
+def start_together(runs, folder, processes, listens=False):
+    """listens: to the signals of lcm.leaving, as `lcm train` does."""
+    told = {name: {**asdict(run), "config": str(folder / f"{name}.yaml")} for name, run in runs.items()}
+    folder.mkdir(parents=True)
+    for name, run in runs.items():
+        save_config(run.config, folder / f"{name}.yaml")
+    (folder / "runs.json").write_text(json.dumps(told))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    here = Path(__file__).parent
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    shared["LISTENS"] = "1" if listens else ""
+    shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
+    started = []
+    for rank in range(processes):
+        with (folder / f"{rank}.log").open("w") as log:
+            command = [sys.executable, __file__, str(folder / "runs.json")]
+            environment = {**shared, "LOCAL_RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return started
+
+
+def wait_together(started, folder, timeout=400):
+    """For all of them, or for the first that fails: those that wait for it would wait for ever."""
+    end = time.monotonic() + timeout
+    try:
+        while any(process.poll() is None for process in started):
+            failed = any(process.poll() for process in started)
+            if failed or time.monotonic() > end:
+                break
+            time.sleep(0.05)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    logs = [(folder / f"{rank}.log").read_text() for rank in range(len(started))]
+    assert not any(process.returncode for process in started), "\n\n".join(log[-3000:] for log in logs)
+    return logs
+
+
+def main(path):
+    if os.environ["LISTENS"]:
+        leaving.listen()
+    ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    folder = Path(path).parent
+    original = LCMModule.training_step
+    for name, told in json.loads(Path(path).read_text()).items():
+        LCMModule.training_step = original
+        record_batches(folder / f"{name}.{os.environ['LOCAL_RANK']}.batches")
+        Run(load_config(told["config"]), told["sgd"], told["breaks"], told["spoils"]).here()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,188 @@
+"""slurm/train.sbatch on a real Slurm of two virtual nodes: what is submitted ends as if nothing had happened."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import lab
+import pytest
+from family_runs import config_of
+from ranks import Run, train_together
+from synthetic import write_data
+from test_resume import assert_same_run, losses
+
+from lcm.checkpoint import latest, open_checkpoint
+from lcm.config import save_config
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+class Job:
+    """A submitted job."""
+
+    def __init__(self, cluster, site, config, path, *options):
+        save_config(config, path)
+        self.cluster, self.log, self.run = cluster, path.with_suffix(".log"), Path(config.run.dir)
+        script = [str(site / "slurm/train.sbatch"), str(path)]
+        given = ["--parsable", f"--chdir={site}", f"--output={self.log}", *options]
+        self.number = lab.slurm(cluster, "sbatch", *given, *script, LCM_ROOT=str(site)).strip()
+
+    def shown(self):
+        """What Slurm knows of it, by name."""
+        words = lab.slurm(self.cluster, "scontrol", "show", "job", self.number).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def signal(self, name):
+        """To every task, as Slurm does before the time limit."""
+        lab.slurm(self.cluster, "scancel", f"--signal={name}", self.number)
+
+    def steps(self):
+        path = self.run / "metrics.csv"
+        return len(path.read_text().splitlines()) - 1 if path.is_file() else 0
+
+    def until(self, state, seconds=240):
+        def done():
+            found = self.shown()["JobState"]
+            failed = found in ("FAILED", "NODE_FAIL", "TIMEOUT", "CANCELLED") and found != state
+            assert not failed, f"{found}\n{self.log.read_text() if self.log.is_file() else 'no log'}"
+            return found == state
+
+        lab.until(done, seconds)
+        return self
+
+
+LAYOUTS = [(2, 1), (2, 2)]
+
+
+def run_of(data, folder, processes, *more, dropout=0.2):
+    changes = [f"data.rows={8 // processes}", "trainer.validation_rows=8", "trainer.validate_every=20", *more]
+    return config_of("two_tower", data, folder, None, *changes, dropout=dropout)
+
+
+@pytest.mark.parametrize(("nodes", "tasks"), LAYOUTS)
+def test_nodes_times_tasks_train_what_one_process_does(nodes, tasks, cluster, site, data, tmp_path):
+    settings = ["trainer.max_steps=20", "trainer.devices=1"]
+    alone = run_of(data, tmp_path / "alone", 1, *settings, dropout=0.0)
+    Run(alone).here()
+    together = run_of(data, tmp_path / "run", nodes * tasks, *settings, dropout=0.0)
+    layout = (f"--nodes={nodes}", f"--ntasks-per-node={tasks}")
+    job = Job(cluster, site, together, tmp_path / "run.yaml", *layout).until("COMPLETED")
+    for one, other in zip(losses(tmp_path / "alone"), losses(tmp_path / "run"), strict=True):
+        for name in ("train/loss", "val/loss"):
+            assert float(one[name] or 0) == pytest.approx(float(other[name] or 0), rel=1e-5)
+    log = job.log.read_text()
+    assert f"{nodes * tasks} processes, ddp: " in log
+    assert log.count("step 20 of 20") == 1, "said once, by all together"
+
+
+def straight_and_not(data, folder, *settings):
+    """Two configurations of one run by two tasks, of which the first has run without Slurm's help."""
+    alone = run_of(data, folder / "straight", 2, *settings, "trainer.devices=2")
+    train_together({"straight": Run(alone)}, folder / "logs", 2)
+    return folder / "straight", run_of(data, folder / "run", 2, *settings)
+
+
+LONG = ["trainer.max_steps=400", "trainer.checkpoint_every=100", "data.workers=2"]
+LAYOUT = ("--nodes=2", "--ntasks-per-node=1")
+
+
+def test_a_job_is_queued_again_as_often_as_it_is_asked_and_ends_bit_for_bit_the_same(cluster, site, data, tmp_path):
+    straight, config = straight_and_not(data, tmp_path, *LONG)
+    job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT)
+    for number, steps in enumerate((30, 150), 1):
+        lab.until(lambda n=steps: job.steps() > n, 120)
+        job.signal("USR1")
+        lab.until(lambda n=number: job.shown()["Restarts"] == str(n), 120)
+    job.until("COMPLETED")
+    assert job.log.read_text().count(f"job {job.number} is queued again") == 2
+    assert_same_run(straight, job.run)
+
+
+def test_the_time_limit_queues_the_job_again_until_it_is_done(cluster, site, data, tmp_path):
+    """Two minutes are the least that leaves time before them: Slurm may send its signal a minute early."""
+    settings = ["trainer.max_steps=1500", "trainer.checkpoint_every=5000", "trainer.validate_every=500"]
+    straight, config = straight_and_not(data, tmp_path, *settings)
+    job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT, "--time=2", "--signal=USR1@90")
+    job.until("COMPLETED", 500)
+    assert int(job.shown()["Restarts"]) >= 1
+    assert_same_run(straight, job.run)
+
+
+def test_a_signal_during_the_imports_queues_the_job_again(cluster, site, data, tmp_path):
+    config = run_of(data, tmp_path / "run", 2, *LONG)
+    job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT)
+    importing = lambda: any(b"lcm\0train" in line and b"--check" not in line for line in command_lines())  # noqa: E731
+    lab.until(importing, 60)
+    time.sleep(0.5)
+    assert job.steps() == 0
+    job.signal("USR1")
+    job.until("COMPLETED")
+    assert job.shown()["Restarts"] == "1"
+
+
+def command_lines():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+
+def test_scancel_leaves_a_checkpoint_from_which_the_next_job_goes_on(cluster, site, data, tmp_path):
+    straight, config = straight_and_not(data, tmp_path, *LONG)
+    job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT)
+    lab.until(lambda: job.steps() > 30, 120)
+    lab.slurm(cluster, "scancel", job.number)
+    job.until("CANCELLED")
+    lab.until(lambda: "asked to stop by SIGTERM" in job.log.read_text(), 30)
+    assert 30 < open_checkpoint(latest(job.run))["global_step"] < 400
+    Job(cluster, site, config, tmp_path / "again.yaml", *LAYOUT).until("COMPLETED")
+    assert_same_run(straight, job.run)
+
+
+def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(cluster, site, data, tmp_path):
+    straight, config = straight_and_not(data, tmp_path, *LONG)
+    job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT)
+    lab.until(lambda: job.steps() > 120, 120)
+    lab.kill_node(cluster, 1)
+    lab.slurm(cluster, "scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
+    lab.until(lambda: job.shown()["Restarts"] == "1", 60)
+    lab.revive_node(cluster, 1)
+    job.until("COMPLETED")
+    assert_same_run(straight, job.run)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "told"),
+    [
+        (("--nodes=1", "--ntasks-per-node=1"), ["--data.rwos=3"], "data.rwos"),
+        (("--nodes=1", "--ntasks-per-node=1"), ["--data.path=/nowhere"], "/nowhere"),
+        (("--nodes=2", "--ntasks=2"), [], "submit with --ntasks-per-node"),
+    ],
+)
+def test_a_mistake_ends_the_job_before_a_task_starts(options, settings, told, cluster, site, data, tmp_path):
+    config = run_of(data, tmp_path / "run", 1)
+    save_config(config, tmp_path / "run.yaml")
+    log = tmp_path / "run.log"
+    command = ["sbatch", "--parsable", f"--chdir={site}", f"--output={log}", *options]
+    script = [str(site / "slurm/train.sbatch"), str(tmp_path / "run.yaml"), *settings]
+    number = lab.slurm(cluster, *command, *script, LCM_ROOT=str(site)).strip()
+    lab.until(lambda: "JobState=FAILED" in lab.slurm(cluster, "scontrol", "show", "job", number), 60)
+    assert told in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_outside_of_a_job_the_script_says_how_to_submit(site):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    done = subprocess.run(
+        ["bash", str(site / "slurm/train.sbatch"), "c.yaml"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "train.sbatch: this is a job: sbatch slurm/train.sbatch c.yaml\n")

@@ -1,0 +1,119 @@
+"""Whatever the strategy and the number of processes, training is the training of one process."""
+
+import csv
+
+import pytest
+import torch
+from family_runs import config_of
+from ranks import ENGINES, EVERY_STRATEGY, Run, train_together
+from synthetic import write_data
+
+from lcm.checkpoint import latest, load_model, open_checkpoint
+from lcm.strategies import choose
+
+FAMILIES = ("base", "two_tower")
+ROWS = 16
+"""Of a step, by all processes together."""
+STEPS = 20
+
+
+def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False):
+    changes = [
+        f"data.rows={ROWS // processes // accumulate}",
+        f"trainer.accumulate={accumulate}",
+        f"trainer.devices={processes}",
+        f"trainer.strategy={strategy}",
+        f"trainer.max_steps={1 if sgd else STEPS}",
+        "trainer.validation_rows=16",
+        "trainer.validate_every=10",
+        *(["optimizer.lr=1", "optimizer.warmup_steps=0", "optimizer.clip=0"] if sgd else []),
+    ]
+    return Run(config_of(family, data, folder, None, *changes, dropout=0.0), sgd)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The runs of one process, by family and optimizer."""
+    folder = tmp_path_factory.mktemp("alone")
+    for family in FAMILIES:
+        for sgd in (False, True):
+            run_of(family, data, folder / f"{family}-{sgd}", 1, "auto", sgd=sgd).here()
+    return lambda family, sgd: folder / f"{family}-{sgd}"
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory):
+    """The runs of several, each engine's in one launch when they are first asked for."""
+    launched = {}
+
+    def name_of(strategy, family, accumulate, sgd):
+        return f"{strategy}-{family}-{accumulate}-{sgd}"
+
+    def run(processes, engine, *which):
+        if (processes, engine) not in launched:
+            folder = launched[processes, engine] = tmp_path_factory.mktemp(f"{engine}{processes}")
+            runs = {}
+            for strategy in ENGINES[engine]:
+                for family in FAMILIES:
+                    for accumulate in (1, 4):
+                        for sgd in (False, True):
+                            name = name_of(strategy, family, accumulate, sgd)
+                            runs[name] = run_of(family, data, folder / name, processes, strategy, accumulate, sgd)
+            train_together(runs, folder / "logs", processes)
+        return launched[processes, engine] / name_of(*which)
+
+    return run
+
+
+def losses(run, name):
+    with (run / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+by_case = pytest.mark.parametrize(
+    ("processes", "family", "accumulate"),
+    [
+        pytest.param(processes, family, accumulate, marks=[pytest.mark.slow] if processes == 4 else [])
+        for processes in (2, 4)
+        for family in FAMILIES
+        for accumulate in (1, 4)
+    ],
+)
+
+
+@by_case
+@pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
+def test_losses_are_those_of_one_process(processes, family, accumulate, engine, strategy, alone, together):
+    run = together(processes, engine, strategy, family, accumulate, False)
+    for name in ("train/loss", "train/gradient_norm", "val/loss"):
+        found, wanted = losses(run, name), losses(alone(family, False), name)
+        assert len(found) == (2 if name == "val/loss" else STEPS)
+        assert found == pytest.approx(wanted, rel=1e-5), name
+    one, other = load_model(run)[0].state_dict(), load_model(alone(family, False))[0].state_dict()
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@by_case
+@pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
+def test_gradients_are_those_of_one_process(processes, family, accumulate, engine, strategy, alone, together):
+    """Plain SGD with a rate of 1 takes off the gradient: Adam would hide a factor in it."""
+    run = together(processes, engine, strategy, family, accumulate, True)
+    found, wanted = (open_checkpoint(latest(r))["state_dict"] for r in (run, alone(family, True)))
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_copies_are_taken_where_they_fit_and_the_reason_is_said():
+    gpu = 80 * 2**30
+    assert choose("auto", 10**9, gpu, 1) == ("single", "there is one process")
+    name, reason = choose("auto", 1_649_185_792, gpu, 8)
+    assert (name, reason) == ("ddp", "weights, gradients and AdamW take 24.6 of 80.0 GiB of each device")
+    name, reason = choose("auto", 7_000_000_000, gpu, 8)
+    assert (name, "104.3 of 80.0 GiB" in reason) == ("fsdp", True)
+    assert choose("deepspeed_2", 10, gpu, 8) == ("deepspeed_2", "as trainer.strategy says")
