@@ -1,6 +1,7 @@
 """When a training run is saved, and when it is left before its end."""
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ class Agreement:
         self._asked = question, work
         return known
 
+    def of_all(self, numbers: Sequence[float]) -> list[list[float]]:
+        """These numbers of each process. Waits for them."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        if self._group is None:
+            return [mine.tolist()]
+        found = [torch.empty_like(mine) for _ in range(self._group.size())]
+        dist.all_gather(found, mine, self._group)
+        return [theirs.tolist() for theirs in found]
+
     def _answer(self) -> int:
         if self._asked is None:
             return leaving.STAY
@@ -90,9 +100,24 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self.kept = trainer.global_step
         self.agreement = Agreement(trainer.world_size, timeout_of(self.settings))
+        self._begin_alike(trainer)
         if trainer.world_size > 1:
             self.watch = Watch(trainer.global_rank, trainer.world_size, self.settings.patience, end_process)
             self.watch.start(trainer.global_step)
+
+    def _begin_alike(self, trainer: L.Trainer) -> None:
+        """Each process looks for checkpoints by itself; those on other machines may see other files.
+
+        Raises UserError where they go on from different steps.
+        """
+        assert self.agreement is not None
+        found = self.agreement.of_all([trainer.global_step, self.best])
+        steps, self.best = [int(step) for step, _ in found], found[0][1]
+        if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
+            raise UserError(
+                f"process 0 begins after step {steps[0]:,}, process {other[0]} after step {steps[other[0]]:,}; "
+                f"run.dir={self.folder} must be one folder for all of them, so choose one on a shared disk"
+            )
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         self._beat(trainer)

@@ -6,28 +6,28 @@ Shapes.  B rows · S slots · N targets in the batch
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lcm import __version__
 from lcm.batch import PAD, Batch
 from lcm.config import Config
-from lcm.denoiser import CrossAttention, Denoiser, DenoiserBlock, TimestepEmbedding
+from lcm.denoiser import Denoiser, DenoiserBlock
 from lcm.errors import UserError
+from lcm.flops import peak_flops, training_flops
 from lcm.interleaved import Interleaved
 from lcm.models import ConceptModel, build_model
 from lcm.models.concept_model import derive_seed
 from lcm.schedule import build_optimizer, learning_rate
 from lcm.strategies import FSDP, clip, clipped_norm, divisor, left_out_by_engine, slicer
-from lcm.transformer import Attention, Block, Transformer
+from lcm.transformer import Block, Transformer
 from lcm.zero import ZeRO
 
 
@@ -162,7 +162,7 @@ class LCMModule(L.LightningModule):
         if (batch_idx + 1) % accumulate == 0:
             self._ask_engine()
         if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
-            self._report_training(batch.emb.shape[1])
+            self._report_training()
 
     def _ask_engine(self) -> None:
         """What an engine that clips and leaves out steps by itself says of the newest."""
@@ -179,7 +179,7 @@ class LCMModule(L.LightningModule):
 
     # ---- reports ----
 
-    def _report_training(self, slots: int) -> None:
+    def _report_training(self) -> None:
         self._notice_divergence()
         loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
         concepts = float(self.trainer.strategy.reduce(self._concepts, reduce_op="sum"))
@@ -190,13 +190,19 @@ class LCMModule(L.LightningModule):
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "train/concepts_per_second": speed,
         }
-        peak = _peak_flops(self.device, self.config.trainer.precision)
+        peak = peak_flops(self.device, self.config.trainer.precision)
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
         if peak:
-            metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
+            metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()
+
+    @cached_property
+    def _flops(self) -> int:
+        """Of one concept. Counted on a sketch, because of the model this process may hold a slice."""
+        with torch.device("meta"):
+            return training_flops(build_model(self.config.model), self.config.data.slots)
 
     def _notice_divergence(self) -> None:
         """By the gradient's norm, which is the same for every process."""
@@ -252,12 +258,13 @@ class LCMModule(L.LightningModule):
         self._notice_divergence()
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
+        checkpoint["skipped"] = int(self._skipped)
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recount Lightning's batches, because the accumulation may have changed since: steps · accumulation."""
         self.reported = checkpoint["metrics"]
-        self._skipped = torch.tensor(self.reported.get("train/skipped", 0.0))
+        self._skipped = torch.tensor(float(checkpoint.get("skipped", 0)))
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         progress["is_last_batch"] = False  # max_steps may have been raised
@@ -265,31 +272,3 @@ class LCMModule(L.LightningModule):
             # A checkpoint saved in on_train_batch_end has its last batch ready, but not yet completed.
             unfinished = counts["ready"] - counts["completed"]
             counts.update(ready=batches, started=batches, processed=batches, completed=batches - unfinished)
-
-
-def training_flops(model: nn.Module, slots: int) -> int:
-    """Of one concept, forward and backward: 6 a parameter, and 12 · width · slots an attention layer.
-
-    The convention of Chowdhery et al. 2022, appendix B: recomputed activations and empty slots count for nothing. Nor
-    do a denoiser's modulations, made once a timestep; and a concept goes through interleaved blocks twice.
-    """
-    used, attention = sum(p.numel() for p in model.parameters()), 0
-    for part in model.modules():
-        match part:
-            case Attention() | CrossAttention():
-                attention += 12 * part.out.in_features * slots
-            case DenoiserBlock():
-                used -= sum(p.numel() for p in part.modulator.parameters())
-            case TimestepEmbedding():
-                used -= sum(p.numel() for p in part.parameters())
-            case Interleaved():
-                used += sum(p.numel() for p in part.blocks.parameters())
-                attention += 12 * len(part.norm.weight) * slots * len(part.blocks)
-    return 6 * used + attention
-
-
-def _peak_flops(device: torch.device, precision: str) -> float | None:
-    """What the device could do by its data sheet; None for a CPU, and for a device that Lightning does not know."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return get_available_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -106,10 +107,13 @@ class FSDP(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
-        state = self.lightning_module.state_dict()
-        assert not strict or state.keys() == checkpoint["state_dict"].keys()
-        for name, tensor in state.items():
-            tensor.copy_(_slices(checkpoint["state_dict"][name], tensor))
+        saved, parameters = checkpoint["state_dict"], dict(self.lightning_module.named_parameters())
+        assert not strict or self.lightning_module.state_dict().keys() == saved.keys()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(_slices(saved[name], parameter))
+        # By way of the modules, some of which make more of their buffers.
+        self.lightning_module.load_state_dict({n: t for n, t in saved.items() if n not in parameters}, strict=False)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

@@ -255,6 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         CliSettingsSource[Any](Config, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
     args, overrides = parser.parse_known_args(words)
     config = load_config(args.config, overrides)
+    if args.check or args.dry_run:
+        leaving.ignore()
     if args.check:
         check(config)
     elif args.dry_run:

@@ -110,7 +110,8 @@ class ZeRO(DeepSpeedStrategy):
         packed = plain.state_dict()
         for mine, used in zip(packed["param_groups"], self.deepspeed_engine.optimizer.param_groups, strict=True):
             mine.update({name: value for name, value in used.items() if name in mine and name != "params"})
-        if states := list(self.deepspeed_engine.optimizer.optimizer.state.values()):
+        # Empty before the first step; and for an optimizer that keeps nothing.
+        if states := [state for state in self.deepspeed_engine.optimizer.optimizer.state.values() if state]:
             self._link_moments()
             parameters = [p for group in plain.param_groups for p in group["params"]]
             step = states[0]["step"]
@@ -125,15 +126,14 @@ class ZeRO(DeepSpeedStrategy):
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         assert self.lightning_module is not None
-        state = checkpoint["state_dict"]
-        for name, buffer in self.lightning_module.named_buffers():
-            if name in state:
-                buffer.copy_(state[name])
-        for name, parameter in self.lightning_module.named_parameters():
+        state, parameters = checkpoint["state_dict"], dict(self.lightning_module.named_parameters())
+        # By way of the modules, some of which make more of their buffers.
+        self.lightning_module.load_state_dict({n: t for n, t in state.items() if n not in parameters}, strict=False)
+        for name, parameter in parameters.items():
             whole = state[name].to(parameter.device)
             if self.stage < 3:
                 parameter.copy_(whole)

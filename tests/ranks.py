@@ -18,6 +18,7 @@ import torch
 from family_runs import train_and_break
 from synthetic import record_batches
 
+import lcm.train
 from lcm import leaving
 from lcm.config import Config, load_config, save_config
 from lcm.data import ConceptData
@@ -33,10 +34,6 @@ EVERY_STRATEGY = [
     for engine, strategies in ENGINES.items()
     for strategy in strategies
 ]
-
-
-def plain_sgd(module):
-    return torch.optim.SGD(module.model.parameters(), lr=1.0)
 
 
 def spoiled(rank, step, how):
@@ -73,7 +70,8 @@ def read_slowly(rank, step):
 class Run:
     """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
 
-    spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading"
+    spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading";
+    or who does not find what there is to "resume"
     """
 
     config: Config
@@ -90,6 +88,9 @@ class Run:
                 )
             if self.spoils is not None and self.spoils[2] == "reading":
                 patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
+            elif self.spoils is not None and self.spoils[2] == "resume":
+                if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
+                    patch.setattr(lcm.train, "resume_from", lambda config: None)
             elif self.spoils is not None:
                 patch.setattr(LCMModule, "training_step", spoiled(*self.spoils))
             if self.breaks is None:
@@ -150,6 +151,7 @@ def main(path):
     ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", module="torch._(dynamo|inductor)")  # of torch.compile, about itself
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     folder = Path(path).parent
     original = LCMModule.training_step

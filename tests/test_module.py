@@ -14,8 +14,9 @@ from tiny_training import LENGTHS, fit, micro_batches, module_with, stub_trainer
 from torch import nn
 
 from lcm.config import parse_config
+from lcm.flops import training_flops
 from lcm.models import build_model
-from lcm.module import LCMModule, training_flops
+from lcm.module import LCMModule
 
 # ---- gradients ----
 

@@ -102,9 +102,11 @@ def test_a_killed_run_goes_on_bit_for_bit(kill_at, settings, data, tmp_path, rec
 def test_the_stock_model_checkpoint_resumes_bit_for_bit(accumulate, data, tmp_path, recorded, monkeypatch):
     """It saves before `on_train_batch_end` of the module, and before the validation of the same step."""
 
-    def stock(folder, every, validate_every):
-        name = folder / "checkpoints"
-        return ModelCheckpoint(name, filename="{step}", every_n_train_steps=every, save_top_k=-1, monitor=None)
+    def stock(folder, trainer):
+        every = trainer.checkpoint_every
+        return ModelCheckpoint(
+            folder / "checkpoints", filename="{step}", every_n_train_steps=every, save_top_k=-1, monitor=None
+        )
 
     monkeypatch.setattr("lcm.train.Checkpoints", stock)
     settings = [f"trainer.accumulate={accumulate}", "trainer.validate_every=3"]

@@ -9,6 +9,7 @@ from ranks import ENGINES, EVERY_STRATEGY, Run, train_together
 from synthetic import write_data
 
 from lcm.checkpoint import latest, load_model, open_checkpoint
+from lcm.errors import UserError
 from lcm.strategies import choose
 
 FAMILIES = ("base", "two_tower")
@@ -17,7 +18,7 @@ ROWS = 16
 STEPS = 20
 
 
-def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False):
+def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False, *more):
     changes = [
         f"data.rows={ROWS // processes // accumulate}",
         f"trainer.accumulate={accumulate}",
@@ -27,6 +28,7 @@ def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False):
         "trainer.validation_rows=16",
         "trainer.validate_every=10",
         *(["optimizer.lr=1", "optimizer.warmup_steps=0", "optimizer.clip=0"] if sgd else []),
+        *more,
     ]
     return Run(config_of(family, data, folder, None, *changes, dropout=0.0), sgd)
 
@@ -107,6 +109,48 @@ def test_gradients_are_those_of_one_process(processes, family, accumulate, engin
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture(scope="module")
+def with_setting(data, tmp_path_factory):
+    """A run of two processes with a setting of the trainer, each engine's in one launch."""
+    launched = {}
+
+    def run(engine, strategy, setting):
+        if (engine, setting) not in launched:
+            folder = launched[engine, setting] = tmp_path_factory.mktemp(engine)
+            refused = ("deepspeed_3",) if setting == "compile" else ()
+            runs = {
+                name: run_of("two_tower", data, folder / name, 2, name, 1, False, f"trainer.{setting}=true")
+                for name in ENGINES[engine]
+                if name not in refused
+            }
+            train_together(runs, folder / "logs", 2)
+        return launched[engine, setting] / strategy
+
+    return run
+
+
+def assert_trained_as_alone(run, alone):
+    assert losses(run, "train/loss") == pytest.approx(losses(alone("two_tower", False), "train/loss"), rel=1e-5)
+    one, other = load_model(run)[0].state_dict(), load_model(alone("two_tower", False))[0].state_dict()
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
+def test_activations_are_recomputed_with_every_engine(engine, strategy, alone, with_setting):
+    assert_trained_as_alone(with_setting(engine, strategy, "checkpoint_activations"), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
+def test_models_are_compiled_with_every_engine(engine, strategy, alone, with_setting, data, tmp_path):
+    if strategy == "deepspeed_3":
+        with pytest.raises(UserError, match=r"not with trainer.compile=true; take fsdp"):
+            run_of("two_tower", data, tmp_path, 2, strategy, 1, False, "trainer.compile=true").here()
+        return
+    assert_trained_as_alone(with_setting(engine, strategy, "compile"), alone)
 
 
 def test_copies_are_taken_where_they_fit_and_the_reason_is_said():

@@ -1,6 +1,7 @@
 """A run that breaks goes on: bit for bit with as many processes, and under any other strategy and number of them."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,13 @@ def test_a_broken_run_goes_on_bit_for_bit(engine, strategy, same):
         }
         saved = [line for line in lines["broken"] if int(line.split()[0]) < SAVED]
         assert lines["straight"] == saved + lines["again"], "neither lost nor trained twice"
+
+
+def test_who_sees_other_files_than_the_first_process_does_not_train(data, tmp_path):
+    run_of(data, tmp_path / "run", 1, "auto", breaks=BROKEN).here()
+    blind = replace(run_of(data, tmp_path / "run", 2, "ddp"), spoils=(1, 0, "resume"))
+    with pytest.raises(AssertionError, match=r"process 0 begins after step 5, process 1 after step 0; run.dir=.* must"):
+        train_together({"blind": blind}, tmp_path / "logs", 2)
 
 
 @pytest.fixture(scope="module")
