@@ -111,7 +111,7 @@ class Checkpoints(Checkpoint):
         Raises UserError where they go on from different steps.
         """
         assert self.agreement is not None
-        found = self.agreement.of_all([trainer.global_step, self.best])
+        found = self.agreement.of_all([float(trainer.global_step), float(self.best)])
         steps, self.best = [int(step) for step, _ in found], found[0][1]
         if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
             raise UserError(
