@@ -66,18 +66,37 @@ def read_slowly(rank, step):
     return training_shares
 
 
+def status(name):
+    """A number of /proc/self/status, in bytes."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def measured(method, path):
+    """`method`, which leaves in a file how many bytes more there were while it ran than before it, at most."""
+
+    def run(*arguments):
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        before = status("VmRSS")
+        method(*arguments)
+        path.write_text(str(status("VmHWM") - before))
+
+    return run
+
+
 @dataclass(frozen=True)
 class Run:
     """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
 
     spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading";
-    or who does not find what there is to "resume"
+    or who does not find what there is to "resume". measures: what building the model takes, into RUN_DIR.RANK
     """
 
     config: Config
     sgd: bool = False
     breaks: int | None = None
     spoils: tuple[int, int, str] | None = None
+    measures: bool = False
 
     def here(self):
         """Train in this process."""
@@ -86,6 +105,9 @@ class Run:
                 patch.setattr(
                     LCMModule, "configure_optimizers", lambda m: torch.optim.SGD(m.model.parameters(), lr=1.0)
                 )
+            if self.measures:
+                path = Path(f"{self.config.run.dir}.{os.environ['LOCAL_RANK']}")
+                patch.setattr(LCMModule, "configure_model", measured(LCMModule.configure_model, path))
             if self.spoils is not None and self.spoils[2] == "reading":
                 patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
             elif self.spoils is not None and self.spoils[2] == "resume":
@@ -116,6 +138,7 @@ def start_together(runs, folder, processes, listens=False):
         port = found.getsockname()[1]
     here = Path(__file__).parent
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the machine at once
     shared["LISTENS"] = "1" if listens else ""
     shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
     started = []
@@ -158,7 +181,7 @@ def main(path):
     for name, told in json.loads(Path(path).read_text()).items():
         LCMModule.training_step = original
         record_batches(folder / f"{name}.{os.environ['LOCAL_RANK']}.batches")
-        Run(load_config(told["config"]), told["sgd"], told["breaks"], told["spoils"]).here()
+        Run(**{**told, "config": load_config(told["config"])}).here()
 
 
 if __name__ == "__main__":

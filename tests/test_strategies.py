@@ -1,6 +1,7 @@
 """Whatever the strategy and the number of processes, training is the training of one process."""
 
 import csv
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ FAMILIES = ("base", "two_tower")
 ROWS = 16
 """Of a step, by all processes together."""
 STEPS = 20
+QUICK = ("two_tower", 4)
+"""The family and the accumulation that two processes train in the fast tests."""
 
 
 def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False, *more):
@@ -50,24 +53,23 @@ def alone(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(data, tmp_path_factory):
-    """The runs of several, each engine's in one launch when they are first asked for."""
+    """The runs of several, many of them in one launch when the first of these is asked for."""
     launched = {}
 
     def name_of(strategy, family, accumulate, sgd):
         return f"{strategy}-{family}-{accumulate}-{sgd}"
 
     def run(processes, engine, *which):
-        if (processes, engine) not in launched:
-            folder = launched[processes, engine] = tmp_path_factory.mktemp(f"{engine}{processes}")
+        quick = which[1:3] == QUICK
+        if (key := (processes, engine, quick)) not in launched:
+            folder = launched[key] = tmp_path_factory.mktemp(f"{engine}{processes}")
             runs = {}
-            for strategy in ENGINES[engine]:
-                for family in FAMILIES:
-                    for accumulate in (1, 4):
-                        for sgd in (False, True):
-                            name = name_of(strategy, family, accumulate, sgd)
-                            runs[name] = run_of(family, data, folder / name, processes, strategy, accumulate, sgd)
+            for strategy, family, accumulate, sgd in product(ENGINES[engine], FAMILIES, (1, 4), (False, True)):
+                if quick == ((family, accumulate) == QUICK):
+                    name = name_of(strategy, family, accumulate, sgd)
+                    runs[name] = run_of(family, data, folder / name, processes, strategy, accumulate, sgd)
             train_together(runs, folder / "logs", processes)
-        return launched[processes, engine] / name_of(*which)
+        return launched[key] / name_of(*which)
 
     return run
 
@@ -80,10 +82,8 @@ def losses(run, name):
 by_case = pytest.mark.parametrize(
     ("processes", "family", "accumulate"),
     [
-        pytest.param(processes, family, accumulate, marks=[pytest.mark.slow] if processes == 4 else [])
-        for processes in (2, 4)
-        for family in FAMILIES
-        for accumulate in (1, 4)
+        pytest.param(*case, marks=[] if case == (2, *QUICK) else [pytest.mark.slow])
+        for case in product((2, 4), FAMILIES, (1, 4))
     ],
 )
 
