@@ -161,9 +161,9 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
 
 def check_room(folder: Path, parameters: int, keep: int) -> None:
     """Raises UserError where the run's folder cannot be written, or its disk is too small for what will be there."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
@@ -171,7 +171,7 @@ def check_room(folder: Path, parameters: int, keep: int) -> None:
     # the model itself. An earlier part of the run has its share already.
     there = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
     needed = 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters - there
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
             f"run.dir={folder}: {free / 1e9:.3g} GB are free, and the checkpoints will take {needed / 1e9:.3g} GB; "

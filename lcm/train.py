@@ -73,8 +73,8 @@ def train(config: Config) -> Path:
         if latest(folder):
             say(f"{folder}: the same command goes on from {latest(folder)}")
         raise KeyboardInterrupt from None
-    if trainer.is_global_zero:
-        best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
+    best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
+    if trainer.is_global_zero and best.is_file():
         write_card(folder, parameters, module.config, open_checkpoint(best))
     return folder
 

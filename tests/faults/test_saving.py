@@ -37,7 +37,9 @@ def saving(run, background, first):
 def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(background, tmp_path):
     """In a process that is forked, because importing torch takes longer than all of this."""
     generator, step = random.Random(int(background)), 0
+    start = time.monotonic()
     AtomicCheckpointIO().save_checkpoint(state(0), tmp_path / "checkpoints/last.ckpt")
+    saving_takes = time.monotonic() - start
     partial = 0
     for _ in range(50):
         child = os.fork()
@@ -46,7 +48,7 @@ def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(ba
                 saving(tmp_path, background, step + 1)
             finally:
                 os._exit(1)
-        time.sleep(generator.uniform(0.005, 0.05))
+        time.sleep(generator.uniform(0.5, 4) * max(saving_takes, 0.005))
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         partial += (tmp_path / "checkpoints/last.ckpt.tmp").exists()
