@@ -42,12 +42,17 @@ def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(ba
     saving_takes = time.monotonic() - start
     partial = 0
     for _ in range(50):
+        ready, begins = os.pipe()
         child = os.fork()
         if child == 0:
             try:
+                os.write(begins, b"!")
                 saving(tmp_path, background, step + 1)
             finally:
                 os._exit(1)
+        os.read(ready, 1)
+        os.close(ready)
+        os.close(begins)
         time.sleep(generator.uniform(0.5, 4) * max(saving_takes, 0.005))
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
