@@ -4,7 +4,8 @@
 
 Writes made-up shards into a temporary folder (documents of 4 to 64 concepts of 1024 fp16 numbers), reads them once so
 that they are in the page cache, then lets both fill rows of 128 slots from shuffled documents, in turns, in a single
-process. Prints one JSON line: concepts per second, the median over the rounds.
+process. Prints one JSON line: concepts per second, the median over the rounds. With --ranks also those of the first
+of so many processes, each of which plans the rows of all and reads its own.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +23,7 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.plan import Plan
+from lcm.plan import Plan, Position
 from lcm.prepared import Shard
 from lcm.reader import Batches, RowReader
 from lcm.shards import Encoded, shard_name, write_shard
@@ -65,6 +67,15 @@ def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
     return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=len(epoch.rows) // ROWS), workers)
 
 
+def share_of_one(shards: list[Shard], ranks: int, workers: int) -> Iterator[Batch]:
+    """What the first of `ranks` processes reads in as many steps as read all of the data once, were it alone."""
+    plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
+    reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
+    steps = islice(plan.steps(Position(), ranks * ROWS), sum(shard.concepts for shard in shards) // (SLOTS * ROWS))
+    shares = [share for step in steps for share in step.shares(rank=0, world_size=ranks, micro_batches=1)]
+    return iter(Batches(reader, shares, workers))
+
+
 def plain_webdataset(shards: list[Shard]) -> Iterator[Batch]:
     """What its documentation shows, and the least work that makes the same kind of batch of it."""
     urls = [str(shard.path) for shard in shards]
@@ -101,11 +112,11 @@ def collate(rows: list[list[tuple[np.ndarray, int]]]) -> Batch:
     return Batch(emb, doc, pos, is_target, row=torch.arange(len(rows)), step_targets=is_target.sum())
 
 
-def concepts_per_second(batches: Callable[[], Iterable[Batch]], expected: int) -> float:
+def concepts_per_second(batches: Callable[[], Iterable[Batch]], expected: int | None = None) -> float:
     started = time.perf_counter()
     read = sum(int((batch.doc != PAD).sum()) for batch in batches())
     seconds = time.perf_counter() - started
-    assert read == expected, f"{read} concepts of {expected}: a loader that loses some is no loader"
+    assert expected in (None, read), f"{read} concepts of {expected}: a loader that loses some is no loader"
     return read / seconds
 
 
@@ -116,6 +127,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each side reads all of it (default: 5)")
     parser.add_argument("--workers", type=int, default=0, help="reader threads of our side (default: 0)")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[], metavar="N", help="processes to be the first of")
     parser.add_argument("--folder", help="where the temporary shards go (default: the system's temporary folder)")
     args = parser.parse_args()
 
@@ -127,9 +139,12 @@ def main() -> None:
         for shard in shards:
             shard.path.read_bytes()
         speeds: dict[str, list[float]] = {"ours": [], "other": []}
+        shared: dict[int, list[float]] = {ranks: [] for ranks in args.ranks}
         for done in range(1, args.rounds + 1):
             speeds["ours"].append(concepts_per_second(lambda: ours(shards, args.workers), total))
             speeds["other"].append(concepts_per_second(lambda: plain_webdataset(shards), total))
+            for ranks in args.ranks:
+                shared[ranks].append(concepts_per_second(lambda n=ranks: share_of_one(shards, n, args.workers)))
             print(f"round {done}: " + ", ".join(f"{k} {v[-1]:,.0f}" for k, v in speeds.items()), file=sys.stderr)
     one, other = median(speeds["ours"]), median(speeds["other"])
     result = {
@@ -140,6 +155,7 @@ def main() -> None:
         "other_name": f"webdataset {wds.__version__}",
         "unit": "concepts/s",
         "ratio": round(one / other, 2),
+        **{f"one of {ranks}": round(median(speeds)) for ranks, speeds in shared.items()},
     }
     print(json.dumps(result))
 

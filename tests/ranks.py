@@ -3,6 +3,7 @@
 python tests/ranks.py RUNS.json        in each process, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set
 """
 
+import errno
 import json
 import os
 import socket
@@ -66,6 +67,10 @@ def read_slowly(rank, step):
     return training_shares
 
 
+def full(checkpoint, path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def status(name):
     """A number of /proc/self/status, in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
@@ -89,7 +94,8 @@ class Run:
     """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
 
     spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading";
-    or who does not find what there is to "resume". measures: what building the model takes, into RUN_DIR.RANK
+    or who does not find what there is to "resume", or has a full "disk"
+    measures: what building the model takes, into RUN_DIR.RANK
     """
 
     config: Config
@@ -113,6 +119,9 @@ class Run:
             elif self.spoils is not None and self.spoils[2] == "resume":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
                     patch.setattr(lcm.train, "resume_from", lambda config: None)
+            elif self.spoils is not None and self.spoils[2] == "disk":
+                if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
+                    patch.setattr(torch, "save", full)
             elif self.spoils is not None:
                 patch.setattr(LCMModule, "training_step", spoiled(*self.spoils))
             if self.breaks is None:

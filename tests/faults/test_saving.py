@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ranks import Run, full, start_together
 from synthetic import tiny_config, write_data
 
 from lcm import checkpoint
@@ -96,10 +97,6 @@ def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(tmp_
     assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), 19.0))
 
 
-def full(checkpoint, path):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 def test_a_disk_that_is_full_is_told_by_the_next_save_or_at_the_end(tmp_path, monkeypatch):
     io = AtomicCheckpointIO(background=True)
     io.save_checkpoint(state(1), tmp_path / "last.ckpt")
@@ -129,6 +126,19 @@ def test_a_run_whose_disk_fills_up_ends_in_one_line_and_goes_on_when_there_is_ro
     assert 0 < before < 12
     train(config)
     assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 12
+
+
+def test_a_disk_that_fills_up_ends_all_processes(tmp_path):
+    """Only the first one writes. The other ends by itself: nobody is left to wait with."""
+    settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000"]
+    config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run", *settings)
+    processes = start_together({"run": Run(config, spoils=(0, 0, "disk"))}, tmp_path / "logs", 2)
+    try:
+        assert all(process.wait(120) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert "No space left on device" in (tmp_path / "logs/0.log").read_text()
 
 
 def test_a_disk_that_is_too_small_is_told_before_training(tmp_path, monkeypatch):
