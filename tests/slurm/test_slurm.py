@@ -10,7 +10,7 @@ import pytest
 from family_runs import config_of
 from ranks import Run, train_together
 from synthetic import write_data
-from test_resume import assert_same_run, losses
+from test_resume import assert_same_checkpoint, assert_same_run, losses
 
 from lcm.checkpoint import latest, open_checkpoint
 from lcm.config import save_config
@@ -104,14 +104,25 @@ def test_a_job_is_queued_again_as_often_as_it_is_asked_and_ends_bit_for_bit_the_
     assert_same_run(straight, job.run)
 
 
-def test_the_time_limit_queues_the_job_again_until_it_is_done(cluster, site, data, tmp_path):
-    """Two minutes are the least that leaves time before them: Slurm may send its signal a minute early."""
-    settings = ["trainer.max_steps=1500", "trainer.checkpoint_every=5000", "trainer.validate_every=500"]
-    straight, config = straight_and_not(data, tmp_path, *settings)
+def test_the_time_limit_queues_the_job_again_and_it_goes_on_bit_for_bit(cluster, site, data, tmp_path):
+    """Two minutes are the least that leaves time before them: Slurm may send its signal a minute early.
+
+    The run has no end, so that the signal comes before it on any machine; the one without a break is as long as it was.
+    """
+    endless = ["trainer.max_steps=1000000", "trainer.validate_every=1000000"]
+    config = run_of(data, tmp_path / "run", 2, *endless, "trainer.checkpoint_every=1000000")
     job = Job(cluster, site, config, tmp_path / "run.yaml", *LAYOUT, "--time=2", "--signal=USR1@90")
-    job.until("COMPLETED", 500)
-    assert int(job.shown()["Restarts"]) >= 1
-    assert_same_run(straight, job.run)
+    lab.until(lambda: job.shown()["Restarts"] == "1", 240)
+    steps = job.steps()
+    lab.until(lambda: job.steps() > steps + 10, 120)
+    lab.slurm(cluster, "scancel", job.number)
+    job.until("CANCELLED")
+    lab.until(lambda: "asked to stop by SIGTERM" in job.log.read_text(), 30)
+    last = latest(job.run)
+    settings = [*endless, "trainer.checkpoint_every=1", "trainer.devices=2"]
+    straight = Run(run_of(data, tmp_path / "straight", 2, *settings), breaks=open_checkpoint(last)["global_step"])
+    train_together({"straight": straight}, tmp_path / "logs", 2)
+    assert_same_checkpoint(latest(tmp_path / "straight"), last)
 
 
 def test_a_signal_during_the_imports_queues_the_job_again(cluster, site, data, tmp_path):
