@@ -87,7 +87,13 @@ def kill_node(folder: Path, node: int) -> None:
 
 def revive_node(folder: Path, node: int) -> None:
     _start("slurmd", "-N", f"node{node}", "-f", str(folder / "slurm.conf"))
-    slurm(folder, "scontrol", "update", f"NodeName=node{node}", "State=RESUME")
+
+    def serves() -> bool:
+        with suppress(subprocess.CalledProcessError):  # which it is where it serves already
+            slurm(folder, "scontrol", "update", f"NodeName=node{node}", "State=RESUME")
+        return slurm(folder, "sinfo", "-h", "-n", f"node{node}", "-o", "%T").strip() in ("idle", "allocated", "mixed")
+
+    until(serves, 60)
 
 
 def _install() -> None:
