@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 
@@ -68,11 +68,12 @@ def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
 
 
 def share_of_one(shards: list[Shard], ranks: int, workers: int) -> Iterator[Batch]:
-    """What the first of `ranks` processes reads in as many steps as read all of the data once, were it alone."""
+    """What the first of `ranks` processes reads of an epoch that is `ranks` times as long: as much as one alone."""
+    shards = shards * ranks
     plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
-    steps = islice(plan.steps(Position(), ranks * ROWS), sum(shard.concepts for shard in shards) // (SLOTS * ROWS))
-    shares = [share for step in steps for share in step.shares(rank=0, world_size=ranks, micro_batches=1)]
+    epoch = takewhile(lambda step: step.after.epoch == 0, plan.steps(Position(), ranks * ROWS))
+    shares = [share for step in epoch for share in step.shares(rank=0, world_size=ranks, micro_batches=1)]
     return iter(Batches(reader, shares, workers))
 
 

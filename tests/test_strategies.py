@@ -153,6 +153,19 @@ def test_models_are_compiled_with_every_engine(engine, strategy, alone, with_set
     assert_trained_as_alone(with_setting(engine, strategy, "compile"), alone)
 
 
+@pytest.mark.slow
+@pytest.mark.needs("deepspeed")
+@pytest.mark.parametrize("strategy", ENGINES["deepspeed"])
+def test_adamw_s_numbers_may_be_kept_in_the_machine_s_memory(strategy, alone, with_setting):
+    assert_trained_as_alone(with_setting("deepspeed", strategy, "offload"), alone)
+
+
+@pytest.mark.parametrize("strategy", ENGINES["torch"])
+def test_what_cannot_keep_them_there_is_refused(strategy, data, tmp_path):
+    with pytest.raises(UserError, match=r"trainer\.offload=true: .* take deepspeed_2 or deepspeed_3"):
+        run_of("base", data, tmp_path, 2, strategy, 1, False, "trainer.offload=true").here()
+
+
 def test_copies_are_taken_where_they_fit_and_the_reason_is_said():
     gpu = 80 * 2**30
     assert choose("auto", 10**9, gpu, 1) == ("single", "there is one process")
