@@ -193,6 +193,8 @@ class LCMModule(L.LightningModule):
         peak = _peak_flops(self.device, self.config.trainer.precision)
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
+        if (dead := getattr(self.trainer.datamodule, "dead_shards", None)) is not None:  # type: ignore[attr-defined]
+            metrics["data/dead_shards"] = dead
         if peak:
             metrics["train/mfu"] = speed * training_flops(self.model, slots) / (peak * self.trainer.world_size)
         self._report(metrics)
