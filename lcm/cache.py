@@ -29,7 +29,8 @@ from lcm.manifest import ShardRecord, replacing
 from lcm.remote import RETRIES, Unreachable, WrongBytes, fetch, read, within
 from lcm.shards import build_index, index_path
 
-DEFAULT_GB = 100.0
+DEFAULT = 100 * 10**9
+"""Bytes."""
 _ROUND = 0.1
 """Seconds between two looks at whether there is room."""
 
@@ -41,11 +42,11 @@ class ShardCache:
     bytes stay readable, and on the disk, until it is closed. Processes and threads may all use it at once.
     """
 
-    def __init__(self, folder: str | Path = "", most: float = DEFAULT_GB * 1e9, retries: int = RETRIES) -> None:
+    def __init__(self, folder: str | Path = "", most: int = DEFAULT, retries: int = RETRIES) -> None:
         """folder: without it $XDG_CACHE_HOME/lcm/shards, or ~/.cache/lcm/shards; made when it is first used."""
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self.folder = Path(folder) if folder else Path(home) / "lcm/shards"
-        self.most = int(most)
+        self.most = most
         self.retries = retries
 
     def path(self, url: str, record: ShardRecord) -> Path:
@@ -96,6 +97,14 @@ class ShardCache:
             with suppress(PermissionError):  # another user's
                 os.utime(descriptor)
         return descriptor
+
+    def here(self, url: str, record: ShardRecord) -> Path:
+        """A shard that can be read at this path right now, with its index beside it; for short. Raises as `open`."""
+        self.index(url, record)
+        descriptor = self.open(url, record)
+        assert descriptor is not None, "it was waited for"
+        os.close(descriptor)
+        return self.path(url, record)
 
     # ---- fetching ----
 
@@ -158,7 +167,7 @@ class ShardCache:
         """Make room for a shard, and a place for it: the name alone counts. Waits for others that are on their way."""
         if record.bytes > self.most:
             raise UserError(
-                f"data.cache_gb={self.most / 1e9:g}: {record.name} alone takes {gigabytes(record.bytes)}; "
+                f"data.cache_gb={self.most / 1e9:g}: {record.name} alone takes {gigabytes(record.bytes)} GB; "
                 f"set data.cache_gb={gigabytes(record.bytes)}"
             )
         while True:
@@ -215,6 +224,6 @@ class ShardCache:
             ) from error
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: int) -> str:
     """Rounded up, so that a setting of this number is large enough."""
     return f"{-(-size // 10**6) / 1000:g}"

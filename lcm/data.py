@@ -69,7 +69,7 @@ class ConceptData(L.LightningDataModule):
     @cached_property
     def prepared(self) -> PreparedData:
         data = self.config.data
-        return PreparedData(data.path, ShardCache(data.cache, data.cache_gb * 1e9, data.retries))
+        return PreparedData(data.path, ShardCache(data.cache, int(data.cache_gb * 1e9), data.retries))
 
     @property
     def dim(self) -> int:

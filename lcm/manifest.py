@@ -151,7 +151,8 @@ def _text_of(folder: str | Path, retries: int) -> str:
         try:
             return read(within(folder, MANIFEST), retries).decode("utf-8", errors="replace")
         except Unreachable as error:
-            raise UserError(f"{error}; data.path takes the URL of a folder written by lcm prepare") from error
+            line = f"{error}; expected the URL of a folder written by lcm prepare"
+            raise Unreachable(line, error.final) from error
     path = local(folder, "data set") / MANIFEST
     if not path.is_file():
         if (Path(folder) / UNFINISHED).is_dir():

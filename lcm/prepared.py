@@ -102,8 +102,7 @@ class RemoteShard(Shard):
         return None if descriptor is None else OpenFile(self.path, descriptor)
 
     def here(self) -> Path:
-        self.open()
-        return self.path
+        return self.cache.here(self.url, self.record)
 
     def load(self) -> Int[np.ndarray, "N 3"]:
         self.cache.index(self.url, self.record)

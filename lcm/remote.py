@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any, TypeVar
 
 import fsspec
@@ -127,7 +127,7 @@ def _persistently(url: str, retries: int, attempt: Callable[[], _T]) -> _T:
             if final or tries > retries:
                 often = "tried once" if tries == 1 else f"tried {tries} times"
                 raise Unreachable(f"{url}: {_told(error)} ({often})", final) from error
-        time.sleep(wait_before(tries))
+        sleep(wait_before(tries))
     raise AssertionError("counts without end")
 
 
