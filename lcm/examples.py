@@ -118,7 +118,7 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> Examples:
     return examples
 
 
-def shards_of(folders: Sequence[str], lcm: LCM, split: str) -> list[Shard]:
+def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
     """The shards of a split that hold documents. Raises UserError where they are not of the model's codec."""
     found = []
     for folder in folders:
