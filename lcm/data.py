@@ -21,7 +21,7 @@ from torch import Tensor
 from lcm.cache import ShardCache
 from lcm.config import CodecRecord, Config
 from lcm.errors import UserError
-from lcm.fetching import check_room, fetch_indexes
+from lcm.fetching import check_cache, fetch_indexes
 from lcm.groups import Groups
 from lcm.plan import Plan, Position, Share
 from lcm.prepared import PreparedData, RemoteShard, Shard
@@ -63,7 +63,7 @@ class ConceptData(L.LightningDataModule):
                 f"(codec '{self.codec.name}'); set model.dim={self.dim}, or data.path to data of another codec"
             )
         if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
-            check_room(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
+            check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
             fetch_indexes(remote, first=self.rank * len(remote) // self.world_size)
 
     @cached_property

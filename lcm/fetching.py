@@ -20,7 +20,7 @@ MOST_OPEN = 400
 """Of the 1,024 files that a process may usually have open, for a group and the one before it."""
 
 
-def check_room(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
+def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
     """Raises UserError where the cache cannot hold two groups of training shards and one to validate on."""
     needed = _largest(to_train, 2 * group) + _largest(held_out, group)
     if needed > cache.most:

@@ -1,7 +1,12 @@
 """Several processes leave out the same shards, whichever of them could not get one, and none waits for ever."""
 
 import csv
+import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +16,13 @@ from synthetic import tiny_config, write_data
 from torch.distributed import HashStore
 
 from lcm.checkpoint import latest, open_checkpoint
+from lcm.config import save_config
 from lcm.groups import agreed
+from lcm.plan import Plan
+from lcm.prepared import PreparedData
 from lcm.train import train
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_all_know_what_any_of_them_has_lost():
@@ -59,6 +69,40 @@ def test_dead_shards_are_reported_beside_the_loss(server, tmp_path):
     assert counts[-1] >= 1
     train(config_of(server, tmp_path / "whole", cache, "run.seed=8", "data.path=" + str(tmp_path / "there/data")))
     assert "data/dead_shards" not in reports(tmp_path / "whole")[0]
+
+
+def test_a_run_ends_with_the_weights_of_one_on_the_local_folder(server, tmp_path):
+    there = config_of(server, tmp_path / "there_run", f"data.cache={tmp_path / 'cache'}", "data.workers=2")
+    here = tiny_config(tmp_path / "there/data", tmp_path / "here_run", "data.group=2")
+    for config in (there, here):
+        train(config)
+    one, two = (tmp_path / name / "model.safetensors" for name in ("there_run", "here_run"))
+    assert one.read_bytes() == two.read_bytes()
+    assert "data/dead_shards" not in reports(tmp_path / "there_run")[0]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_done_does_not_wait_for_a_group_that_nobody_will_train(server, tmp_path):
+    """As a user starts it: the next group is on its way when the process ends."""
+    config = config_of(server, tmp_path / "run", f"data.cache={tmp_path / 'cache'}", "trainer.max_steps=2")
+    shards = PreparedData([tmp_path / "there/data"]).shards("train")
+    plan = Plan(shards, slots=12, group=2, seed=7, predicts_first=True)
+    never_there = [f"train-{number:06}.tar" for number in plan.members(0, 1)]
+    for name in never_there:
+        server.fails(name, "stalled", times=ALWAYS)
+    save_config(config, tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "lcm.cli", "train", "--config", str(tmp_path / "run.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().strip() == str(tmp_path / "run")
+        ended = time.monotonic()
+        _, err = process.communicate(timeout=50)
+    assert process.returncode == 0, err
+    assert time.monotonic() - ended < 30, "less than it takes to give up on a silent server"
+    assert "Traceback" not in err
+    assert set(never_there) <= set(server.asked)
 
 
 @pytest.mark.slow
