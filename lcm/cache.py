@@ -117,6 +117,7 @@ class ShardCache:
                 self._set_aside(part, record)
                 fetch(within(url, record.name), part, record.bytes, record.sha256, self.retries)
                 descriptor = os.open(part, os.O_RDONLY)  # before it may have to make room for others
+                os.utime(descriptor)
                 os.fsync(descriptor)
                 with self._locked(self.folder / "room"):  # or who counts would see both, or neither
                     part.replace(path)

@@ -64,12 +64,12 @@ class ConceptData(L.LightningDataModule):
             )
         if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
             check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
-            fetch_indexes(remote, first=self.rank * len(remote) // self.world_size)
+            fetch_indexes(remote)
 
     @cached_property
     def prepared(self) -> PreparedData:
         data = self.config.data
-        return PreparedData(data.path, ShardCache(data.cache, int(data.cache_gb * 1e9), data.retries))
+        return PreparedData(data.path, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
 
     @property
     def dim(self) -> int:

@@ -37,13 +37,13 @@ def _largest(shards: Sequence[Shard], count: int) -> int:
     return sum(sorted((s.record.bytes for s in shards if isinstance(s, RemoteShard)), reverse=True)[:count])
 
 
-def fetch_indexes(shards: Sequence[RemoteShard], first: int = 0) -> None:
-    """Have the indexes of these shards here. first: to begin with, another one for each process of a machine.
+def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
+    """Have the indexes of these shards here.
 
     Raises UserError for one that cannot be had, whatever data.skip_dead says: how documents make rows, and so what a
     position means, follows from all indexes.
     """
-    missing = deque(shard for shard in (*shards[first:], *shards[:first]) if not index_path(shard.path).is_file())
+    missing = deque(shard for shard in shards if not index_path(shard.path).is_file())
     errors: list[Exception] = []
 
     def work() -> None:

@@ -98,9 +98,17 @@ class _AtMost(Callback):  # type: ignore[misc]  # fsspec has no types
         super().__init__()
         self.most = most
 
+    def set_size(self, size: int | None) -> None:
+        """What the server says beforehand, if it does."""
+        super().set_size(size)
+        self._check(size or 0)
+
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
-        if self.value > self.most:
+        self._check(self.value)
+
+    def _check(self, size: int) -> None:
+        if size > self.most:
             raise WrongBytes(f"more than {self.most:,} bytes")
 
 

@@ -17,7 +17,7 @@ ALWAYS = 10**6
 
 class Server:
     """faults: what happens to the next requests of a file, by its name: a status, "truncated", "wrong", "longer",
-    "stalled", "slow".
+    "stalled", "slow"; "endless": longer, and no length is told.
 
     asked: names, in the order of the requests. dead_for: only requests with this X-Rank meet the faults
     """
@@ -59,9 +59,10 @@ class Server:
         request.send_response(200)
         if fault == "wrong":
             data = data[:-1] + bytes([data[-1] ^ 1])
-        if fault == "longer":
+        if fault in ("longer", "endless"):
             data += data
-        request.send_header("Content-Length", str(len(data)))
+        if fault != "endless":
+            request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         try:
             if fault == "slow":

@@ -74,6 +74,7 @@ def test_importing_lcm_needs_none_of_the_extras():
         "sentence_transformers",
         "sacrebleu",
         "soundfile",
+        "s3fs",
     ]
     modules = sorted(name for name in ORDER if name != "errors")
     code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import " + ", ".join(f"lcm.{m}" for m in modules)

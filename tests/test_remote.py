@@ -28,7 +28,7 @@ def fetched(url, target, retries=5):
     return target.read_bytes()
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, 408, "truncated", "wrong", "longer"])
+@pytest.mark.parametrize("fault", [500, 503, 429, 408, "truncated", "wrong", "longer", "endless"])
 def test_what_may_pass_is_tried_again_until_it_has(fault, server, tmp_path):
     server.fails("a.tar", fault, times=4)
     with quick_waits() as waited:
@@ -44,6 +44,7 @@ def test_what_may_pass_is_tried_again_until_it_has(fault, server, tmp_path):
         ("truncated", r"ClientPayloadError .*"),
         ("wrong", r"other bytes than the manifest promises \(sha256\)"),
         ("longer", r"more than 102,400 bytes"),
+        ("endless", r"more than 102,400 bytes"),
     ],
 )
 def test_what_does_not_pass_is_told_with_how_often_it_was_tried(fault, told, server, tmp_path):
