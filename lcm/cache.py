@@ -122,7 +122,8 @@ class ShardCache:
                 with self._locked(self.folder / "room"):  # or who counts would see both, or neither
                     part.replace(path)
         except Unreachable as error:
-            self._note(path).write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
+            with self._disk_errors():
+                self._note(path).write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
             raise
         finally:
             part.unlink(missing_ok=True)
@@ -174,17 +175,21 @@ class ShardCache:
         while True:
             with self._locked(self.folder / "room"):
                 coming = sum(int(other.suffixes[-2][1:]) for other in self.folder.glob("*.part") if self._lives(other))
-                shards = sorted((s.st_mtime_ns, s.st_size, path) for path, s in self._shards())
-                taken = coming + sum(size for _, size, _ in shards)
-                for _, size, path in shards:
-                    if taken + record.bytes <= self.most:
-                        break
-                    path.unlink(missing_ok=True)
-                    taken -= size
-                if taken + record.bytes <= self.most:
+                if coming + record.bytes <= self.most:
+                    self._clear(self.most - coming - record.bytes)
                     part.touch()
                     return
             time.sleep(_ROUND)
+
+    def _clear(self, most: int) -> None:
+        """Have at most so many bytes of whole shards."""
+        shards = sorted((s.st_mtime_ns, s.st_size, path) for path, s in self._shards())
+        taken = sum(size for _, size, _ in shards)
+        for _, size, path in shards:
+            if taken <= most:
+                return
+            path.unlink(missing_ok=True)
+            taken -= size
 
     def _shards(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.glob("*.tar"):
