@@ -29,6 +29,7 @@ from lcm.normalizer import Normalizer
 from lcm.prepared import PreparedData
 from lcm.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 from lcm.quantizer_fitting import fit_quantizer, variance
+from lcm.remote import local
 from lcm.shards import read_shard
 
 
@@ -54,7 +55,7 @@ def fit(args: argparse.Namespace) -> int:
     for name, least in (("codebooks", 1), ("units", 1), ("vectors", 1), ("autobleu", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}={getattr(args, name)}: expected {least} or more")
-    data = PreparedData(args.data)
+    data = PreparedData([local(folder, "--data") for folder in args.data])
     judge = (read_held_out(data, args.autobleu), decoding_codec(data, args.codec)) if args.autobleu else None
     scaled = normalizer_of(data)
     record = QuantizerRecord(

@@ -15,9 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lcm.cache import ShardCache
 from lcm.errors import UserError
 from lcm.manifest import open_dataset
-from lcm.shards import read_documents
+from lcm.prepared import shards_at
+from lcm.shards import read_shard
 from lcm.text import END_OF_TEXT, PROMPT_SUFFIX
 
 LIMIT = 300_000
@@ -52,10 +54,12 @@ class Bank:
         sentences: list[str] = []
         vectors: list[np.ndarray] = []
         for folder in folders:
-            made = open_dataset(folder).codec
+            manifest = open_dataset(folder)
+            made = manifest.codec
             if codec not in (None, made.fingerprint):
                 raise UserError(f"bank {folder}: made by codec '{made.name}' ({made.fingerprint}), expected {codec}")
-            for document in read_documents(folder, split):
+            shards = shards_at(folder, manifest.shards(split), ShardCache())
+            for document in (document for shard in shards for document in read_shard(shard.here())):
                 new = []
                 for place, sentence in enumerate(document.sentences):
                     if sentence not in seen:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from lcm.remote import RETRIES
 from lcm.settings import Section, Settings, load, parse
 
 
@@ -133,7 +134,7 @@ class DataConfig(Section):
     """Which shards to train on, and how documents become rows."""
 
     path: tuple[str, ...] = ()
-    """Folders written by `lcm prepare`. Several are mixed document by document."""
+    """Folders written by `lcm prepare`, here or at a URL that fsspec knows. Several are mixed document by document."""
     slots: int = Field(128, ge=2)
     """Concepts in a row; longer documents are cut (paper §2.4.1)."""
     rows: int = Field(8, gt=0)
@@ -142,6 +143,14 @@ class DataConfig(Section):
     """Shards whose documents are shuffled together."""
     workers: int = Field(2, ge=0)
     """Reader threads of each rank; 0 reads in the training loop. The order of the data does not depend on them."""
+    cache: str = ""
+    """Folder for shards that are fetched from URLs, for all processes of a machine. Without it ~/.cache/lcm/shards."""
+    cache_gb: float = Field(100.0, gt=0)
+    """Most that this folder takes, in GB (10⁹ bytes)."""
+    retries: int = Field(RETRIES, ge=0)
+    """How often a file that cannot be fetched is asked for again, after waiting longer each time."""
+    skip_dead: bool = False
+    """Train without shards that cannot be fetched, and count them, instead of ending the run."""
 
     @field_validator("path", mode="before")
     @classmethod

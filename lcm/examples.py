@@ -12,15 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.cache import ShardCache
 from lcm.errors import UserError, existing_file
 from lcm.inference import LCM
 from lcm.manifest import open_dataset
-from lcm.prepared import Shard
-from lcm.shards import Encoded, read_document, read_sample
+from lcm.prepared import RemoteShard, Shard, shards_at
+from lcm.shards import Encoded, read_sample
 from lcm.sources import Columns, Document, Refused, Sources
 
-SHARDS = 200
-"""Training shards that are looked at, spread over all: a corpus may have many thousands."""
+SHARDS, REMOTE_SHARDS = 200, 8
+"""Training shards that are looked at, spread over all: a corpus may have many thousands. The second where they have to
+be fetched."""
 MEAN_CONCEPTS = 100_000
 """Concepts, spread over these shards, whose mean is taken."""
 
@@ -86,7 +88,7 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
     picked = _draw(len(places), limit, seed)
     examples = Examples(rows=len(places), split=chosen)
-    examples.drawn = [_example(read_sample(places[i][0].path, places[i][1])) for i in picked]
+    examples.drawn = [_example(read_sample(places[i][0].here(), places[i][1])) for i in picked]
     return examples
 
 
@@ -127,7 +129,7 @@ def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard
                 f"{folder} was encoded with codec '{made.name}' ({made.fingerprint}), the model was trained on "
                 f"'{wanted.name}' ({wanted.fingerprint}); prepare the text again with the model's codec"
             )
-        found += [Shard(Path(folder), record) for record in manifest.shards(split) if record.documents]
+        found += [s for s in shards_at(folder, manifest.shards(split), ShardCache()) if s.documents]
     return found
 
 
@@ -138,7 +140,7 @@ def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
     total, count = np.zeros(dim), 0
     for shard in shards:
         for offset, concepts, _ in shard.load()[::step].tolist():
-            vectors = read_document(shard.folder, shard.name, offset, concepts, dim)[:-1]
+            vectors = shard.read(offset, concepts, dim)[:-1]
             total += vectors.sum(axis=0, dtype=np.float64)
             count += len(vectors)
     return torch.from_numpy(total / max(1, count)).float()
@@ -151,7 +153,8 @@ def answer_lengths(shards: Sequence[Shard]) -> list[int]:
 
 
 def _spread(shards: Sequence[Shard]) -> Sequence[Shard]:
-    return shards[:: -(-len(shards) // SHARDS)] if shards else shards
+    most = REMOTE_SHARDS if any(isinstance(shard, RemoteShard) for shard in shards) else SHARDS
+    return shards[:: -(-len(shards) // most)] if shards else shards
 
 
 def _draw(total: int, limit: int, seed: int) -> list[int]:

@@ -21,7 +21,9 @@ from lcm.codec import Codec, load_codec
 from lcm.config import CodecRecord, Config
 from lcm.continuation import Generated, StopReason, StopRules, generate
 from lcm.errors import UserError
+from lcm.manifest import MANIFEST
 from lcm.models.concept_model import ConceptModel, Sampling, derive_seed, settle
+from lcm.remote import is_url
 from lcm.text import Splitter, splitter_settings
 
 Decode = Literal["codec", "nearest", "both"]
@@ -61,7 +63,7 @@ class LCM:
     @cached_property
     def bank(self) -> Bank:
         """The sentences of the training shards; assign another bank to replace it."""
-        missing = [path for path in self.config.data.path if not Path(path, "manifest.json").is_file()]
+        missing = [path for path in self.config.data.path if not is_url(path) and not Path(path, MANIFEST).is_file()]
         if missing or not self.config.data.path:
             raise UserError(
                 f"data.path={', '.join(missing) or '(none)'}: the shards that the model was trained on are not there; "

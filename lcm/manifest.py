@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcm.errors import UserError
+from lcm.remote import RETRIES, Unreachable, is_url, local, read, within
 from lcm.text import AnySplitter
 
 FORMAT = 1
@@ -122,15 +123,15 @@ class Manifest(Record):
             file.write(readable(self.model_dump(mode="json")).encode("utf-8"))
 
 
-def open_dataset(folder: str | Path) -> Manifest:
-    """The manifest of a prepared folder. Raises UserError where there is none, or one that this version cannot read."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        if (Path(folder) / UNFINISHED).is_dir():
-            raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
-        raise UserError(f"{folder}: no data set there (no {MANIFEST}); make one with lcm prepare --output {folder}")
+def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
+    """The manifest of a prepared folder, or of one behind a URL, for which `retries` counts.
+
+    Raises UserError where there is none, or one that this version cannot read.
+    """
+    path = within(str(folder), MANIFEST) if is_url(folder) else Path(folder) / MANIFEST
+    text = _text_of(folder, retries)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON; prepare the data set again") from error
     found = values.get("format") if isinstance(values, dict) else None
@@ -142,6 +143,22 @@ def open_dataset(folder: str | Path) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: {place}: {first['msg'].lower()}; prepare the data set again") from error
+
+
+def _text_of(folder: str | Path, retries: int) -> str:
+    """Of the manifest."""
+    if isinstance(folder, str) and is_url(folder):
+        try:
+            return read(within(folder, MANIFEST), retries).decode("utf-8", errors="replace")
+        except Unreachable as error:
+            line = f"{error}; expected the URL of a folder written by lcm prepare"
+            raise Unreachable(line, error.final) from error
+    path = local(folder, "data set") / MANIFEST
+    if not path.is_file():
+        if (Path(folder) / UNFINISHED).is_dir():
+            raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
+        raise UserError(f"{folder}: no data set there (no {MANIFEST}); make one with lcm prepare --output {folder}")
+    return path.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -193,6 +193,8 @@ class LCMModule(L.LightningModule):
         peak = peak_flops(self.device, self.config.trainer.precision)
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
+        if (dead := getattr(self.trainer.datamodule, "dead_shards", None)) is not None:  # type: ignore[attr-defined]
+            metrics["data/dead_shards"] = dead
         if peak:
             metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
         self._report(metrics)

@@ -3,8 +3,9 @@
 Shapes.  N documents · P pieces · Q spans · R rows
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
@@ -30,14 +31,31 @@ SPAN = np.dtype(
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """The rows of one group: the spans of row r are spans[bounds[r] : bounds[r + 1]]."""
+    """The rows of one group: the spans of row r are spans[bounds[r] : bounds[r + 1]].
+
+    span_targets, targets: of each span, and of each row; bounds has one number more than there are rows
+    """
 
     spans: Shaped[np.ndarray, " Q"]
-    targets: Int[np.ndarray, " R"]
-    bounds: Int[np.ndarray, " R+1"]
+    span_targets: Int[np.ndarray, " Q"]
+    bounds: Int[np.ndarray, " _"]
+
+    @cached_property
+    def targets(self) -> Int[np.ndarray, " R"]:
+        before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
+        return np.diff(before[self.bounds])
+
+    def without(self, shards: Collection[int]) -> "PackedGroup":
+        """The same rows, with empty slots for what lies in these shards: nothing else moves, no row changes its number.
+
+        So a position means the same whether or not the shards were there.
+        """
+        kept = ~np.isin(self.spans["shard"], list(shards))
+        before = np.concatenate([[0], kept.cumsum()])
+        return PackedGroup(self.spans[kept], self.span_targets[kept], before[self.bounds])
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.bounds) - 1
 
     def rows(self, order: Int[np.ndarray, " r"]) -> Iterator[tuple[Shaped[np.ndarray, " q"], int]]:
         """The spans of these rows, in this order, and how many targets they hold."""
@@ -121,8 +139,7 @@ def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
     targets = spans["count"] - spans["prompt"]
     if not predicts_first:
         targets = targets - (begins & (spans["prompt"] == 0))
-    per_row = np.bincount(row, weights=targets).astype(np.int64)
-    return PackedGroup(spans, per_row, bounds)
+    return PackedGroup(spans, targets, bounds)
 
 
 def _running_total(values: Shaped[np.ndarray, " Q"], bounds: Int[np.ndarray, " _"]) -> Int[np.ndarray, " Q"]:

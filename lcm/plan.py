@@ -8,7 +8,7 @@ only decides where the next step begins, and may change at any step.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -36,6 +36,11 @@ class ShardIndex(Protocol):
     def load(self) -> Int[np.ndarray, "N 3"]:
         """Byte offset of the vectors, number of concepts, and source_length of every document."""
         ...
+
+
+Begin = Callable[[int, int, Sequence[int], Sequence[int]], Collection[int]]
+"""Called when a group's turn comes, with its epoch, its number, its shards, and those of the group that follows it.
+Returns which of its shards are not to be had: their documents are left out of the rows."""
 
 
 @dataclass(frozen=True)
@@ -127,35 +132,53 @@ class Plan:
         shards = [(shard.name, shard.documents, shard.concepts) for shard in self.shards]
         return int(hashlib.sha256(repr((settings, shards)).encode()).hexdigest()[:15], 16)
 
-    def steps(self, start: Position, rows_per_step: int) -> Iterator[Step]:
-        """Steps without end, epoch after epoch. An epoch's short last step is filled with empty rows."""
+    def steps(self, start: Position, rows_per_step: int, begin: Begin | None = None) -> Iterator[Step]:
+        """Steps without end, epoch after epoch. An epoch's short last step is filled with empty rows.
+
+        A step of which `begin` has left nothing is left out itself: it would only let the optimizer drift.
+        """
         while True:
-            rows = self.rows(start)
+            rows = self.rows(start, begin)
             while taken := tuple(islice(rows, rows_per_step)):
-                yield self._step(taken, rows_per_step)
+                if any(len(row.spans) for row in taken):
+                    yield self._step(taken, rows_per_step)
             start = Position(epoch=start.epoch + 1)
 
-    def first_rows(self, count: int, multiple: int) -> Step:
+    def first_rows(self, count: int, multiple: int, begin: Begin | None = None) -> Step:
         """The first `count` rows of epoch 0 as a single step, filled up to a multiple of `multiple` rows."""
-        rows = tuple(islice(self.rows(Position()), count))
+        rows = tuple(islice(self.rows(Position(), begin), count))
         return self._step(rows, -(-len(rows) // multiple) * multiple)
 
-    def rows(self, start: Position) -> Iterator[Row]:
+    def rows(self, start: Position, begin: Begin | None = None) -> Iterator[Row]:
         """The rows from `start` to the end of its epoch."""
         epoch, first = start.epoch, start.group_row
         assert first <= start.row, "the group of a position starts before it"
-        for group in range(start.group, -(-len(self.shards) // self.group)):
+        for group in range(start.group, self.groups):
             packed = self._packed(epoch, group)
+            if begin and (dead := begin(epoch, group, self.members(epoch, group), self._following(epoch, group))):
+                packed = packed.without(dead)
             skipped = max(0, start.row - first)
             order = self._order(len(packed), epoch, ROWS, group)[skipped:]
             for number, (spans, targets) in enumerate(packed.rows(order), first + skipped):
                 yield Row(epoch, number, group, first, spans, targets)
             first += len(packed)
 
+    @property
+    def groups(self) -> int:
+        """Of an epoch."""
+        return -(-len(self.shards) // self.group)
+
+    def members(self, epoch: int, group: int) -> list[int]:
+        """The shards of a group, by their numbers."""
+        turns = self._order(len(self.shards), epoch, SHARDS, 0)
+        return turns[group * self.group : (group + 1) * self.group].tolist()
+
+    def _following(self, epoch: int, group: int) -> list[int]:
+        return self.members(epoch, group + 1) if group + 1 < self.groups else self.members(epoch + 1, 0)
+
     def _packed(self, epoch: int, group: int) -> PackedGroup:
         """Only here are indexes opened, a group at a time, and dropped once the group is packed."""
-        turns = self._order(len(self.shards), epoch, SHARDS, 0)
-        members = turns[group * self.group : (group + 1) * self.group]
+        members = self.members(epoch, group)
         indexes = [self.shards[member].load() for member in members]
         index, shard = np.concatenate(indexes), np.repeat(members, [len(i) for i in indexes])
         order = self._order(len(index), epoch, DOCUMENTS, group)

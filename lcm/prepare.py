@@ -25,6 +25,7 @@ from lcm.manifest import MANIFEST, UNFINISHED, DatasetInfo, Manifest, disk_error
 from lcm.pool import Pool
 from lcm.prepare_options import PrepareOptions, add_arguments, devices_for, kind_of, options_from, workers_for
 from lcm.progress import PrepareProgress, Writer
+from lcm.remote import local
 from lcm.sources import Sources
 from lcm.speech import MAX_SECONDS, LoadSpeech
 from lcm.text import AnySplitter, SatSettings, SplitterSettings, load_sat
@@ -46,7 +47,7 @@ def prepare(
     out: where progress goes; stderr if not told otherwise
     Raises UserError for anything a person can put right; what is done until then is kept.
     """
-    folder, out = Path(options.output), out or sys.stderr
+    folder, out = local(options.output, "--output"), out or sys.stderr
     with disk_errors(folder):
         rows, files, dataset, total_bytes = _rows(options)
         check_folder(folder)

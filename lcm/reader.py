@@ -6,7 +6,7 @@ Shapes.  B rows · S slots · D concept width · Q spans
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -32,52 +32,15 @@ def row_seed(seed: int, epoch: int, number: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class RowReader:
-    """Reads the rows of a share; several threads may do so at once, because all they share is open files."""
-
-    def __init__(self, paths: Sequence[Path], *, dim: int, slots: int, seed: int) -> None:
-        """paths: of the shards, by the plan's numbers. seed: the plan's."""
-        self.dim = dim
-        self.slots = slots
-        self.seed = seed
-        self._opened = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
-
-    def read(self, share: Share) -> Batch:
-        """Raises UserError, naming the shard, where one is missing or too short."""
-        rows = share.rows
-        spans = np.frombuffer(b"".join(row.spans.tobytes() for row in rows), SPAN)  # 40 times quicker than concatenate
-        row = np.repeat(np.arange(len(rows)), [len(r.spans) for r in rows])
-        start = row * self.slots + spans["slot"]
-        doc, pos, is_target = layout(spans, start, len(rows) * self.slots)
-        return Batch(
-            emb=self._vectors(spans, start, doc == PAD).view(len(rows), self.slots, self.dim),
-            doc=torch.from_numpy(doc).view(len(rows), self.slots),
-            pos=torch.from_numpy(pos).view(len(rows), self.slots),
-            is_target=torch.from_numpy(is_target).view(len(rows), self.slots),
-            row=torch.tensor([row_seed(self.seed, r.epoch, r.number) for r in rows]),
-            step_targets=torch.tensor(share.targets),
-        )
-
-    def _vectors(
-        self, spans: Shaped[np.ndarray, " Q"], start: Int[np.ndarray, " Q"], empty: Bool[np.ndarray, " BS"]
-    ) -> Float[Tensor, "BS D"]:
-        """Every byte is written exactly once: by the kernel, or as a zero."""
-        emb = np.empty((len(empty), self.dim), dtype=np.float16)
-        emb[empty] = 0
-        memory, width = emb.data.cast("B"), emb.itemsize * self.dim
-        offset = spans["offset"] + spans["first"].astype(np.int64) * width
-        columns = (spans["shard"], offset, start * width, (start + spans["count"]) * width)
-        for shard, place, begin, end in zip(*(column.tolist() for column in columns), strict=True):
-            self._opened(shard).fill(memory[begin:end], place)
-        return torch.from_numpy(emb)
-
-
 class OpenFile:
     """A file that stays open as long as anybody refers to it."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises UserError where it cannot be opened."""
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        """descriptor: of the file, where it is open already. Raises UserError where it cannot be opened."""
         self.path = path
+        if descriptor is not None:
+            self.descriptor = descriptor
+            return
         try:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -98,6 +61,68 @@ class OpenFile:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+Files = Callable[[int], OpenFile]
+"""The open file of a shard, by the plan's number."""
+
+
+class RowReader:
+    """Reads the rows of a share; several threads may do so at once, because all they share is open files."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        dim: int,
+        slots: int,
+        seed: int,
+        files: Callable[[Share], Files] | None = None,
+    ) -> None:
+        """paths: of the shards, by the plan's numbers. seed: the plan's.
+
+        files: says what to read a share from, where files are not opened by their paths
+        """
+        self.dim = dim
+        self.slots = slots
+        self.seed = seed
+        opened = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
+        self.files: Callable[[Share], Files] = files or (lambda share: opened)
+        """What a share is read from; asked in the order of the shares, when they are dealt."""
+
+    def read(self, share: Share, files: Files | None = None) -> Batch:
+        """Raises UserError, naming the shard, where one is missing or too short."""
+        files = files or self.files(share)
+        rows = share.rows
+        spans = np.frombuffer(b"".join(row.spans.tobytes() for row in rows), SPAN)  # 40 times quicker than concatenate
+        row = np.repeat(np.arange(len(rows)), [len(r.spans) for r in rows])
+        start = row * self.slots + spans["slot"]
+        doc, pos, is_target = layout(spans, start, len(rows) * self.slots)
+        return Batch(
+            emb=self._vectors(spans, start, doc == PAD, files).view(len(rows), self.slots, self.dim),
+            doc=torch.from_numpy(doc).view(len(rows), self.slots),
+            pos=torch.from_numpy(pos).view(len(rows), self.slots),
+            is_target=torch.from_numpy(is_target).view(len(rows), self.slots),
+            row=torch.tensor([row_seed(self.seed, r.epoch, r.number) for r in rows]),
+            step_targets=torch.tensor(share.targets),
+        )
+
+    def _vectors(
+        self,
+        spans: Shaped[np.ndarray, " Q"],
+        start: Int[np.ndarray, " Q"],
+        empty: Bool[np.ndarray, " BS"],
+        files: Files,
+    ) -> Float[Tensor, "BS D"]:
+        """Every byte is written exactly once: by the kernel, or as a zero."""
+        emb = np.empty((len(empty), self.dim), dtype=np.float16)
+        emb[empty] = 0
+        memory, width = emb.data.cast("B"), emb.itemsize * self.dim
+        offset = spans["offset"] + spans["first"].astype(np.int64) * width
+        columns = (spans["shard"], offset, start * width, (start + spans["count"]) * width)
+        for shard, place, begin, end in zip(*(column.tolist() for column in columns), strict=True):
+            files(shard).fill(memory[begin:end], place)
+        return torch.from_numpy(emb)
 
 
 def layout(
@@ -146,14 +171,14 @@ class Batches:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="reader") as pool:
             ahead: deque[Future[Batch]] = deque()
             for share in self.shares:
-                ahead.append(pool.submit(self._read, share))
+                ahead.append(pool.submit(self._read, share, self.reader.files(share)))
                 if len(ahead) > 2 * self.workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
 
-    def _read(self, share: Share) -> Batch:
-        batch = self.reader.read(share)
+    def _read(self, share: Share, files: Files | None = None) -> Batch:
+        batch = self.reader.read(share, files)
         return batch.pin_memory() if torch.cuda.is_available() else batch
 
     def state_dict(self) -> dict[str, int]:

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from lcm.cache import ShardCache
 from lcm.errors import UserError
 from lcm.manifest import Manifest, ShardRecord, open_dataset
+from lcm.remote import Unreachable, is_url
 from lcm.shards import Encoded, build_index, index_path, read_shard
 from lcm.sources import SPLITS
 
@@ -31,19 +34,34 @@ class VerifyReport:
 def verify(folder: str | Path) -> VerifyReport:
     """Check every shard: there, whole, its sha256, its counts, its index, its vectors.
 
+    Shards behind a URL are fetched one after the other, each of which makes room for the next, past any cache.
     Raises UserError where there is no readable manifest at all.
     """
-    folder = Path(folder)
     manifest = open_dataset(folder)
     problems = []
-    if (found := len(manifest.normalizer.location)) != manifest.codec.dim:
-        problems.append(f"manifest.json: the normalizer has {found} channels, the codec {manifest.codec.dim}")
+    if (channels := len(manifest.normalizer.location)) != manifest.codec.dim:
+        problems.append(f"manifest.json: the normalizer has {channels} channels, the codec {manifest.codec.dim}")
     shards = [shard for split in SPLITS for shard in manifest.shards(split)]
-    for shard in shards:
-        problems += [f"{shard.name}: {problem}" for problem in _problems(folder / shard.name, shard, manifest)]
+    for shard, path in _found(folder, shards):
+        found = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
+        problems += [f"{shard.name}: {problem}" for problem in found]
     return VerifyReport(
         str(folder), tuple(problems), manifest.documents, manifest.pairs, manifest.concepts, len(shards)
     )
+
+
+def _found(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
+    """Each shard with where it can be read, or why it cannot."""
+    if not is_url(folder):
+        yield from ((shard, Path(folder) / shard.name) for shard in shards)
+        return
+    with TemporaryDirectory() as scratch:
+        cache = ShardCache(scratch, most=max((shard.bytes for shard in shards), default=0))
+        for shard in shards:
+            try:
+                yield shard, cache.here(str(folder), shard)
+            except Unreachable as error:
+                yield shard, error
 
 
 def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[str]:
@@ -95,7 +113,7 @@ def _document_problem(document: Encoded, manifest: Manifest) -> str | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `lcm verify`."""
-    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
+    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare; or its URL")
     parser.add_argument("--json", action="store_true", help="the findings for a program")
 
 

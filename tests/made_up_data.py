@@ -99,7 +99,7 @@ def documents_in(batch: Batch) -> list[tuple[int, int, list[int], list[bool]]]:
     """(mark, number, concepts, targets) of each document, row by row. The vector at the end names no concept: -1."""
     found = []
     for emb, doc, is_target in zip(batch.emb, batch.doc, batch.is_target, strict=True):
-        for number in range(int(doc.max()) + 1):
+        for number in doc[doc >= 0].unique().tolist():
             vectors = emb[doc == number].tolist()
             concepts = [-1 if v == END.tolist() else int(v[2]) for v in vectors]
             found.append((int(vectors[0][0]), int(vectors[0][1]), concepts, is_target[doc == number].tolist()))

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from family_runs import train_and_break
@@ -185,11 +186,14 @@ def main(path):
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", module="torch._(dynamo|inductor)")  # of torch.compile, about itself
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    folder = Path(path).parent
+    folder, rank = Path(path).parent, os.environ["LOCAL_RANK"]
+    # As on machines of their own: another cache, and servers know who asks (tests/serving.py).
+    os.environ["XDG_CACHE_HOME"] = str(folder / f"cache{rank}")
+    fsspec.config.conf["http"] = {"headers": {"X-Rank": rank}}
     original = LCMModule.training_step
     for name, told in json.loads(Path(path).read_text()).items():
         LCMModule.training_step = original
-        record_batches(folder / f"{name}.{os.environ['LOCAL_RANK']}.batches")
+        record_batches(folder / f"{name}.{rank}.batches")
         Run(**{**told, "config": load_config(told["config"])}).here()
 
 

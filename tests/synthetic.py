@@ -76,7 +76,7 @@ def write_data(folder: Path, documents: int = 60, shards: int = 3, validation: i
     return folder
 
 
-def tiny_config(data: Path, run: Path, *overrides: str) -> Config:
+def tiny_config(data: Path | str, run: Path, *overrides: str) -> Config:
     """A model of a few thousand parameters with dropout, 12 steps, validation and checkpoints in between."""
     values = {
         "model": {"kind": "base", "dim": DIM, "width": 16, "heads": 2, "layers": 2, "dropout": 0.2},

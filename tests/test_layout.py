@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "errors", "settings", "config", "sat", "text", "inputs", "manifest", "columns", "sources", "codec", "shards",
-    "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace", "fitting",
-    "prepare_options", "prepare",
-    "batch", "documents", "packing", "plan", "reader", "prepared", "data",
+    "errors", "remote", "settings", "config", "sat", "text", "inputs", "manifest", "columns", "sources", "codec",
+    "shards", "cache", "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace",
+    "fitting", "prepare_options", "prepare",
+    "batch", "documents", "packing", "plan", "reader", "prepared", "fetching", "groups",
+    "data",
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",
     "models", "schedule", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch", "callbacks",
@@ -73,6 +74,7 @@ def test_importing_lcm_needs_none_of_the_extras():
         "sentence_transformers",
         "sacrebleu",
         "soundfile",
+        "s3fs",
     ]
     modules = sorted(name for name in ORDER if name != "errors")
     code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import " + ", ".join(f"lcm.{m}" for m in modules)

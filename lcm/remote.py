@@ -1,0 +1,182 @@
+"""Files elsewhere, fetched whole through fsspec: again and again, until their bytes are right or there is no hope.
+
+    text = read("s3://bucket/data/manifest.json", retries=5)
+    fetch("https://host/data/train-000000.tar", Path("part"), size, sha256, retries=5)
+
+Credentials and options are the backend's own: fsspec takes them from the environment.
+"""
+
+import errno
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from time import sleep
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.callbacks import Callback
+
+from lcm.errors import UserError
+
+RETRIES = 5
+"""How often a file is asked for again, where no setting says so."""
+FIRST_WAIT = 1.0
+"""Seconds before the second try; twice as many before each further one."""
+LONGEST_WAIT = 60.0
+STALL = 60.0
+"""Seconds without a byte after which a connection counts as broken. Other backends than HTTP know that themselves."""
+
+_random = random.Random()
+_T = TypeVar("_T")
+
+
+class Unreachable(UserError):
+    """A file elsewhere that could not be had: its URL, what happened, and how often it was tried.
+
+    final: asking again is of no use
+    """
+
+    def __init__(self, line: str, final: bool) -> None:
+        super().__init__(line)
+        self.final = final
+
+
+class WrongBytes(OSError):
+    """What arrived is not what the manifest promises."""
+
+
+def is_url(folder: str | Path) -> bool:
+    """Whether a folder is to be reached through fsspec; also one that has gone through a Path, which eats a slash."""
+    return re.match(r"[a-z][a-z0-9+.-]*:(:|/)", str(folder)) is not None
+
+
+def local(folder: str | Path, what: str) -> Path:
+    """`folder` as a Path. Raises UserError for a URL, where only a local folder will do."""
+    if is_url(folder):
+        raise UserError(f"{what}={folder}: expected a local folder; copy the data set here, or there when it is done")
+    return Path(folder)
+
+
+def within(url: str, name: str) -> str:
+    return f"{url.rstrip('/')}/{name}"
+
+
+def read(url: str, retries: int, check: Callable[[bytes], None] = lambda data: None) -> bytes:
+    """A small file. check: raises WrongBytes for what should be fetched again. Raises Unreachable."""
+
+    def attempt() -> bytes:
+        files, path = _file_system(url)
+        data = files.cat_file(path)
+        check(data)
+        return data
+
+    return _persistently(url, retries, attempt)
+
+
+def fetch(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
+    """A file of `size` bytes into `target`, safe from a power cut. Raises Unreachable; OSError for a full disk."""
+
+    def attempt() -> None:
+        files, path = _file_system(url)
+        files.get_file(path, str(target), callback=_AtMost(size))
+        if (found := target.stat().st_size) != size:
+            raise WrongBytes(f"{found:,} bytes instead of {size:,}")
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise WrongBytes("other bytes than the manifest promises (sha256)")
+
+    _persistently(url, retries, attempt)
+
+
+class _AtMost(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Gives up on a file that is longer than promised, for which no room has been made."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def set_size(self, size: int | None) -> None:
+        """What the server says beforehand, if it does."""
+        super().set_size(size)
+        self._check(size or 0)
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        self._check(self.value)
+
+    def _check(self, size: int) -> None:
+        if size > self.most:
+            raise WrongBytes(f"more than {self.most:,} bytes")
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """(file system, path in it). Raises ValueError or ImportError for what fsspec does not know."""
+    options = {}
+    if url.startswith(("http://", "https://")):
+        import aiohttp
+
+        # By default a download may take five minutes in all, and as long for its first byte.
+        options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
+    return fsspec.core.url_to_fs(url, **options)
+
+
+def _persistently(url: str, retries: int, attempt: Callable[[], _T]) -> _T:
+    """The result of an attempt, of `retries` + 1 at most."""
+    for tries in itertools.count(1):
+        try:
+            return attempt()
+        except Exception as error:  # each backend has errors of its own
+            if _of_the_disk(error):
+                raise
+            final = _is_final(error)
+            if final or tries > retries:
+                often = "tried once" if tries == 1 else f"tried {tries} times"
+                raise Unreachable(f"{url}: {_told(error)} ({often})", final) from error
+        sleep(wait_before(tries))
+    raise AssertionError("counts without end")
+
+
+def wait_before(tried: int) -> float:
+    """Seconds to wait after so many tries: exponential, and random by half, so that processes do not come in crowds."""
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tried - 1)) * _random.uniform(0.5, 1.0)
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Ours, on which the file is written: full, over quota, read-only."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _status(error: Exception) -> int | None:
+    """Of HTTP, under the names that aiohttp, Google's and Azure's backends give it."""
+    numbers = (getattr(error, name, None) for name in ("status", "code", "status_code"))
+    return next((number for number in numbers if isinstance(number, int)), None)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again is of no use. Connections, timeouts, 5xx, "too many requests" and wrong bytes may pass."""
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | ValueError | ImportError):
+        return True
+    if type(error).__name__ == "NoCredentialsError":  # botocore's
+        return True
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in (408, 429)
+
+
+def _told(error: Exception) -> str:
+    """What happened, in a few words of one line."""
+    status = _status(error)
+    match error:
+        case FileNotFoundError():
+            return "not found"
+        case PermissionError():
+            return "access denied"
+        case WrongBytes() | ImportError() | ValueError():
+            words = str(error)
+        case TimeoutError():
+            words = f"no answer for {STALL:g} s"
+        case _:
+            words = f"{status} {getattr(error, 'message', '')}" if status else f"{type(error).__name__} {error}"
+    return " ".join(words.split())
