@@ -64,7 +64,7 @@ def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
     plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
     epoch = plan.first_rows(sys.maxsize, multiple=ROWS)
-    return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=len(epoch.rows) // ROWS), workers)
+    return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=epoch.size // ROWS), workers)
 
 
 def share_of_one(shards: list[Shard], ranks: int, workers: int) -> Iterator[Batch]:

@@ -175,7 +175,7 @@ class ConceptData(L.LightningDataModule):
         groups = self._groups_of(self._held_out, in_order=False)
         begin = groups.begin if groups else None
         everything = plan.first_rows(self.config.trainer.validation_rows, together, begin)
-        shares = everything.shares(self.rank, self.world_size, len(everything.rows) // together)
+        shares = everything.shares(self.rank, self.world_size, everything.size // together)
         return self._batches(plan, self._held_out, shares, groups)
 
     # ---- both ----

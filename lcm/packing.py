@@ -9,7 +9,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 OFFSET, CONCEPTS, SOURCE = range(3)
 """Columns of a shard's index: byte offset of a document's vectors, how many they are, how many of them are prompt."""
@@ -44,6 +44,11 @@ class PackedGroup:
     def targets(self) -> Int[np.ndarray, " R"]:
         before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
         return np.diff(before[self.bounds])
+
+    @property
+    def filled(self) -> Bool[np.ndarray, " R"]:
+        """Which rows hold anything."""
+        return np.diff(self.bounds) > 0
 
     def without(self, shards: Collection[int]) -> "PackedGroup":
         """The same rows, with empty slots for what lies in these shards: nothing else moves, no row changes its number.

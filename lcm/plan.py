@@ -8,9 +8,9 @@ only decides where the next step begins, and may change at any step.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,19 +85,97 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Step:
-    """The rows of one optimizer step, in order, and where training stands after it."""
+class Part:
+    """Rows of one group that follow one another: `order` are their numbers within `packed`, `first` in the epoch."""
 
-    rows: tuple[Row, ...]
-    targets: int
-    after: Position
+    epoch: int
+    group: int
+    group_row: int
+    packed: PackedGroup
+    order: Int[np.ndarray, " n"]
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def split(self, count: int) -> tuple["Part", "Part"]:
+        """The first `count` rows, and the others."""
+        others = replace(self, order=self.order[count:], first=self.first + count)
+        return replace(self, order=self.order[:count]), others
+
+    def rows(self, which: slice = slice(None)) -> Iterator[Row]:
+        made = self.packed.rows(self.order[which])
+        for number, (spans, targets) in zip(range(len(self))[which], made, strict=True):
+            yield Row(self.epoch, self.first + number, self.group, self.group_row, spans, targets)
+
+    @property
+    def after(self) -> Position:
+        """Where training stands once these rows and all before them are trained."""
+        return Position(self.epoch, self.first + len(self), self.group, self.group_row)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimizer step, in order, and empty ones up to `size`.
+
+    Of other ranks' rows only the targets are ever counted, for all at once: to make each of them costs more than that.
+    """
+
+    parts: tuple[Part, ...]
+    size: int
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """All of them."""
+        return self._every(0, 1)
+
+    @cached_property
+    def targets(self) -> int:
+        """Over all ranks and micro-batches."""
+        return sum(int(part.packed.targets[part.order].sum()) for part in self.parts)
+
+    @property
+    def after(self) -> Position:
+        """Where training stands after it. A step with empty rows is the last of its epoch."""
+        last = self.parts[-1]
+        return last.after if sum(map(len, self.parts)) == self.size else Position(last.epoch + 1)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row holds anything."""
+        return not any(part.packed.filled[part.order].any() for part in self.parts)
 
     def shares(self, rank: int, world_size: int, micro_batches: int) -> list[Share]:
         """The rows rank, rank + world_size, …, in equal micro-batches."""
-        mine = self.rows[rank::world_size]
-        size = len(self.rows) // (world_size * micro_batches)
-        assert size * world_size * micro_batches == len(self.rows), "a step's rows are dealt evenly"
+        mine = self._every(rank, world_size)
+        size = self.size // (world_size * micro_batches)
+        assert size * world_size * micro_batches == self.size, "a step's rows are dealt evenly"
         return [Share(mine[i : i + size], self.targets) for i in range(0, len(mine), size)]
+
+    def _every(self, start: int, step: int) -> tuple[Row, ...]:
+        """The rows start, start + step, …"""
+        rows: list[Row] = []
+        for part in self.parts:
+            rows += part.rows(slice(start, None, step))
+            start = start - len(part) if start >= len(part) else (start - len(part)) % step
+        last = self.parts[-1]
+        empty = Row(last.epoch, 0, last.group, last.group_row, np.empty(0, SPAN), 0)
+        missing = self.size - sum(map(len, self.parts))
+        return (*rows, *(empty._replace(number=last.first + len(last) + i) for i in range(start, missing, step)))
+
+
+def _cut(parts: Iterable[Part], count: int) -> Iterator[tuple[Part, ...]]:
+    """The same rows, `count` at a time; the last ones are fewer."""
+    taken: list[Part] = []
+    for part in parts:
+        while len(part) >= (missing := count - sum(map(len, taken))):
+            first, part = part.split(missing)
+            yield (*taken, first)
+            taken = []
+        if len(part):
+            taken.append(part)
+    if taken:
+        yield tuple(taken)
 
 
 class Plan:
@@ -138,19 +216,23 @@ class Plan:
         A step of which `begin` has left nothing is left out itself: it would only let the optimizer drift.
         """
         while True:
-            rows = self.rows(start, begin)
-            while taken := tuple(islice(rows, rows_per_step)):
-                if any(len(row.spans) for row in taken):
-                    yield self._step(taken, rows_per_step)
+            for parts in _cut(self._parts(start, begin), rows_per_step):
+                if not (step := Step(parts, rows_per_step)).is_empty:
+                    yield step
             start = Position(epoch=start.epoch + 1)
 
     def first_rows(self, count: int, multiple: int, begin: Begin | None = None) -> Step:
         """The first `count` rows of epoch 0 as a single step, filled up to a multiple of `multiple` rows."""
-        rows = tuple(islice(self.rows(Position(), begin), count))
-        return self._step(rows, -(-len(rows) // multiple) * multiple)
+        parts = next(_cut(self._parts(Position(), begin), count))
+        return Step(parts, -(-sum(map(len, parts)) // multiple) * multiple)
 
     def rows(self, start: Position, begin: Begin | None = None) -> Iterator[Row]:
         """The rows from `start` to the end of its epoch."""
+        for part in self._parts(start, begin):
+            yield from part.rows()
+
+    def _parts(self, start: Position, begin: Begin | None) -> Iterator[Part]:
+        """`rows`, a group at a time."""
         epoch, first = start.epoch, start.group_row
         assert first <= start.row, "the group of a position starts before it"
         for group in range(start.group, self.groups):
@@ -159,8 +241,7 @@ class Plan:
                 packed = packed.without(dead)
             skipped = max(0, start.row - first)
             order = self._order(len(packed), epoch, ROWS, group)[skipped:]
-            for number, (spans, targets) in enumerate(packed.rows(order), first + skipped):
-                yield Row(epoch, number, group, first, spans, targets)
+            yield Part(epoch, group, first, packed, order, first + skipped)
             first += len(packed)
 
     @property
@@ -193,10 +274,3 @@ class Plan:
             return np.arange(count)
         key = np.random.SeedSequence(self.seed, spawn_key=(epoch, what, group))
         return np.argsort(np.random.PCG64(key).random_raw(count), kind="stable")
-
-    def _step(self, rows: tuple[Row, ...], rows_per_step: int) -> Step:
-        last, missing = rows[-1], rows_per_step - len(rows)
-        empty = np.empty(0, SPAN)
-        filler = [last._replace(number=last.number + i, spans=empty, targets=0) for i in range(1, missing + 1)]
-        after = Position(last.epoch + 1) if missing else last.after
-        return Step((*rows, *filler), sum(row.targets for row in rows), after)

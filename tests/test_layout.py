@@ -16,7 +16,7 @@ ORDER = [
     "data",
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",
-    "models", "schedule", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch", "callbacks",
+    "models", "schedule", "flops", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch", "callbacks",
     "loggers", "train",
     "similarity", "codec_training",
     "sampling_options", "continuation", "bank", "inference", "generate",
