@@ -20,6 +20,8 @@ PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PORT = 26817
 CPUS = 2
 """Of each virtual node, however many the machine has."""
+GPUS = 2
+"""Of each, as far as Slurm knows: files of that name, for jobs that ask for some."""
 MARK = "# lcm-slurm-lab"
 HOSTS = Path("/etc/hosts")
 
@@ -34,6 +36,7 @@ def up(folder: Path, nodes: int) -> None:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     (folder / "slurm.conf").write_text(_configuration(folder, nodes))
+    _write_gpus(folder, nodes)
     with HOSTS.open("a") as file:
         file.writelines(f"127.0.0.1 node{i} {MARK}\n" for i in range(nodes))
     run, log = folder / "run", folder / "log"
@@ -137,11 +140,19 @@ def _left(folder: Path, node: str = "") -> list[int]:
     return found
 
 
+def _write_gpus(folder: Path, nodes: int) -> None:
+    for number in range(GPUS):
+        (folder / f"gpu{number}").touch()
+    lines = (f"NodeName=node{i} Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n" for i in range(nodes))
+    (folder / "gres.conf").write_text("".join(lines))
+
+
 def _configuration(folder: Path, nodes: int) -> str:
     host = socket.gethostname().split(".")[0]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20 * 9 // 10
     each = "\n".join(
         f"NodeName=node{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={PORT + 1 + i} CPUs={CPUS} RealMemory={memory}"
+        f" Gres=gpu:{GPUS}"
         for i in range(nodes)
     )
     return f"""
@@ -178,6 +189,7 @@ MinJobAge=3600
 InactiveLimit=0
 SlurmctldTimeout=60
 SlurmdTimeout=20
+GresTypes=gpu
 {each}
 PartitionName=main Nodes=node[0-{nodes - 1}] Default=YES MaxTime=INFINITE State=UP
 """.lstrip()

@@ -175,7 +175,11 @@ def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(cluster, sit
     [
         (("--nodes=1", "--ntasks-per-node=1"), ["--data.rwos=3"], "data.rwos"),
         (("--nodes=1", "--ntasks-per-node=1"), ["--data.path=/nowhere"], "/nowhere"),
-        (("--nodes=2", "--ntasks=4"), [], "submit with --ntasks-per-node"),
+        (
+            ("--nodes=1", "--gpus-per-node=2"),
+            [],
+            "2 GPUs and 1 tasks a node, expected as many; submit with --ntasks-per-n",
+        ),
     ],
 )
 def test_a_mistake_ends_the_job_before_a_task_starts(options, settings, told, cluster, site, data, tmp_path):
