@@ -1,6 +1,5 @@
 """Shards that cannot be had are left out where data.skip_dead says so: empty slots, and nothing else changes."""
 
-import os
 from itertools import islice, pairwise
 
 import pytest
@@ -81,25 +80,25 @@ def of_the_same_documents(slots, doc):
     return whole
 
 
-def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(config, server):
-    """By the numbers of the documents: nothing twice, and of the dead shard what came after."""
-    whole = opened(config(data__rows=1))
+@pytest.mark.parametrize("group", [0, 1])
+@pytest.mark.parametrize("steps", [3, 12, 20])
+def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(steps, group, config, server, folder):
+    """By the numbers of the documents: nothing twice, and of the dead shard what comes after the position."""
+    whole = opened(a_config(folder, data__rows=1))
     rows = rows_of(whole)
     order = [numbers_of([batch]) for batch in trained(whole, rows)]
-    for steps in (3, rows // 2, rows - 4):
-        (dead, *_) = whole.plan.members(0, 0)
-        os.remove(whole._to_train[dead].path)
-        server.fails(f"train-{dead:06}.tar", 404, times=ALWAYS)
-        first = opened(config(data__rows=1, data__skip_dead=True))
-        before = numbers_of(trained(first, steps))
-        server.fails(f"train-{dead:06}.tar")
-        resumed = opened(config(data__rows=1, data__skip_dead=True))
-        resumed.load_state_dict(first.state_dict())
-        after = numbers_of(list(islice(resumed.train_dataloader(), rows - first.position.row)))
-        trained_rows = first.position.row
-        assert before == [n for row in order[:trained_rows] for n in row if n not in in_shard(dead)]
-        assert after == [n for row in order[trained_rows:] for n in row]
-        assert len(set(before + after)) == len(before + after)
+    (dead, *_) = whole.plan.members(0, group)
+    server.fails(f"train-{dead:06}.tar", 404, times=ALWAYS)
+    first = opened(config(data__rows=1, data__skip_dead=True))
+    before = numbers_of(trained(first, steps))
+    server.fails(f"train-{dead:06}.tar")
+    resumed = opened(config(data__rows=1, data__skip_dead=True))
+    resumed.load_state_dict(first.state_dict())
+    done = first.position.row
+    after = numbers_of(list(islice(resumed.train_dataloader(), rows - done)))
+    assert before == [number for row in order[:done] for number in row if number not in in_shard(dead)]
+    assert after == [number for row in order[done:] for number in row]
+    assert len(set(before + after)) == len(before + after)
 
 
 def test_a_whole_group_that_is_dead_makes_no_steps(config, server, folder):
