@@ -107,7 +107,9 @@ class Run:
 
     def here(self):
         """Train in this process."""
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            if self.config.trainer.compile:
+                warnings.simplefilter("ignore")  # torch.compile warns of itself
             if self.sgd:
                 patch.setattr(
                     LCMModule, "configure_optimizers", lambda m: torch.optim.SGD(m.model.parameters(), lr=1.0)
@@ -184,7 +186,6 @@ def main(path):
     ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", module="torch._(dynamo|inductor)")  # of torch.compile, about itself
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     folder, rank = Path(path).parent, os.environ["LOCAL_RANK"]
     # As on machines of their own: another cache, and servers know who asks (tests/serving.py).
