@@ -91,8 +91,10 @@ def closing_files(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _left(left: Left, folder: Path, owner: bool) -> Path:
-    """owner: asks Slurm, for all processes. Raises UserError unless the run starts again by itself."""
+    """owner: asks Slurm and tells, for all processes. Raises UserError unless the run starts again by itself."""
     job = leaving.job()
+    if not owner and (left.wish != leaving.COME_BACK or job is None):
+        raise SystemExit(1)
     if left.wish != leaving.COME_BACK or job is None:
         asked = "SIGUSR1" if left.wish == leaving.COME_BACK else "SIGTERM"
         raise UserError(
