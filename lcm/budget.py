@@ -1,6 +1,6 @@
 """Can this job run, and how long does it take? Told without a GPU, and without building the model.
 
-    lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
+lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 """
 
 import argparse
@@ -53,7 +53,7 @@ def gpu_of(name: str, memory: str | None, precision: str) -> GPU:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if dtype not in _CUDA_FLOPS[row]:
         raise UserError(f"--gpu={name}: it does not compute in trainer.precision={precision}; take fp32")
-    found = gib if memory is None else number("--memory", memory, 2**20)
+    found = gib if memory is None else number("--memory", memory, 1e6)
     assert found is not None
     return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(found * 2**30))
 
@@ -65,7 +65,7 @@ def number(option: str, text: str, most: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= most:
-        raise UserError(f"{option}={text}: expected a number above 0, and {most:,} at most")
+        raise UserError(f"{option}={text}: expected a number above 0, and {most:,.0f} at most")
     return value
 
 
@@ -122,12 +122,14 @@ def _data(config: Config, concepts: int) -> str:
         return f"{readable(vector * 10**9)} a billion concepts; {needed}"
     prepared = PreparedData(config.data.path)
     if prepared.codec.dim != config.model.dim:
-        raise UserError(f"model.dim={config.model.dim}, but the concepts of data.path have {prepared.codec.dim} numbers")
+        raise UserError(
+            f"model.dim={config.model.dim}, but the concepts of data.path have {prepared.codec.dim} numbers"
+        )
     there = sum(shard.concepts for shard in prepared.shards("train"))
     return f"{readable(vector * there)}: {there:,} concepts, each seen {concepts / there:,.2f} times"
 
 
-def readable(size: float) -> str:
+def readable(size: int | float) -> str:
     """Bytes with three digits: 13.8 MB."""
     units = ("B", "kB", "MB", "GB", "TB", "PB")
     place = 0
@@ -182,5 +184,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config, overrides)
     gpu = gpu_of(args.gpu, args.memory, config.trainer.precision)
     nodes, gpus = count("--nodes", args.nodes), count("--gpus-per-node", args.gpus_per_node)
-    plan(Job(config, nodes, gpus, gpu.memory), gpu, number("--mfu", args.mfu, 1))
+    plan(Job(config, nodes, gpus, gpu.memory), gpu, number("--mfu", args.mfu, 1.0))
     return 0

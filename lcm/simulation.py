@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from lcm.batch import Batch
 from lcm.config import Config, InterleavedConfig, ModelConfig
+from lcm.denoiser import Denoiser
 from lcm.interleaved import Interleaved
 from lcm.models import build_model
 from lcm.transformer import Dropout, Transformer
@@ -85,7 +86,7 @@ def _simulated(config: ModelConfig, rows: int, slots: int, recompute: bool, bf16
     for part in model.modules():
         if isinstance(part, Transformer | Interleaved):
             part.whole_rows = True
-        if hasattr(part, "recompute"):
+        if isinstance(part, Transformer | Interleaved | Denoiser):
             part.recompute = recompute
     live = Live(model)
     with ExitStack() as simulation:
@@ -93,7 +94,7 @@ def _simulated(config: ModelConfig, rows: int, slots: int, recompute: bool, bf16
             _replace_dropout(model)
             simulation.enter_context(Kernels(bf16))
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(live.complete)
+            parameter.register_post_accumulate_grad_hook(live.complete)  # type: ignore[no-untyped-call]
         batch = _full_rows(config, rows, slots, without_contents)
         simulation.enter_context(live)
         live.count(batch.emb)
@@ -148,7 +149,7 @@ class Live(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self.peak_of_incomplete = self._now = self._complete = 0
         self._sizes = {p.untyped_storage()._cdata: 0 for p in (*model.parameters(), *model.buffers())}
 
@@ -222,7 +223,7 @@ class FusedNorm(torch.autograd.Function):
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, "*n M"]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Float[Tensor, "*n M"]) -> tuple[Tensor, Tensor]:
         x, weight, _ = ctx.saved_tensors
         return torch.empty_like(x), torch.empty_like(weight)
 
