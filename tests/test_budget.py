@@ -46,7 +46,11 @@ def test_the_largest_configuration_by_hand(capsys):
     assert f"{2048 * speed / 1e6:.3g} MB/s a process, {8 * 2048 * speed / 1e6:.3g} MB/s a node" in out
     assert "2.05 TB a billion concepts; 266 TB if none is seen twice" in out
     assert f"at most {(3 * 12 + 8) * parameters / 1e9:.3g} GB" in out
+    documented = (ROOT / "docs/distributed.md").read_text(encoding="utf-8")
+    assert out.split("\n\n")[0] in documented
     found = table(out)
+    for name, (numbers, _) in table(documented).items():
+        assert found[name][0] == pytest.approx(numbers, rel=0.02, abs=0.02), "another torch may differ a little"
     whole = 4 * parameters / GIB
     by_hand = {
         "ddp": (whole, whole, 2 * whole),
