@@ -66,13 +66,16 @@ def usage(
     filled = 4 * min(BUCKET, step.parameters)
     match strategy:
         case "deepspeed_1":
-            # Whole gradients pile up, from none; then they go through the bucket, and this process's are copied.
-            peak = max(step.forward - bucket, step.piled, whole + part)
+            # Whole gradients pile up, from none. Then they go through the bucket, and through a copy of it.
+            peak = max(step.forward - bucket, step.piled, whole + (0 if bucket else filled))
             return Usage(whole + step.buffers + copies, whole, moments, peak - whole, bucket)
         case "deepspeed_2":
-            # Gradients go into the bucket and, when it is full, through a copy of it; on a CPU they fill its pages.
-            engine = bucket + filled if device == "cuda" else max(0, step.piled - step.backward - part)
-            peak = max(step.forward, part + step.backward + engine, 2 * part)
+            # Gradients go into the bucket, and when it is full or all are there, through a copy of it.
+            if device == "cpu":
+                peak = max(step.forward, step.piled, 2 * filled)
+                return Usage(whole + step.buffers + copies, part, moments, peak - part, 0)
+            engine = bucket + (filled if step.parameters > BUCKET else 0)
+            peak = max(step.forward, part + step.backward + engine, part + bucket + filled)
             return Usage(whole + step.buffers + copies, part, moments, peak - part - engine, engine)
         case "deepspeed_3":
             # The bucket, a copy of it when it is full, weights that are used soon, and the last ones fetched.
