@@ -159,6 +159,15 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
         old.unlink()
 
 
+def room_of_checkpoints(parameters: int, keep: int) -> int:
+    """The most bytes that a run's folder will hold at once. keep: `trainer.keep`.
+
+    Weights and two moments in last.ckpt, best.ckpt, a copy of one that is being replaced, those that are kept; and the
+    model itself, with its copy.
+    """
+    return 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters
+
+
 def check_room(folder: Path, parameters: int, keep: int) -> None:
     """Raises UserError where the run's folder cannot be written, or its disk is too small for what will be there."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -167,10 +176,9 @@ def check_room(folder: Path, parameters: int, keep: int) -> None:
             pass
     except OSError as error:
         raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
-    # Weights and two moments in last.ckpt, best.ckpt, a copy of each that is being replaced, those that are kept; and
-    # the model itself. An earlier part of the run has its share already.
+    # An earlier part of the run has its share already.
     there = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
-    needed = 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters - there
+    needed = room_of_checkpoints(parameters, keep) - there
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(

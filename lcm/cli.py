@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": "what is installed, what works, what to run to fix it",
     "prepare": "text files → sentences → vectors → shards",
     "verify": "check a data set's shards against its manifest",
+    "plan": "can a training run fit, and how long does it take? without a GPU",
     "train": "train a concept model from a YAML file",
     "generate": "continue a text, or answer it",
     "evaluate": "score a model; writes results.json and report.html",
@@ -52,6 +53,10 @@ def _run(name: str, rest: list[str]) -> int:
             from lcm.train import main as train
 
             return train(rest)
+        case "plan":
+            from lcm.budget import main as plan
+
+            return plan(rest)
         case "doctor":
             from lcm import doctor
 

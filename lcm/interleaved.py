@@ -126,6 +126,8 @@ class Interleaved(nn.Module):
         self.norm = RMSNorm(width)
         self.recompute = False
         """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
+        self.whole_rows = False
+        """Rows with a mask on every device, which is how a GPU computes them."""
 
     @property
     def layers(self) -> list[TwinBlock]:
@@ -172,7 +174,7 @@ class Interleaved(nn.Module):
     ) -> Float[Tensor, "N M"]:
         """The states of the concepts in the making, from their inputs and those of the clean ones."""
         mask: Tensor | Documents
-        if are_quicker(doc, self.blocks):
+        if not self.whole_rows and are_quicker(doc, self.blocks):
             mask = Documents.of(doc)
             clean = clean.flatten(0, 1)[None, mask.index]
             leaves = Leaves.of_documents(mask, self.rotation(pos.flatten()[None, mask.index]), index, dropped)

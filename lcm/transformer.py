@@ -210,6 +210,8 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(width)
         self.recompute = False
         """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
+        self.whole_rows = False
+        """Rows with a mask on every device, which is how a GPU computes them."""
 
     def forward(
         self, x: Float[Tensor, "B S M"], doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]
@@ -218,7 +220,7 @@ class Transformer(nn.Module):
 
         After an empty slot there is none: whatever is returned there is finite.
         """
-        if not are_quicker(doc, self.blocks):
+        if self.whole_rows or not are_quicker(doc, self.blocks):
             return self._through(x, pos, document_mask(doc).unsqueeze(1))
         documents = Documents.of(doc)
         here = documents.index

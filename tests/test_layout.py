@@ -17,7 +17,7 @@ ORDER = [
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",
     "models", "schedule", "flops", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch",
-    "callbacks", "loggers", "train",
+    "callbacks", "loggers", "train", "simulation", "memory", "alternatives", "budget",
     "similarity", "codec_training",
     "sampling_options", "continuation", "bank", "inference", "generate",
     "metrics", "examples", "scoring", "summaries", "charts", "page", "report", "evaluate", "codec_report",
