@@ -35,8 +35,9 @@ class Job:
 
     def usage(self, strategy: str | None = None) -> Usage:
         """strategy: instead of the one that `lcm train` would take."""
-        settings, step = self.config.trainer, simulate(self.config)
-        name = strategy or self.chosen(step.parameters)
+        settings = self.config.trainer
+        name = strategy or self.chosen(simulate(self.config).parameters)
+        step = simulate(self.config, sliced=name in SLICED)
         offload = settings.offload and name.startswith("deepspeed")
         return usage(step, name, self.processes, accumulate=settings.accumulate, offload=offload)
 

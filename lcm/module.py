@@ -135,8 +135,13 @@ class LCMModule(L.LightningModule):
         return math.nan * torch.stack([p.float().sum() for p in self.model.parameters()]).sum()
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """Ours, so that it means the same with every strategy."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
+        """Ours, so that it means the same with every strategy.
+
+        A cache of the weights in bf16 would hold all of them at the end of the pass: not where the model is sliced.
+        """
+        is_whole = slicer(self.trainer.strategy) is None
+        enabled = self.config.trainer.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=is_whole)
 
     def configure_gradient_clipping(
         self,

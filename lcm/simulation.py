@@ -54,18 +54,20 @@ class Step:
     piled: int
 
 
-def simulate(config: Config, device: Device = "cuda") -> Step:
+def simulate(config: Config, device: Device = "cuda", sliced: bool = False) -> Step:
     """Of full rows of data.rows × data.slots concepts, a document each, in a GPU's kernels or in a CPU's.
 
     trainer.compile is not simulated: compiled blocks take a tenth less. Raises UserError where the model cannot be
     built.
     """
     data, trainer = config.data, config.trainer
+    # Where blocks are not recomputed, autograd keeps the copies that autocast makes, and a cache of them adds nothing.
+    caches = not (sliced and trainer.checkpoint_activations)
     half = max(1, DRAWN // (data.slots * config.model.dim) // 2)
     model, recompute, bf16 = config.model, trainer.checkpoint_activations, trainer.precision == "bf16"
     if data.rows <= 2 * half:
-        return _simulated(model, data.rows, data.slots, recompute, bf16, device)
-    few, more = (_simulated(model, rows, data.slots, recompute, bf16, device) for rows in (half, 2 * half))
+        return _simulated(model, data.rows, data.slots, recompute, bf16, caches, device)
+    few, more = (_simulated(model, rows, data.slots, recompute, bf16, caches, device) for rows in (half, 2 * half))
 
     def at_all_rows(one: int, two: int) -> int:
         return two + (two - one) * (data.rows - 2 * half) // half
@@ -75,7 +77,9 @@ def simulate(config: Config, device: Device = "cuda") -> Step:
 
 
 @lru_cache(maxsize=64)
-def _simulated(config: ModelConfig, rows: int, slots: int, recompute: bool, bf16: bool, device: Device) -> Step:
+def _simulated(
+    config: ModelConfig, rows: int, slots: int, recompute: bool, bf16: bool, caches: bool, device: Device
+) -> Step:
     parts = list[nn.Module]()
     with torch.device("meta"):
         model = build_model(config, parts.append)
@@ -98,7 +102,7 @@ def _simulated(config: ModelConfig, rows: int, slots: int, recompute: bool, bf16
         batch = _full_rows(config, rows, slots, without_contents)
         simulation.enter_context(live)
         live.count(batch.emb)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=caches):
             loss = model.train()(batch).per_target.sum()
         forward = live.peak
         live.peak = live.peak_of_incomplete = 0

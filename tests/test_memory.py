@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lcm.config import load_config
 from lcm.memory import STRATEGIES, usage
 from lcm.simulation import Live, Step, simulate
+from lcm.strategies import SLICED
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {
@@ -70,7 +71,7 @@ def test_a_process_takes_what_was_estimated(data, tmp_path, family, strategy, ch
     processes = 1 if strategy == "single" else 2
     name = "auto" if strategy == "single" else strategy
     config = run_of(data, tmp_path, family, *changes, f"trainer.strategy={name}", processes=processes)
-    step = simulate(config, "cpu")
+    step = simulate(config, "cpu", sliced=strategy in SLICED)
     told = usage(step, strategy, processes, accumulate=config.trainer.accumulate, device="cpu").total
     for measured in peaks(config, tmp_path, processes):
         assert told == pytest.approx(measured, rel=0.05)
@@ -172,6 +173,14 @@ def test_every_family_is_simulated_and_grows_with_its_rows(family, device):
     assert few.parameters == sum(few.slices)
     assert 1.8 * few.forward < more.forward <= 2.05 * few.forward
     assert less.forward < 0.7 * few.forward
+
+
+def test_recomputed_blocks_of_a_sliced_model_make_their_own_copies_in_bf16():
+    """Elsewhere autocast keeps one of every weight, until the pass is over."""
+    config = tiny_config(Path("unused"), Path("unused"), "data.rows=2", "data.slots=16", RECOMPUTED, BF16)
+    config = config.model_copy(update={"model": tiny_model("base", width=256, heads=2, layers=8)})
+    whole, sliced = simulate(config), simulate(config, sliced=True)
+    assert whole.forward - sliced.forward > 0.8 * 2 * whole.parameters
 
 
 def test_rows_beyond_what_is_drawn_are_extrapolated(monkeypatch):

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from synthetic import pack
 from tiny_training import LENGTHS, fit, micro_batches, module_with, stub_trainer, weights
 from torch import nn
@@ -17,6 +19,7 @@ from lcm.config import parse_config
 from lcm.flops import training_flops
 from lcm.models import build_model
 from lcm.module import LCMModule
+from lcm.strategies import FSDP
 
 # ---- gradients ----
 
@@ -51,6 +54,15 @@ def gradients(accumulate, ranks):
         for i, batch in enumerate(batches):
             (module.training_step(batch, i) / accumulate / ranks).backward()
     return {name: p.grad for name, p in module.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("strategy", "kept"), [(DDPStrategy(), True), (FSDP(2, timedelta(1)), False)])
+def test_autocast_keeps_its_copies_of_weights_where_there_is_a_whole_model(strategy, kept):
+    module = module_with("trainer.precision=bf16")
+    module.trainer = stub_trainer(1, 2, 0)
+    module.trainer.strategy = strategy
+    with module._autocast():
+        assert torch.is_autocast_cache_enabled() == kept
 
 
 @pytest.mark.parametrize(("accumulate", "ranks"), [(1, 2), (4, 1), (2, 2), (1, 8), (2, 4)])
