@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from synthetic import record_batches, tiny_config, write_data
 
-from lcm.checkpoint import latest, load_model, open_checkpoint
+from lcm.checkpoint import latest, load_model, open_checkpoint, resume_from
 from lcm.config import save_config
 from lcm.errors import UserError
 from lcm.module import LCMModule
@@ -221,3 +221,16 @@ def test_a_resumed_optimizer_follows_the_configuration(data, tmp_path, recorded)
     optimizer = open_checkpoint(latest(tmp_path / "run"))["optimizer_states"][0]
     assert [(g["weight_decay"], g["eps"]) for g in optimizer["param_groups"]] == [(0.3, 1e-6), (0.0, 1e-6)]
     assert {int(state["step"]) for state in optimizer["state"].values()} == {12}
+
+
+@pytest.mark.parametrize("resume", ["auto", "none", "elsewhere.ckpt"])
+def test_a_job_that_slurm_starts_again_goes_on_whatever_it_began_with(resume, data, tmp_path, monkeypatch):
+    config = tiny_config(data, tmp_path / "run", f"trainer.resume={resume}")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (last := tmp_path / "run/checkpoints/last.ckpt").touch()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert resume_from(config) == last
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    if resume != "auto":
+        with pytest.raises(UserError, match=r"trainer\.resume="):
+            resume_from(config)
