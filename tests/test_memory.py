@@ -53,16 +53,11 @@ ZERO = pytest.mark.needs("deepspeed")
     ("family", "strategy", "changes"),
     [
         ("base", "single", ()),
-        slow("base", "single", (RECOMPUTED,)),
         slow("base", "single", ("trainer.accumulate=2", "data.rows=6")),
-        slow("two_tower", "single", ()),
         slow("two_tower", "single", (RECOMPUTED,)),
         slow("one_tower", "single", ()),
         slow("base", "ddp", ()),
-        slow("two_tower", "ddp", (RECOMPUTED,)),
-        slow("base", "fsdp", ()),
         slow("two_tower", "fsdp", (RECOMPUTED,)),
-        *(slow("base", f"deepspeed_{stage}", (), marks=[ZERO]) for stage in (1, 2, 3)),
         *(slow("two_tower", f"deepspeed_{stage}", (RECOMPUTED,), marks=[ZERO]) for stage in (1, 2, 3)),
     ],
 )
