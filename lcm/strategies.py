@@ -7,6 +7,7 @@ Whatever the strategy, a checkpoint holds whole tensors under the model's own na
 strategy and for any number of processes.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -86,6 +87,8 @@ class FSDP(ModelParallelStrategy):
             save_distributed_checkpoint=False,
             timeout=timeout,
         )
+        # torch 2.13 warns of what could be done to it in place; nothing is.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
 
     def shard(self, module: nn.Module) -> None:
         """From now on this process holds a slice of the module's parameters, and fetches the rest for each call."""

@@ -52,7 +52,7 @@ ZERO = pytest.mark.needs("deepspeed")
 @pytest.mark.parametrize(
     ("family", "strategy", "changes"),
     [
-        ("base", "single", ()),
+        slow("base", "single", ()),
         slow("base", "single", ("trainer.accumulate=2", "data.rows=6")),
         slow("two_tower", "single", (RECOMPUTED,)),
         slow("one_tower", "single", ()),

@@ -29,6 +29,7 @@ def test_seven_billion_parameters_are_built_in_pieces():
     assert everything - sum(pieces) < 0.03 * everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "strategy"), SLICING)
 def test_building_takes_a_slice_and_a_block(engine, strategy, tmp_path):
     data = write_data(tmp_path / "data")

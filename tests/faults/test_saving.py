@@ -38,8 +38,9 @@ def saving(run, background, first):
 def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(background, tmp_path):
     """In a process that is forked, because importing torch takes longer than all of this."""
     generator, step = random.Random(int(background)), 0
-    start = time.monotonic()
-    AtomicCheckpointIO().save_checkpoint(state(0), tmp_path / "checkpoints/last.ckpt")
+    io, start = AtomicCheckpointIO(background), time.monotonic()
+    io.save_checkpoint(state(0), tmp_path / "checkpoints/last.ckpt")
+    io.wait()
     saving_takes = time.monotonic() - start
     partial = 0
     for _ in range(50):
@@ -62,7 +63,7 @@ def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(ba
         assert found["global_step"] >= step
         step = found["global_step"]
         assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), float(step)))
-    assert step > 20, "it did save"
+    assert step > 5, "it did save"
     assert partial > 5, "and was met while it did"
 
 
