@@ -87,13 +87,13 @@ class FSDP(ModelParallelStrategy):
             save_distributed_checkpoint=False,
             timeout=timeout,
         )
-        # torch 2.13 warns of what could be done to it in place; nothing is.
-        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
 
     def shard(self, module: nn.Module) -> None:
         """From now on this process holds a slice of the module's parameters, and fetches the rest for each call."""
         from torch.distributed.fsdp import fully_shard
 
+        # torch 2.13 warns of what could be done to it in place; nothing is.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
         fully_shard(module, mesh=self.device_mesh["data_parallel"])
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
