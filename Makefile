@@ -34,10 +34,10 @@ checks: setup
 test: checks
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-# Once with every extra on the pinned torch, once with none of them on a newer torch: tests, then the whole demo.
+# What is slow, what needs an extra, the whole demo; and the fast tests with none of the extras on a newer torch.
 test-slow: setup-all
 	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -m slow
-	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile
+	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "needs and not slow and not slurm"
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh
 	tests/with_newer_torch.sh "$(PYTHON)"
 
