@@ -71,7 +71,7 @@ def test_the_largest_configuration_by_hand(capsys):
 
 def test_sixteen_bytes_a_parameter_and_six_flops(monkeypatch, capsys):
     step = Step(1_649_185_792, buffers=0, slices=(1_649_185_792, 0), forward=GIB, backward=GIB, piled=GIB)
-    monkeypatch.setattr("lcm.alternatives.simulate", lambda config: step)
+    monkeypatch.setattr("lcm.alternatives.simulate", lambda config, sliced=False: step)
     assert main(["plan", "--config", ONE_AND_A_HALF, "--nodes", "4", "--data.rows", "8"]) == 0
     out = capsys.readouterr().out
     flops = 6 * 1_649_185_792 + 12 * 32 * 2048 * 128
