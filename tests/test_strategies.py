@@ -21,7 +21,7 @@ QUICK = ("two_tower", 4)
 """The family and the accumulation that two processes train in the fast tests."""
 LAUNCHES = {
     2: ((QUICK,), (("base", 1), ("base", 4), ("two_tower", 1))),
-    4: ((("base", 1), QUICK),),
+    4: ((("base", 1), ("base", 4)), (("two_tower", 1), QUICK)),
 }
 """By the number of processes: what is trained in one launch."""
 

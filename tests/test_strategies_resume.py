@@ -83,8 +83,6 @@ def straight(data, tmp_path_factory):
 
 
 CHANGES = [(1, 2), (2, 1), (2, 4), (4, 2)]
-SLICING_SOMETHING = [case for case in EVERY_STRATEGY if case.values[1] in ("fsdp", "deepspeed_2", "deepspeed_3")]
-"""The first stage of DeepSpeed restores what the second does."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def changed(data, tmp_path_factory):
     def runs(engine):
         if engine not in finished:
             folder = finished[engine] = tmp_path_factory.mktemp(engine)
-            strategies = [case.values[1] for case in SLICING_SOMETHING if case.values[0] == engine]
+            strategies = ENGINES[engine]
             for before in (1, 2, 4):
                 broken = {s: run_of(data, folder / f"{s}-{before}", before, s, breaks=BROKEN) for s in strategies}
                 train_together(broken, folder / f"broken{before}", before)
@@ -117,7 +115,7 @@ def changed(data, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), CHANGES)
-@pytest.mark.parametrize(("engine", "strategy"), SLICING_SOMETHING)
+@pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
 def test_the_number_of_processes_may_change(engine, strategy, before, after, changed, straight):
     assert_continued(changed(engine) / f"{strategy}-{before}-{after}", straight)
 
