@@ -36,8 +36,7 @@ test: checks
 
 # What is slow, what needs an extra, the whole demo; and the fast tests with none of the extras on a newer torch.
 test-slow: setup-all
-	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -m slow
-	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "needs and not slow and not slurm"
+	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or needs) and not slurm"
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh
 	tests/with_newer_torch.sh "$(PYTHON)"
 

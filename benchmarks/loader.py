@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
@@ -23,7 +24,7 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.plan import Plan, Position
+from lcm.plan import Plan, Position, Share
 from lcm.prepared import Shard
 from lcm.reader import Batches, RowReader
 from lcm.shards import Encoded, shard_name, write_shard
@@ -72,9 +73,23 @@ def share_of_one(shards: list[Shard], ranks: int, workers: int) -> Iterator[Batc
     shards = shards * ranks
     plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
-    epoch = takewhile(lambda step: step.after.epoch == 0, plan.steps(Position(), ranks * ROWS))
-    shares = [share for step in epoch for share in step.shares(rank=0, world_size=ranks, micro_batches=1)]
-    return iter(Batches(reader, shares, workers))
+    return iter(Batches(reader, FirstOf(plan, ranks), workers))
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """Its shares of an epoch, planned while they are read, as in training."""
+
+    plan: Plan
+    ranks: int
+
+    def __iter__(self) -> Iterator[Share]:
+        for step in takewhile(lambda step: step.after.epoch == 0, self.plan.steps(Position(), self.ranks * ROWS)):
+            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1)
+
+    def __len__(self) -> int:
+        """At least: the plan is only known when it is made."""
+        return sum(shard.concepts for shard in self.plan.shards) // (SLOTS * ROWS * self.ranks)
 
 
 def plain_webdataset(shards: list[Shard]) -> Iterator[Batch]:

@@ -4,23 +4,22 @@ lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.fabric.utilities.throughput import _CUDA_FLOPS
-from pydantic_settings import CliSettingsSource
 
 from lcm.alternatives import RESERVED, Job, first_that_fits
 from lcm.checkpoint import room_of_checkpoints
-from lcm.config import Config, load_config
+from lcm.config import Config
 from lcm.errors import UserError
 from lcm.flops import training_flops
 from lcm.memory import STRATEGIES, Usage
 from lcm.models import build_model
 from lcm.prepared import PreparedData
+from lcm.settings import from_command_line
 from lcm.strategies import check_strategy
 
 GPUS = {
@@ -171,17 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_1.6b.yaml")
     parser.add_argument("--nodes", default="1", metavar="N", help="default: 1; trainer.nodes does not count")
     parser.add_argument("--gpus-per-node", default="8", metavar="G", help="default: 8; trainer.devices does not count")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"{', '.join(GPUS)} (default: h100)")
     parser.add_argument("--memory", metavar="GiB", help="of each GPU, instead of what is known of it")
     parser.add_argument("--mfu", default="0.4", metavar="PART", help="of the peak that is reached (default: 0.4)")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        CliSettingsSource[Any](Config, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
-    args, overrides = parser.parse_known_args(words)
-    config = load_config(args.config, overrides)
+    args, config = from_command_line(Config, parser, argv)
     gpu = gpu_of(args.gpu, args.memory, config.trainer.precision)
     nodes, gpus = count("--nodes", args.nodes), count("--gpus-per-node", args.gpus_per_node)
     plan(Job(config, nodes, gpus, gpu.memory), gpu, number("--mfu", args.mfu, 1.0))

@@ -24,13 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lcm.config import CACHE_GB, RETRIES
 from lcm.errors import UserError
 from lcm.manifest import ShardRecord, replacing
-from lcm.remote import RETRIES, Unreachable, WrongBytes, fetch, read, within
+from lcm.remote import Unreachable, WrongBytes, fetch, read, within
 from lcm.shards import build_index, index_path
 
-DEFAULT = 100 * 10**9
-"""Bytes."""
 _ROUND = 0.1
 """Seconds between two looks at whether there is room."""
 
@@ -42,7 +41,7 @@ class ShardCache:
     bytes stay readable, and on the disk, until it is closed. Processes and threads may all use it at once.
     """
 
-    def __init__(self, folder: str | Path = "", most: int = DEFAULT, retries: int = RETRIES) -> None:
+    def __init__(self, folder: str | Path = "", most: int = round(CACHE_GB * 1e9), retries: int = RETRIES) -> None:
         """folder: without it $XDG_CACHE_HOME/lcm/shards, or ~/.cache/lcm/shards; made when it is first used."""
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self.folder = Path(folder) if folder else Path(home) / "lcm/shards"
@@ -130,18 +129,15 @@ class ShardCache:
         return descriptor
 
     def _fetched_index(self, url: str, record: ShardRecord) -> np.ndarray:
-        def check(data: bytes) -> None:
-            try:
+        def index_of(data: bytes) -> np.ndarray:
+            with suppress(ValueError, EOFError, IndexError):
                 index = np.load(io.BytesIO(data), allow_pickle=False)
-                fits = (len(index), index[:, 1].sum()) == (record.documents, record.concepts)
-            except (ValueError, EOFError, IndexError):
-                fits = False
-            if not fits:
-                raise WrongBytes("not the index of this shard")
+                if (len(index), index[:, 1].sum()) == (record.documents, record.concepts):
+                    return index
+            raise WrongBytes("not the index of this shard")
 
         try:
-            data = read(within(url, index_path(Path(record.name)).name), self.retries, check)
-            return np.load(io.BytesIO(data), allow_pickle=False)
+            return read(within(url, index_path(Path(record.name)).name), self.retries, index_of)
         except Unreachable as error:
             if not error.final:
                 raise

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from lcm.remote import RETRIES
 from lcm.settings import Section, Settings, load, parse
 
 
@@ -130,6 +129,10 @@ class QuantConfig(InterleavedConfig):
 ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantConfig, Field(discriminator="kind")]
 
 
+CACHE_GB, RETRIES = 100.0, 5
+"""Of data behind URLs, where no configuration says otherwise."""
+
+
 class DataConfig(Section):
     """Which shards to train on, and how documents become rows."""
 
@@ -145,7 +148,7 @@ class DataConfig(Section):
     """Reader threads of each rank; 0 reads in the training loop. The order of the data does not depend on them."""
     cache: str = ""
     """Folder for shards that are fetched from URLs, for all processes of a machine. Without it ~/.cache/lcm/shards."""
-    cache_gb: float = Field(100.0, gt=0)
+    cache_gb: float = Field(CACHE_GB, gt=0)
     """Most that this folder takes, in GB (10⁹ bytes)."""
     retries: int = Field(RETRIES, ge=0)
     """How often a file that cannot be fetched is asked for again, after waiting longer each time."""

@@ -106,10 +106,9 @@ class ConceptData(L.LightningDataModule):
         """None where all shards are here."""
         return self._groups_of(self._to_train, in_order=True)
 
-    @property
-    def dead_shards(self) -> int | None:
-        """How many could not be fetched and were left out since this process began; None where none may be."""
-        return self._groups.dead if self._groups and self.config.data.skip_dead else None
+    def metrics(self) -> dict[str, float]:
+        """Where shards may be left out: how many of them could not be fetched since this process began."""
+        return {"data/dead_shards": float(self._groups.dead)} if self._groups and self.config.data.skip_dead else {}
 
     def train_dataloader(self) -> Batches:
         return self._batches(self.plan, self._to_train, TrainingShares(self), self._groups)

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lcm.config import RETRIES
 from lcm.errors import UserError
-from lcm.remote import RETRIES, Unreachable, is_url, local, read, within
+from lcm.remote import Unreachable, is_url, local, read, within
 from lcm.text import AnySplitter
 
 FORMAT = 1
@@ -149,7 +150,7 @@ def _text_of(folder: str | Path, retries: int) -> str:
     """Of the manifest."""
     if isinstance(folder, str) and is_url(folder):
         try:
-            return read(within(folder, MANIFEST), retries).decode("utf-8", errors="replace")
+            return read(within(folder, MANIFEST), retries, lambda data: data.decode("utf-8", errors="replace"))
         except Unreachable as error:
             line = f"{error}; expected the URL of a folder written by lcm prepare"
             raise Unreachable(line, error.final) from error

@@ -34,6 +34,8 @@ from lcm.zero import ZeRO
 class LCMModule(L.LightningModule):
     """Trains any ConceptModel on the batches of a DataModule whose `advance()` moves its position one micro-batch on.
 
+    What its `metrics()` say is reported beside the loss.
+
     reported: the metrics of the newest report, by name; `step` counts the optimizer steps that are done.
     """
 
@@ -198,8 +200,7 @@ class LCMModule(L.LightningModule):
         peak = peak_flops(self.device, self.config.trainer.precision)
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
-        if (dead := getattr(self.trainer.datamodule, "dead_shards", None)) is not None:  # type: ignore[attr-defined]
-            metrics["data/dead_shards"] = dead
+        metrics |= self.trainer.datamodule.metrics()  # type: ignore[attr-defined]  # Trainer.fit sets it
         if peak:
             metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
         self._report(metrics)
@@ -207,7 +208,7 @@ class LCMModule(L.LightningModule):
 
     @cached_property
     def _flops(self) -> int:
-        """Of one concept. Counted on a sketch, because of the model this process may hold a slice."""
+        """Of one concept. Counted on a sketch: of the model itself this process may hold a slice."""
         with torch.device("meta"):
             return training_flops(build_model(self.config.model), self.config.data.slots)
 

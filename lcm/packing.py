@@ -45,7 +45,7 @@ class PackedGroup:
         before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
         return np.diff(before[self.bounds])
 
-    @property
+    @cached_property
     def filled(self) -> Bool[np.ndarray, " R"]:
         """Which rows hold anything."""
         return np.diff(self.bounds) > 0

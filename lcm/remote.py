@@ -1,6 +1,6 @@
 """Files elsewhere, fetched whole through fsspec: again and again, until their bytes are right or there is no hope.
 
-    text = read("s3://bucket/data/manifest.json", retries=5)
+    text = read("s3://bucket/data/manifest.json", retries=5, made_of=bytes.decode)
     fetch("https://host/data/train-000000.tar", Path("part"), size, sha256, retries=5)
 
 Credentials and options are the backend's own: fsspec takes them from the environment.
@@ -16,13 +16,8 @@ from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.callbacks import Callback
-
 from lcm.errors import UserError
 
-RETRIES = 5
-"""How often a file is asked for again, where no setting says so."""
 FIRST_WAIT = 1.0
 """Seconds before the second try; twice as many before each further one."""
 LONGEST_WAIT = 60.0
@@ -64,14 +59,12 @@ def within(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-def read(url: str, retries: int, check: Callable[[bytes], None] = lambda data: None) -> bytes:
-    """A small file. check: raises WrongBytes for what should be fetched again. Raises Unreachable."""
+def read(url: str, retries: int, made_of: Callable[[bytes], _T]) -> _T:
+    """What is made of a small file. made_of: raises WrongBytes for what should be fetched again. Raises Unreachable."""
 
-    def attempt() -> bytes:
+    def attempt() -> _T:
         files, path = _file_system(url)
-        data = files.cat_file(path)
-        check(data)
-        return data
+        return made_of(files.cat_file(path))
 
     return _persistently(url, retries, attempt)
 
@@ -81,7 +74,7 @@ def fetch(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
 
     def attempt() -> None:
         files, path = _file_system(url)
-        files.get_file(path, str(target), callback=_AtMost(size))
+        files.get_file(path, str(target), callback=_at_most(size))
         if (found := target.stat().st_size) != size:
             raise WrongBytes(f"{found:,} bytes instead of {size:,}")
         with target.open("rb") as file:
@@ -91,29 +84,21 @@ def fetch(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
     _persistently(url, retries, attempt)
 
 
-class _AtMost(Callback):  # type: ignore[misc]  # fsspec has no types
+def _at_most(size: int) -> Any:
     """Gives up on a file that is longer than promised, for which no room has been made."""
+    from fsspec.callbacks import Callback
 
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
+    def look(_: int | None, value: int, **__: Any) -> None:
+        if value > size:
+            raise WrongBytes(f"more than {size:,} bytes")
 
-    def set_size(self, size: int | None) -> None:
-        """What the server says beforehand, if it does."""
-        super().set_size(size)
-        self._check(size or 0)
-
-    def relative_update(self, inc: int = 1) -> None:
-        super().relative_update(inc)
-        self._check(self.value)
-
-    def _check(self, size: int) -> None:
-        if size > self.most:
-            raise WrongBytes(f"more than {self.most:,} bytes")
+    return Callback(hooks={"longer": look})
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     """(file system, path in it). Raises ValueError or ImportError for what fsspec does not know."""
+    import fsspec  # not where everything is here: it takes a tenth of a second
+
     options = {}
     if url.startswith(("http://", "https://")):
         import aiohttp

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +63,21 @@ def load(kind: type[SettingsT], path: str | Path, overrides: Sequence[str] = ())
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections such as 'model:' and 'data:', found {type(values).__name__}")
     return parse(kind, values, overrides, where=str(path))
+
+
+def from_command_line(
+    kind: type[SettingsT], parser: ArgumentParser, argv: Sequence[str] | None
+) -> tuple[Namespace, SettingsT]:
+    """The parser's own options, and the settings of `--config FILE` with `--SECTION.SETTING VALUE …` put on top.
+
+    --help tells the settings, too. Raises UserError as `load`.
+    """
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        CliSettingsSource[Any](kind, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
+    args, overrides = parser.parse_known_args(words)
+    return args, load(kind, args.config, overrides)
 
 
 def parse(kind: type[SettingsT], values: dict[str, Any], overrides: Sequence[str], where: str) -> SettingsT:

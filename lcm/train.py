@@ -20,12 +20,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from pydantic_settings import CliSettingsSource
 
 from lcm import leaving
 from lcm.callbacks import Checkpoints, Left
 from lcm.checkpoint import BEST, LAST, AtomicCheckpointIO, check_room, is_finished, latest, open_checkpoint, resume_from
-from lcm.config import Config, load_config
+from lcm.config import Config
 from lcm.data import ConceptData
 from lcm.errors import UserError
 from lcm.export import write_card
@@ -33,6 +32,7 @@ from lcm.loggers import build_loggers, quiet_lightning, say
 from lcm.models import ConceptModel, build_model
 from lcm.module import LCMModule
 from lcm.plan import Position
+from lcm.settings import from_command_line
 from lcm.strategies import SLICED, build_strategy, check_strategy, choose
 
 
@@ -91,10 +91,8 @@ def closing_files(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _left(left: Left, folder: Path, owner: bool) -> Path:
-    """owner: asks Slurm and tells, for all processes. Raises UserError unless the run starts again by itself."""
+    """owner: asks Slurm, for all processes. Raises UserError unless the run starts again by itself."""
     job = leaving.job()
-    if not owner and (left.wish != leaving.COME_BACK or job is None):
-        raise SystemExit(1)
     if left.wish != leaving.COME_BACK or job is None:
         asked = "SIGUSR1" if left.wish == leaving.COME_BACK else "SIGTERM"
         raise UserError(
@@ -249,14 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
     parser.add_argument("--check", action="store_true", help="check configuration and data, write nothing")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, write nothing")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        CliSettingsSource[Any](Config, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
-    args, overrides = parser.parse_known_args(words)
-    config = load_config(args.config, overrides)
+    args, config = from_command_line(Config, parser, argv)
     if args.check or args.dry_run:
         leaving.ignore()
     if args.check:

@@ -133,7 +133,7 @@ class Run:
                 train_and_break(self.config, self.breaks)
 
 
-def train_together(runs, folder, processes, timeout=400):
+def train_together(runs, folder, processes, timeout=900):
     """All runs (name → Run), by so many processes. What each trained of a run stands in folder/RUN.RANK.batches."""
     return wait_together(start_together(runs, folder, processes), folder, timeout)
 
@@ -145,24 +145,28 @@ def start_together(runs, folder, processes, listens=False):
     for name, run in runs.items():
         save_config(run.config, folder / f"{name}.yaml")
     (folder / "runs.json").write_text(json.dumps(told))
+    return start([__file__, str(folder / "runs.json")], folder, processes, LISTENS="1" if listens else "")
+
+
+def start(command, folder, processes, **environment):
+    """A Python script, as so many processes that will meet; RANK in its arguments is each one's number."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     here = Path(__file__).parent
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", **environment}
     shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the machine at once
-    shared["LISTENS"] = "1" if listens else ""
     shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
     started = []
     for rank in range(processes):
         with (folder / f"{rank}.log").open("w") as log:
-            command = [sys.executable, __file__, str(folder / "runs.json")]
+            words = [sys.executable, *(word.replace("RANK", str(rank)) for word in command)]
             environment = {**shared, "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            started.append(subprocess.Popen(words, env=environment, stdout=log, stderr=log))
     return started
 
 
-def wait_together(started, folder, timeout=400):
+def wait_together(started, folder, timeout=900):
     """For all of them, or for the first that fails: those that wait for it would wait for ever."""
     end = time.monotonic() + timeout
     try:

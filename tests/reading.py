@@ -3,7 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
-from made_up_data import a_config, some_documents
+from made_up_data import a_config, documents_in, some_documents
 
 from lcm.batch import Batch
 from lcm.config import Config
@@ -41,6 +41,16 @@ def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]
         for batch in batches
         for i in range(len(batch.row))
     ]
+
+
+def numbers_of(batches) -> list[int]:
+    """Of the documents, in the order of training; none of them is cut."""
+    return [number for batch in batches for _, number, _, _ in documents_in(batch)]
+
+
+def in_shard(number: int) -> set[int]:
+    """The documents of a shard of `DOCUMENTS`."""
+    return set(range(10 * number, 10 * number + 10))
 
 
 def steps_of(folder: Path, world_size: int, accumulate: int, steps: int, **settings) -> list[list]:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    "errors", "remote", "settings", "config", "sat", "text", "inputs", "manifest", "columns", "sources", "codec",
+    "errors", "settings", "config", "remote", "sat", "text", "inputs", "manifest", "columns", "sources", "codec",
     "shards", "cache", "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace",
     "fitting", "prepare_options", "prepare",
     "batch", "documents", "packing", "plan", "reader", "prepared", "fetching", "groups",

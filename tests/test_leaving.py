@@ -16,6 +16,7 @@ from lcm import leaving
 from lcm.checkpoint import latest, open_checkpoint
 from lcm.config import save_config
 from lcm.errors import UserError
+from lcm.train import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -150,6 +151,19 @@ def test_one_process_is_told_and_all_leave_after_the_same_step(strategy, data, t
         lines = (tmp_path / f"logs/run.{rank}.batches").read_text().splitlines()
         assert int(lines[-1].split()[0]) == step - 1
     assert called.read_text() == "requeue 17\n", "one of them asks for all"
+
+
+def test_a_check_ends_at_once_where_it_is_asked_to(data, tmp_path, capsys):
+    """It has no step to leave after."""
+    save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    leaving.listen()
+    try:
+        assert main(["--config", str(tmp_path / "run.yaml"), "--check"]) == 0
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_DFL}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):

@@ -78,7 +78,7 @@ def test_a_server_that_falls_silent_is_left_after_a_while(server, tmp_path, monk
 def test_a_server_that_is_not_there_is_tried_again(server, tmp_path):
     server.http.server_close()
     with quick_waits() as waited, pytest.raises(Unreachable, match=r"ClientConnectorError .* \(tried 3 times\)$"):
-        read(f"{server.url}/a.tar", retries=2)
+        read(f"{server.url}/a.tar", 2, bytes)
     assert len(waited) == 2
 
 
@@ -116,25 +116,26 @@ def test_any_file_system_of_fsspec_will_do(where, server, tmp_path):
     with fsspec.open(url, "wb") as file:
         file.write(CONTENT)
     assert fetched(url, tmp_path / "here") == CONTENT
-    assert read(url, retries=0) == CONTENT
+    assert read(url, 0, bytes) == CONTENT
     with pytest.raises(Unreachable, match=r"not found \(tried once\)"):
-        read(url + "x", retries=5)
+        read(url + "x", 5, bytes)
 
 
 def test_a_file_system_that_fsspec_does_not_know_is_told_in_a_line():
     with pytest.raises(UserError, match=r"^nonsense://a/b: Protocol not known: nonsense \(tried once\)$"):
-        read("nonsense://a/b", retries=5)
+        read("nonsense://a/b", 5, bytes)
 
 
 def test_a_small_file_that_is_not_what_it_should_be_is_read_again(server):
     server.fails("a.tar", "wrong")
 
-    def check(data):
+    def length_of(data):
         if data != CONTENT:
             raise remote.WrongBytes("not this one")
+        return len(data)
 
     with quick_waits():
-        assert read(f"{server.url}/a.tar", 1, check) == CONTENT
+        assert read(f"{server.url}/a.tar", 1, length_of) == len(CONTENT)
     assert len(server.asked) == 2
 
 

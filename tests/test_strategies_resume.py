@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from family_runs import config_of
+from family_runs import config_of, write_quantizer
 from ranks import ENGINES, EVERY_STRATEGY, Run, train_together
 from synthetic import write_data
 from test_resume import assert_same_run
 
 from lcm.checkpoint import latest, open_checkpoint
+from lcm.quantizer import load_quantizer, save_quantizer
 
 ROWS, STEPS, SAVED, BROKEN = 8, 12, 5, 7
 
@@ -126,6 +127,27 @@ def test_any_strategy_goes_on_from_any_other(data, straight, tmp_path):
     shutil.copytree(tmp_path / "run", tmp_path / "two")
     train_together({"fsdp": run_of(data, tmp_path / "two", 2, "fsdp")}, tmp_path / "logs", 2)
     assert_continued(tmp_path / "two", straight)
+
+
+@pytest.mark.slow
+def test_codebooks_are_those_of_the_checkpoint_whatever_the_file_has_become(data, tmp_path):
+    """And so is what the model makes of them, which is in no checkpoint: sliced as in one process."""
+    quantizer = write_quantizer(data, tmp_path / "quantizer.safetensors")
+
+    def run(name, processes, strategy, breaks=None):
+        settings = [f"data.rows={ROWS // processes}", f"trainer.devices={processes}", f"trainer.strategy={strategy}"]
+        more = [f"trainer.max_steps={STEPS}", f"trainer.checkpoint_every={SAVED}", "trainer.validation_rows=8"]
+        config = config_of("quant_d", data, tmp_path / name, quantizer, *settings, *more, dropout=0.0)
+        return Run(config, breaks=breaks)
+
+    run("alone", 1, "auto", BROKEN).here()
+    shutil.copytree(tmp_path / "alone", tmp_path / "sliced")
+    fitted, record = load_quantizer(quantizer)
+    fitted.set(fitted.codebooks.flip(1) * 3)
+    save_quantizer(quantizer, fitted, record)
+    run("alone", 1, "auto").here()
+    train_together({"sliced": run("sliced", 2, "fsdp")}, tmp_path / "logs", 2)
+    assert_continued(tmp_path / "sliced", tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -72,6 +72,9 @@ class Given(L.LightningDataModule):
     def advance(self):
         self.advanced += 1
 
+    def metrics(self):
+        return {}
+
 
 class Kept(DummyLogger):
     def __init__(self):
@@ -109,7 +112,7 @@ def weights(module):
 
 
 def stub_trainer(accumulate=1, world_size=1, rank=0, step=0):
-    data = SimpleNamespace(advance=lambda: None)
+    data = SimpleNamespace(advance=lambda: None, metrics=dict)
     strategy = SingleDeviceStrategy(torch.device("cpu"))
     return SimpleNamespace(
         accumulate_grad_batches=accumulate, world_size=world_size, global_rank=rank, global_step=step,

@@ -74,6 +74,14 @@ def test_the_count_goes_on_after_a_resume(data, tmp_path, monkeypatch):
     assert reports(tmp_path / "run")[-1]["train/skipped"] == "2.0"
 
 
+def test_a_step_left_out_after_the_last_report_counts_after_a_resume(data, tmp_path, monkeypatch):
+    spoil(monkeypatch, {5}, nan)
+    train(tiny_config(data, tmp_path / "run", "trainer.max_steps=6", "trainer.log_every=4"))
+    assert not any(row.get("train/skipped") for row in reports(tmp_path / "run"))
+    train(tiny_config(data, tmp_path / "run", "trainer.log_every=4"))
+    assert reports(tmp_path / "run")[-1]["train/skipped"] == "1.0"
+
+
 def test_too_many_in_a_row_end_the_run_with_a_good_checkpoint(data, tmp_path, monkeypatch):
     spoil(monkeypatch, {1, 3, 4, *range(6, 12)}, nan)
     with pytest.raises(UserError, match=r"the gradient is nan at step 9: training has diverged; lower optimizer.lr"):

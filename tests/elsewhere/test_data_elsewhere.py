@@ -6,47 +6,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from made_up_data import a_config, documents_in, some_documents, write_data
-from reading import DOCUMENTS, as_rows, opened, rows_of, trained
-from serving import ALWAYS, quick_waits, served
+from made_up_data import a_config, some_documents, write_data
+from reading import as_rows, in_shard, numbers_of, opened, rows_of, trained
+from serving import ALWAYS, quick_waits
 
-from lcm.config import Config
 from lcm.data import ConceptData
 from lcm.errors import UserError
 from lcm.manifest import open_dataset
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    there = tmp_path_factory.mktemp("there")
-    return write_data(there / "data", DOCUMENTS, validation=some_documents(25, seed=1))
-
-
-@pytest.fixture
-def server(folder):
-    with served(folder.parent) as server:
-        yield server
-
-
-@pytest.fixture
-def config(server, tmp_path):
-    """Of a run on the server's data: two shards a group, one document a row or more."""
-
-    def make(**settings) -> Config:
-        return a_config(f"{server.url}/data", **{"data__cache": str(tmp_path / "cache"), **settings})
-
-    return make
-
-
-def numbers_of(batches) -> list[int]:
-    """Of the documents, in the order of training; none of them is cut."""
-    return [number for batch in batches for _, number, _, _ in documents_in(batch)]
-
-
-def in_shard(number: int) -> set[int]:
-    """The documents of a shard of `DOCUMENTS`."""
-    return set(range(10 * number, 10 * number + 10))
-
 
 # ---- the same as here ----
 
