@@ -42,7 +42,7 @@ def config_of(model: str, size: str) -> ModelConfig:
 
 
 def packed(documents: list[Tensor]) -> Batch:
-    """As the plan packs them: first-fit, in the order given."""
+    """As the plan packs them."""
     chosen = first_fit(np.array([len(d) for d in documents]), SLOTS)
     rows = int(chosen.max()) + 1
     emb, doc = torch.zeros(rows, SLOTS, DIM), torch.full((rows, SLOTS), PAD)

@@ -1,0 +1,107 @@
+"""How much of its rows a plan leaves empty, and how fast it is made, beside the plainest packing there is.
+
+    python benchmarks/packing.py --documents 480000
+
+In the plainest, the next document that does not fit begins a new row. Lengths are made up: uniform in 4 to 64, and
+log-normal with median 18; or those of a prepared folder, with --data. Prints one JSON line for each. `ours` and
+`other` are the slots that hold a concept, in percent; speeds are for all that the first of `--ranks` processes does,
+shares and all, in millions of documents and of concepts a second of processor time.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcm.plan import Plan, ShardIndex
+from lcm.prepared import PreparedData
+
+ROWS, PER_SHARD = 8, 5000
+LONGEST = 4000
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """A shard that is nothing but an index."""
+
+    name: str
+    index: np.ndarray
+
+    @property
+    def documents(self) -> int:
+        return len(self.index)
+
+    @property
+    def concepts(self) -> int:
+        return int(self.index[:, 1].sum())
+
+    def load(self) -> np.ndarray:
+        return self.index
+
+
+def made_up(kind: str, documents: int) -> list[ShardIndex]:
+    rng = np.random.default_rng(0)
+    if kind == "uniform":
+        lengths = rng.integers(4, 65, documents)
+    else:
+        lengths = np.clip(np.exp(rng.normal(np.log(18), 1, documents)), 1, LONGEST).astype(np.int64)
+    shards: list[ShardIndex] = []
+    for first in range(0, documents, PER_SHARD):
+        some = lengths[first : first + PER_SHARD]
+        shards.append(MadeUp(f"{len(shards)}", np.stack([some.cumsum() - some, some, np.zeros_like(some)], axis=1)))
+    return shards
+
+
+def plain_rows(shards: list[ShardIndex], slots: int) -> int:
+    """How many rows there are where the next document that does not fit begins a new one."""
+    rows, free = 0, 0
+    for shard in shards:
+        for length in shard.load()[:, 1].tolist():
+            for piece in [*[slots] * (length // slots), *([length % slots] if length % slots else [])]:
+                if piece > free:
+                    rows, free = rows + 1, slots
+                free -= piece
+    return rows
+
+
+def planned(shards: list[ShardIndex], slots: int, ranks: int) -> tuple[int, float]:
+    """The rows of an epoch, and the seconds in which the first of so many processes finds its own."""
+    started = time.process_time()
+    plan = Plan(shards, slots=slots, group=16, seed=1, predicts_first=True)
+    epoch = plan.first_rows(sys.maxsize, ranks * ROWS)
+    epoch.shares(rank=0, world_size=ranks, micro_batches=epoch.size // (ranks * ROWS))
+    return sum(map(len, epoch.parts)), time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=480_000, help="made up (default: 480000)")
+    parser.add_argument("--slots", type=int, default=128, help="of a row (default: 128)")
+    parser.add_argument("--ranks", type=int, default=64, help="processes to be the first of (default: 64)")
+    parser.add_argument("--data", metavar="FOLDER", help="written by lcm prepare, instead of made-up lengths")
+    args = parser.parse_args()
+    sets = {kind: made_up(kind, args.documents) for kind in ("uniform", "log-normal")}
+    if args.data:
+        sets = {args.data: list(PreparedData([args.data]).shards("train"))}
+    for name, shards in sets.items():
+        concepts = sum(shard.concepts for shard in shards)
+        rows, seconds = planned(shards, args.slots, args.ranks)
+        full = [100 * concepts / (count * args.slots) for count in (rows, plain_rows(shards, args.slots))]
+        result = {
+            "name": f"packing {name}",
+            "ours": round(full[0], 2),
+            "other": round(full[1], 2),
+            "other_name": "the next that does not fit begins a row",
+            "unit": "% of the slots",
+            "ratio": round(full[0] / full[1], 3),
+            "Mdocuments/s": round(sum(shard.documents for shard in shards) / seconds / 1e6, 2),
+            "Mconcepts/s": round(concepts / seconds / 1e6, 1),
+        }
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
