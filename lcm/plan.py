@@ -269,7 +269,11 @@ class Plan:
     def _order(self, count: int, epoch: int, what: int, group: int) -> Int[np.ndarray, " n"]:
         """A permutation that is a function of its key alone.
 
-        Sorted raw bits, because the stream of numpy's own `permutation` may change between versions.
+        Sorted raw bits, because the stream of numpy's own `permutation` may change between versions: 32 of them, by
+        halves, which is five times quicker. What is equal in all of them stays in order.
         """
         key = np.random.SeedSequence(self.seed, spawn_key=(epoch, what, group))
-        return np.argsort(np.random.PCG64(key).random_raw(count), kind="stable")
+        bits = np.random.PCG64(key).random_raw(count)
+        low, high = bits.astype(np.uint16), (bits >> np.uint64(16)).astype(np.uint16)
+        order = np.argsort(low, kind="stable")
+        return order[np.argsort(high[order], kind="stable")]

@@ -113,7 +113,7 @@ def test_the_order_is_the_same_on_every_machine_and_in_every_version():
     shards = [MadeUpShard(f"train-{i:06}.tar", documents=3, seed=i, lengths=range(4, 7)) for i in range(3)]
     plan = Plan(shards, slots=10, group=2, seed=1, predicts_first=True)
     order = [row.spans[["shard", "offset"]].tolist() for row in plan.rows(Position(epoch=1))]
-    assert order == [[(2, 4), (1, 4)], [(1, 0), (1, 9)], [(2, 0), (2, 9)], [(0, 4)], [(0, 9), (0, 0)]]
+    assert order == [[(1, 0), (1, 9)], [(0, 0), (0, 9)], [(0, 4), (1, 4)], [(2, 9), (2, 0)], [(2, 4)]]
 
 
 def test_only_one_group_of_shards_is_open_at_a_time_and_its_documents_are_mixed():
