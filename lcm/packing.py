@@ -108,22 +108,23 @@ def first_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P
     Pieces of equal length are placed at once: in the order of the rows, each takes as many as it has room for.
     """
     turns = _sorted(slots - lengths)
-    ends = np.append(np.flatnonzero(np.diff(lengths[turns])) + 1, len(turns))  # of each length
+    how_many = np.bincount(lengths)
     free = np.full(len(lengths), slots, dtype=np.int32)
-    chosen = np.empty(len(lengths), dtype=np.int64)
-    begin = opened = 0
-    for end in ends[ends > 0].tolist():
-        length, count = int(lengths[turns[begin]]), end - begin
-        rows = np.flatnonzero(free[: opened + count] >= length)
+    chosen, opened = [np.empty(0, dtype=np.int64)], 0
+    for length in how_many.nonzero()[0][::-1].tolist():
+        count = int(how_many[length])
+        rows = (free[: opened + count] >= length).nonzero()[0]
         takes = free[rows] // length
         taken = takes.cumsum()
-        last = int(np.searchsorted(taken, count))
+        last = int(taken.searchsorted(count))
         rows, takes = rows[: last + 1], takes[: last + 1]
         takes[-1] -= taken[last] - count
         free[rows] -= takes * length
-        chosen[turns[begin:end]] = np.repeat(rows, takes)
-        begin, opened = end, max(opened, int(rows[-1]) + 1)
-    return chosen
+        chosen.append(rows.repeat(takes))
+        opened = max(opened, int(rows[-1]) + 1)
+    row = np.empty(len(lengths), dtype=np.int64)
+    row[turns] = np.concatenate(chosen)
+    return row
 
 
 def _sorted(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -140,7 +141,7 @@ def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
     order = _sorted(row)  # of two spans that are one piece, and so a row of their own, the first comes first
     spans, row = spans.take(order), row[order]
 
-    bounds = np.searchsorted(row, np.arange(row[-1] + 2 if len(row) else 1))
+    bounds = np.append(0, np.bincount(row).cumsum())
     begins = spans["pos"] == 0  # the first span of its piece
     spans["slot"] = _running_total(spans["count"], bounds)
     spans["doc"] = _running_total(begins, bounds) + begins - 1

@@ -226,3 +226,24 @@ def test_records_never_change():
     with pytest.raises(ValueError, match="frozen"):
         record.documents = 2
     assert Path(record.name) == Path("a")
+
+
+@pytest.mark.parametrize("documents", [0, 1, 4, 12_345])
+def test_an_index_is_what_numpy_reads(documents, tmp_path, monkeypatch):
+    """By numpy's own reader where it is not as we write it."""
+    index = np.random.default_rng(0).integers(0, 2**40, (documents, 3))
+    path = tmp_path / "train-000000.tar"
+    np.save(index_path(path), np.asfortranarray(index))
+    assert np.array_equal(load_index(path), index)
+    np.save(index_path(path), index)
+    monkeypatch.setattr(np, "load", None)
+    assert np.array_equal(load_index(path), index)
+
+
+def test_an_index_that_is_cut_off_is_told(shard):
+    path = index_path(shard[0])
+    whole = path.read_bytes()
+    for length in (0, 100, 128, len(whole) - 24, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="not an index; delete it"):
+            load_index(shard[0])
