@@ -146,7 +146,7 @@ class ConceptData(L.LightningDataModule):
         if fingerprint != self.plan.fingerprint:
             self.position = Position(epoch=self.position.epoch + 1)
             self._say(
-                "the data, data.slots, data.group or run.seed changed since the checkpoint: "
+                "the data, data.slots, data.group, run.seed or the order of this version changed since the checkpoint: "
                 f"training goes on at the start of epoch {self.position.epoch} of the data"
             )
 
