@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -210,6 +211,10 @@ class Kernels(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.autograd.backward:
+            # Torch 2.13 asks, having left this mode, in which blocks must be recomputed. It does not ask for an edge.
+            with self:
+                return func([get_gradient_edge(loss) for loss in args[0]])
         if func is nn.functional.rms_norm and self.fused_norm:
             return FusedNorm.apply(args[0], kwargs["weight"])  # type: ignore[no-untyped-call]
         if func is torch.addcmul and self.autocast:
