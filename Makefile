@@ -34,7 +34,8 @@ checks: setup
 test: checks
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-# What is slow, what needs an extra, the whole demo; and the fast tests with none of the extras on a newer torch.
+# With every extra on the pinned torch what is slow or needs one, with none of them on a newer torch what is fast; and
+# with each the whole demo.
 test-slow: setup-all
 	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or needs) and not slurm"
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh

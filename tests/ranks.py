@@ -133,7 +133,7 @@ class Run:
                 train_and_break(self.config, self.breaks)
 
 
-def train_together(runs, folder, processes, timeout=900):
+def train_together(runs, folder, processes, timeout=400):
     """All runs (name → Run), by so many processes. What each trained of a run stands in folder/RUN.RANK.batches."""
     return wait_together(start_together(runs, folder, processes), folder, timeout)
 
@@ -166,7 +166,7 @@ def start(command, folder, processes, **environment):
     return started
 
 
-def wait_together(started, folder, timeout=900):
+def wait_together(started, folder, timeout=400):
     """For all of them, or for the first that fails: those that wait for it would wait for ever."""
     end = time.monotonic() + timeout
     try:

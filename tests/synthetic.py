@@ -101,6 +101,7 @@ def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:
     def training_step(self, batch, batch_idx):
         place = (self.global_step, batch_idx % self.trainer.accumulate_grad_batches)
         if place == kill_at:
+            self.trainer.strategy.checkpoint_io.wait()  # so that it is known which checkpoint is the newest
             os.kill(os.getpid(), signal.SIGKILL)
         with path.open("a") as file:
             print(*place, batch.row.tolist(), float(batch.emb.double().sum()), file=file)

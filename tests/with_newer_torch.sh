@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The promise "any torch from 2.6 up, with none of the extras": the fast tests on a newer torch, but for those of
-# preparing, reports and documentation, which take long and ask little of torch that the others do not.
+# The promise "any torch from 2.6 up, with none of the extras": fast tests and the whole demo on a newer torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv-newer
@@ -13,5 +12,5 @@ for extra in sonar fairseq2 deepspeed; do
         exit 1
     fi
 done
-$venv/bin/pytest -q -n 2 --dist loadfile --ignore=tests/test_readme.py --ignore=tests/test_docs.py \
-    --ignore-glob='tests/test_prepare*' --ignore=tests/codec_report
+$venv/bin/pytest -q -n 2 --dist loadfile
+BIN="$PWD/$venv/bin" DEMO=demo/newer-torch examples/demo.sh
