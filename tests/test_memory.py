@@ -52,8 +52,10 @@ ZERO = pytest.mark.needs("deepspeed")
 @pytest.mark.parametrize(
     ("family", "strategy", "changes"),
     [
+        ("base", "single", ()),
         slow("base", "single", ("trainer.accumulate=2", "data.rows=6")),
         slow("two_tower", "single", (RECOMPUTED,)),
+        slow("one_tower", "single", ()),
         slow("base", "ddp", ()),
         slow("two_tower", "fsdp", (RECOMPUTED,)),
         *(slow("two_tower", f"deepspeed_{stage}", (RECOMPUTED,), marks=[ZERO]) for stage in (1, 2, 3)),
