@@ -5,7 +5,7 @@
 Writes made-up shards into a temporary folder (documents of 4 to 64 concepts of 1024 fp16 numbers), reads them once so
 that they are in the page cache, then lets both fill rows of 128 slots from shuffled documents, in turns, in a single
 process. Prints one JSON line: concepts per second, the median over the rounds. With --ranks also those of the first
-of so many processes, each of which plans the rows of all and reads its own.
+of so many processes, which counts its part of the rows, is told the others', and packs and reads its own.
 """
 
 import argparse
@@ -24,10 +24,11 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.plan import Plan, Position, Share
+from lcm.plan import Plan
 from lcm.prepared import Shard
 from lcm.reader import Batches, RowReader
 from lcm.shards import Encoded, shard_name, write_shard
+from lcm.steps import Position, Share
 
 DIM, SLOTS, ROWS = 1024, 128, 8
 SIZES = {"S": (8, 500), "M": (32, 1000)}
@@ -62,18 +63,30 @@ def made_up(first: int, lengths: list[int], pool: np.ndarray) -> Iterator[Encode
 
 
 def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
-    plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
+    plan = plan_of(shards)
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
     epoch = plan.first_rows(sys.maxsize, multiple=ROWS)
     return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=epoch.size // ROWS), workers)
 
 
-def share_of_one(shards: list[Shard], ranks: int, workers: int) -> Iterator[Batch]:
-    """What the first of `ranks` processes reads of an epoch that is `ranks` times as long: as much as one alone."""
+def one_of_many(shards: list[Shard], ranks: int, workers: int) -> Callable[[], Iterator[Batch]]:
+    """What the first of `ranks` processes does in an epoch that is `ranks` times as long: as much as one alone."""
     shards = shards * ranks
-    plan = Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
+    told = plan_of(shards)
+    told.count(np.arange(len(told.rows_in)))
     reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
-    return iter(Batches(reader, FirstOf(plan, ranks), workers))
+
+    def read() -> Iterator[Batch]:
+        plan = plan_of(shards)
+        plan.count(np.arange(0, len(plan.rows_in), ranks))
+        plan.rows_in[:] = told.rows_in
+        return iter(Batches(reader, FirstOf(plan, ranks), workers))
+
+    return read
+
+
+def plan_of(shards: list[Shard]) -> Plan:
+    return Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class FirstOf:
 
     def __iter__(self) -> Iterator[Share]:
         for step in takewhile(lambda step: step.after.epoch == 0, self.plan.steps(Position(), self.ranks * ROWS)):
-            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1)
+            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1, adds_up=False)
 
     def __len__(self) -> int:
         """At least: the plan is only known when it is made."""
@@ -156,11 +169,12 @@ def main() -> None:
             shard.path.read_bytes()
         speeds: dict[str, list[float]] = {"ours": [], "other": []}
         shared: dict[int, list[float]] = {ranks: [] for ranks in args.ranks}
+        many = {ranks: one_of_many(shards, ranks, args.workers) for ranks in args.ranks}
         for done in range(1, args.rounds + 1):
             speeds["ours"].append(concepts_per_second(lambda: ours(shards, args.workers), total))
             speeds["other"].append(concepts_per_second(lambda: plain_webdataset(shards), total))
             for ranks in args.ranks:
-                shared[ranks].append(concepts_per_second(lambda n=ranks: share_of_one(shards, n, args.workers)))
+                shared[ranks].append(concepts_per_second(many[ranks]))
             print(f"round {done}: " + ", ".join(f"{k} {v[-1]:,.0f}" for k, v in speeds.items()), file=sys.stderr)
     one, other = median(speeds["ours"]), median(speeds["other"])
     result = {

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lcm.batch import PAD, Batch
 from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, OptimizerConfig, TwoTowerConfig
 from lcm.models import ConceptModel, build_model
-from lcm.packing import first_fit
+from lcm.packing import best_fit
 from lcm.schedule import build_optimizer
 
 DIM, SLOTS = 1024, 128
@@ -43,7 +43,7 @@ def config_of(model: str, size: str) -> ModelConfig:
 
 def packed(documents: list[Tensor]) -> Batch:
     """As the plan packs them."""
-    chosen = first_fit(np.array([len(d) for d in documents]), SLOTS)
+    chosen = best_fit(np.array([len(d) for d in documents]), SLOTS)
     rows = int(chosen.max()) + 1
     emb, doc = torch.zeros(rows, SLOTS, DIM), torch.full((rows, SLOTS), PAD)
     pos, used = torch.zeros(rows, SLOTS, dtype=torch.long), [0] * rows

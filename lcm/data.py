@@ -15,17 +15,21 @@ from functools import cached_property
 from itertools import islice
 
 import lightning as L
+import numpy as np
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, distributed
 
+from lcm.batch import Batch
 from lcm.cache import ShardCache
 from lcm.config import CodecRecord, Config
 from lcm.errors import UserError
 from lcm.fetching import check_cache, fetch_indexes
 from lcm.groups import Groups
-from lcm.plan import Plan, Position, Share
+from lcm.plan import Plan
 from lcm.prepared import PreparedData, RemoteShard, Shard
 from lcm.reader import Batches, RowReader
+from lcm.steps import Position, Share
 
 VALIDATION_SEED = 0
 """Of the order of validation: the same rows in every run, whatever the run's own seed."""
@@ -49,6 +53,7 @@ class ConceptData(L.LightningDataModule):
         self.steps = 0  # optimizer steps trained
         self._micro_batches = 0  # trained since the last whole step
         self._dealt: deque[Position] = deque()  # positions after the steps that are dealt, but not yet trained
+        self._targets = self._step_targets = torch.zeros(())  # the newest batch's; those of all ranks in its step
 
     # ---- what the data is ----
 
@@ -118,19 +123,56 @@ class ConceptData(L.LightningDataModule):
         accumulate = self.config.trainer.accumulate
         self._micro_batches = 0
         self._dealt.clear()
+        if self._together:
+            self._count_together()
         rows = self.world_size * accumulate * self.config.data.rows
         steps = self.plan.steps(self.position, rows, self._groups.begin if self._groups else None)
         for step in islice(steps, max(0, self.config.trainer.max_steps - self.steps)):
             self._dealt.append(step.after)
-            yield from step.shares(self.rank, self.world_size, accumulate)
+            yield from step.shares(self.rank, self.world_size, accumulate, adds_up=not self._together)
+
+    @property
+    def _together(self) -> bool:
+        """Whether the other ranks are there to be asked; else all that is theirs is computed here."""
+        return self.world_size > 1 and distributed.is_available() and distributed.is_initialized()
+
+    def _count_together(self) -> None:
+        """Where the rows of each bundle begin: every rank counts some, and all know it."""
+        assert self.trainer, "processes that have met are a Trainer's"
+        if (self.plan.rows_in >= 0).all():
+            return
+        mine = np.arange(self.rank, len(self.plan.rows_in), self.world_size)
+        self.plan.count(mine)
+        counts = torch.zeros(len(self.plan.rows_in), dtype=torch.int32)
+        counts[mine] = torch.from_numpy(self.plan.rows_in[mine])
+        counts = counts.to(self.trainer.strategy.root_device)
+        distributed.all_reduce(counts)
+        self.plan.rows_in[:] = counts.cpu().numpy()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self._targets = batch.step_targets
+        return batch
 
     def advance(self) -> None:
-        """One more micro-batch is trained. The position moves once all micro-batches of the step are."""
+        """One more micro-batch is trained, or is about to be. The position moves once all of the step are."""
+        if self._together:
+            self._add_up()
         self._micro_batches += 1
         if self._micro_batches == self.config.trainer.accumulate:
             self._micro_batches = 0
             self.position = self._dealt.popleft()
             self.steps += 1
+
+    def _add_up(self) -> None:
+        """Have the newest batch know the targets of all ranks.
+
+        On the device itself, and here, not while batches are read: who waits for a rank that reads is in the step.
+        """
+        if self._micro_batches == 0:
+            distributed.all_reduce(self._targets)
+            self._step_targets = self._targets
+        else:
+            self._targets.copy_(self._step_targets)
 
     def state_dict(self) -> dict[str, int]:
         return {**asdict(self.position), "steps": self.steps, "plan": self.plan.fingerprint}

@@ -13,9 +13,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_
 
 from lcm.errors import UserError
 from lcm.fetching import Fetch
-from lcm.plan import Share
 from lcm.prepared import Shard
 from lcm.reader import Files, OpenFile
+from lcm.steps import Share
 
 _LOOK = 0.02
 """Seconds between two looks at whether the others have written."""

@@ -1,9 +1,10 @@
-"""One group of documents becomes rows: cut to S concepts, packed first-fit, nothing read but lengths.
+"""Documents become rows: cut to S concepts, packed side by side, nothing read but lengths.
 
 Shapes.  N documents · P pieces · Q spans · R rows
 """
 
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,8 +30,8 @@ SPAN = np.dtype(
 
 
 @dataclass(frozen=True)
-class PackedGroup:
-    """The rows of one group: the spans of row r are spans[bounds[r] : bounds[r + 1]].
+class PackedRows:
+    """Rows that were packed together: the spans of row r are spans[bounds[r] : bounds[r + 1]].
 
     span_targets, targets: of each span, and of each row; bounds has one number more than there are rows
     """
@@ -44,28 +45,37 @@ class PackedGroup:
         before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
         return np.diff(before[self.bounds])
 
-    @cached_property
-    def filled(self) -> Bool[np.ndarray, " R"]:
-        """Which rows hold anything."""
-        return np.diff(self.bounds) > 0
-
-    def without(self, shards: Collection[int]) -> "PackedGroup":
+    def without(self, shards: Collection[int]) -> "PackedRows":
         """The same rows, with empty slots for what lies in these shards: nothing else moves, no row changes its number.
 
         So a position means the same whether or not the shards were there.
         """
         kept = ~np.isin(self.spans["shard"], list(shards))
         before = np.concatenate([[0], kept.cumsum()])
-        return PackedGroup(self.spans[kept], self.span_targets[kept], before[self.bounds])
+        return PackedRows(self.spans[kept], self.span_targets[kept], before[self.bounds])
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def rows(self, order: Int[np.ndarray, " r"]) -> Iterator[tuple[Shaped[np.ndarray, " q"], int]]:
-        """The spans of these rows, in this order, and how many targets they hold."""
-        begins, ends, targets = (a.tolist() for a in (self.bounds[order], self.bounds[order + 1], self.targets[order]))
-        for begin, end, count in zip(begins, ends, targets, strict=True):
-            yield self.spans[begin:end], count
+    def row(self, number: int) -> tuple[Shaped[np.ndarray, " q"], int]:
+        """The spans of a row, and how many targets they hold."""
+        return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
+
+
+def shortened(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, " N"]:
+    """Which documents are pairs that lose some of their prompt, so that the whole answer fits into a row."""
+    concepts, source = index[:, CONCEPTS], index[:, SOURCE]
+    answer = concepts - source + 1  # with the concept that announces it
+    return (source > 0) & (concepts > slots) & (answer <= slots)
+
+
+def row_count(index: Int[np.ndarray, "N 3"], slots: int) -> int:
+    """How many rows `pack` makes of these documents, whatever their order."""
+    one_row = shortened(index, slots)
+    concepts = index[~one_row, CONCEPTS]
+    how_many = np.bincount(concepts % slots, minlength=slots + 1)
+    how_many[slots] = (concepts // slots).sum() + one_row.sum()
+    return _fits(how_many.tolist(), slots)[1]
 
 
 def cut(
@@ -78,19 +88,18 @@ def cut(
     alone is too long, the pair is cut like any other document.
     """
     offset, concepts, source = index.T
-    answer = concepts - source + 1  # with the concept that announces it
-    shortened = (source > 0) & (concepts > slots) & (answer <= slots)
+    one_row, answer = shortened(index, slots), concepts - source + 1
 
-    pieces = np.where(shortened, 1, -(-concepts // slots))
+    pieces = np.where(one_row, 1, -(-concepts // slots))
     owner = np.repeat(np.arange(len(index)), pieces)
     first = (np.arange(len(owner)) - np.repeat(pieces.cumsum() - pieces, pieces)) * slots
 
     heads = np.zeros(len(owner), SPAN)
     heads["shard"], heads["offset"], heads["first"] = shard[owner], offset[owner], first
-    heads["count"] = np.where(shortened[owner], slots - answer[owner], np.minimum(concepts[owner] - first, slots))
+    heads["count"] = np.where(one_row[owner], slots - answer[owner], np.minimum(concepts[owner] - first, slots))
     heads["prompt"] = np.clip(source[owner] - first, 0, heads["count"])
 
-    piece = np.flatnonzero(shortened[owner])
+    piece = np.flatnonzero(one_row[owner])
     if not len(piece):
         return heads, np.arange(len(heads))
     tails = heads.take(piece)  # twenty times quicker than heads[piece]
@@ -102,29 +111,56 @@ def cut(
     return spans.take(order), piece[order]
 
 
-def first_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P"]:
-    """The row of each piece, taken longest first: the first row that has room, a new one where none has. Exact.
+def best_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P"]:
+    """The row of each piece, taken longest first: where the least room is left that is enough, else a new row. Exact.
 
-    Pieces of equal length are placed at once: in the order of the rows, each takes as many as it has room for.
+    How many rows there are, and which lengths share one, follows from how often each length occurs: no order, and so
+    no seed, changes it.
     """
-    turns = _sorted(slots - lengths)
-    how_many = np.bincount(lengths)
-    free = np.full(len(lengths), slots, dtype=np.int32)
-    chosen, opened = [np.empty(0, dtype=np.int64)], 0
-    for length in how_many.nonzero()[0][::-1].tolist():
-        count = int(how_many[length])
-        rows = (free[: opened + count] >= length).nonzero()[0]
-        takes = free[rows] // length
-        taken = takes.cumsum()
-        last = int(taken.searchsorted(count))
-        rows, takes = rows[: last + 1], takes[: last + 1]
-        takes[-1] -= taken[last] - count
-        free[rows] -= takes * length
-        chosen.append(rows.repeat(takes))
-        opened = max(opened, int(rows[-1]) + 1)
+    fits, _ = _fits(np.bincount(lengths).tolist(), slots)
+    rows = np.array([row for taken, _ in fits for row in taken], dtype=np.int64)
+    takes = np.array([each for taken, each in fits for _ in taken], dtype=np.int64)
     row = np.empty(len(lengths), dtype=np.int64)
-    row[turns] = np.concatenate(chosen)
+    row[_sorted(slots - lengths)] = rows.repeat(takes)
     return row
+
+
+def _fits(how_many: list[int], slots: int) -> tuple[list[tuple[list[int], int]], int]:
+    """(rows, how many pieces each of them takes) for the longest pieces first; and the number of all rows.
+
+    how_many: pieces of each length. Those of equal length are placed at once: rows with equal room are alike, and each
+    takes as many as it has room for, since of all that are enough its own room stays the least.
+    """
+    fits: list[tuple[list[int], int]] = []
+    rooms: defaultdict[int, list[int]] = defaultdict(list)  # the rows in which so many slots are free
+    some = 0  # bit n is set where rooms[n] holds a row
+    opened = 0
+    for length in range(len(how_many) - 1, 0, -1):
+        left = how_many[length]
+        while left:
+            enough = some >> length
+            room = length + (enough & -enough).bit_length() - 1 if enough else slots
+            each = room // length
+            count = -(-left // each)
+            if not enough:
+                rows = list(range(opened, opened + count))
+                opened += count
+            elif count < len(rooms[room]):
+                rooms[room], rows = rooms[room][:-count], rooms[room][-count:]
+            else:
+                rows = rooms.pop(room)
+                some -= 1 << room
+            left -= each * len(rows)
+            if left < 0:  # the last row takes fewer
+                fits.append(([rows.pop()], each + left))
+                rooms[room - (each + left) * length].append(fits[-1][0][0])
+                some |= 1 << room - (each + left) * length
+                left = 0
+            if rows:
+                fits.append((rows, each))
+                rooms[room - each * length] += rows
+                some |= 1 << room - each * length
+    return fits, opened
 
 
 def _sorted(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -133,11 +169,11 @@ def _sorted(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.argsort(values.astype(np.uint16) if small else values, kind="stable")
 
 
-def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int, predicts_first: bool) -> PackedGroup:
-    """Cut the documents, and pack the pieces first-fit into rows of `slots` concepts; equal ones in the order given."""
+def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int, predicts_first: bool) -> PackedRows:
+    """Cut the documents, and pack the pieces into rows of `slots` concepts; equal ones in the order given."""
     spans, piece = cut(index, shard, slots)
     lengths = np.bincount(piece, weights=spans["count"]).astype(np.int64)
-    row = first_fit(lengths, slots)[piece]
+    row = best_fit(lengths, slots)[piece]
     order = _sorted(row)  # of two spans that are one piece, and so a row of their own, the first comes first
     spans, row = spans.take(order), row[order]
 
@@ -148,7 +184,7 @@ def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
     targets = spans["count"] - spans["prompt"]
     if not predicts_first:
         targets = targets - (begins & (spans["prompt"] == 0))
-    return PackedGroup(spans, targets, bounds)
+    return PackedRows(spans, targets, bounds)
 
 
 def _running_total(values: Shaped[np.ndarray, " Q"], bounds: Int[np.ndarray, " _"]) -> Int[np.ndarray, " Q"]:

@@ -8,26 +8,29 @@ only decides where the next step begins, and may change at any step.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
-from lcm.packing import SPAN, PackedGroup, pack
+from lcm.packing import PackedRows, pack, row_count
+from lcm.steps import Group, Part, Position, Row, Step, in_steps
 
-ORDER = 2
+ORDER = 3
 """Goes up whenever the same data, settings and seed make other rows: a run then goes on with the next epoch."""
 
-SHARDS, DOCUMENTS, ROWS = range(3)
+SHARDS, DOCUMENTS, ROWS, BUNDLES = range(4)
 """What is permuted: each kind draws from a stream of its own."""
+
+BUNDLE_ROWS = 128
+"""At least so many rows are packed together, on average: of fewer, the last one that is not full would tell."""
 
 
 @runtime_checkable
 class ShardIndex(Protocol):
-    """What the plan asks of a shard: the manifest's numbers, and its index when the turn of its group comes."""
+    """What the plan asks of a shard: the manifest's numbers, and its index when its rows are wanted."""
 
     @property
     def name(self) -> str: ...
@@ -46,146 +49,14 @@ Begin = Callable[[int, int, Sequence[int], Sequence[int]], Collection[int]]
 Returns which of its shards are not to be had: their documents are left out of the rows."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """How much has been trained: `row` rows of data epoch `epoch`, by all ranks together.
-
-    group, group_row: a group of shards that ends after `row` at the earliest, and the number of its first row. They
-    only spare the packing of the groups before it; (0, 0) is always right.
-    """
-
-    epoch: int = 0
-    row: int = 0
-    group: int = 0
-    group_row: int = 0
-
-
-class Row(NamedTuple):
-    """One row: its number in the epoch, its spans (lcm.packing.SPAN), how many targets they hold.
-
-    group, group_row: the group of shards it was packed with, and the number of that group's first row.
-    """
-
-    epoch: int
-    number: int
-    group: int
-    group_row: int
-    spans: Shaped[np.ndarray, " Q"]
-    targets: int
-
-    @property
-    def after(self) -> Position:
-        """Where training stands once this row and all before it are trained."""
-        return Position(self.epoch, self.number + 1, self.group, self.group_row)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one rank trains in one micro-batch. targets: those of the whole step, over all ranks and micro-batches."""
-
-    rows: tuple[Row, ...]
-    targets: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one group that follow one another: `order` are their numbers within `packed`, `first` in the epoch."""
-
-    epoch: int
-    group: int
-    group_row: int
-    packed: PackedGroup
-    order: Int[np.ndarray, " n"]
-    first: int
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def split(self, count: int) -> tuple["Part", "Part"]:
-        """The first `count` rows, and the others."""
-        others = replace(self, order=self.order[count:], first=self.first + count)
-        return replace(self, order=self.order[:count]), others
-
-    def rows(self, which: slice = slice(None)) -> Iterator[Row]:
-        made = self.packed.rows(self.order[which])
-        for number, (spans, targets) in zip(range(len(self))[which], made, strict=True):
-            yield Row(self.epoch, self.first + number, self.group, self.group_row, spans, targets)
-
-    @property
-    def after(self) -> Position:
-        """Where training stands once these rows and all before them are trained."""
-        return Position(self.epoch, self.first + len(self), self.group, self.group_row)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The rows of one optimizer step, in order, and empty ones up to `size`.
-
-    Of other ranks' rows only the targets are ever counted, for all at once: to make each of them costs more than that.
-    """
-
-    parts: tuple[Part, ...]
-    size: int
-
-    @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        """All of them."""
-        return self._every(0, 1)
-
-    @cached_property
-    def targets(self) -> int:
-        """Over all ranks and micro-batches."""
-        return sum(int(part.packed.targets[part.order].sum()) for part in self.parts)
-
-    @property
-    def after(self) -> Position:
-        """Where training stands after it. A step with empty rows is the last of its epoch."""
-        last = self.parts[-1]
-        return last.after if sum(map(len, self.parts)) == self.size else Position(last.epoch + 1)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no row holds anything."""
-        return not any(part.packed.filled[part.order].any() for part in self.parts)
-
-    def shares(self, rank: int, world_size: int, micro_batches: int) -> list[Share]:
-        """The rows rank, rank + world_size, …, in equal micro-batches."""
-        mine = self._every(rank, world_size)
-        size = self.size // (world_size * micro_batches)
-        assert size * world_size * micro_batches == self.size, "a step's rows are dealt evenly"
-        return [Share(mine[i : i + size], self.targets) for i in range(0, len(mine), size)]
-
-    def _every(self, start: int, step: int) -> tuple[Row, ...]:
-        """The rows start, start + step, …"""
-        rows: list[Row] = []
-        for part in self.parts:
-            rows += part.rows(slice(start, None, step))
-            start = start - len(part) if start >= len(part) else (start - len(part)) % step
-        last = self.parts[-1]
-        empty = Row(last.epoch, 0, last.group, last.group_row, np.empty(0, SPAN), 0)
-        missing = self.size - sum(map(len, self.parts))
-        return (*rows, *(empty._replace(number=last.first + len(last) + i) for i in range(start, missing, step)))
-
-
-def _cut(parts: Iterable[Part], count: int) -> Iterator[tuple[Part, ...]]:
-    """The same rows, `count` at a time; the last ones are fewer."""
-    taken: list[Part] = []
-    for part in parts:
-        while len(part) >= (missing := count - sum(map(len, taken))):
-            first, part = part.split(missing)
-            yield (*taken, first)
-            taken = []
-        if len(part):
-            taken.append(part)
-    if taken:
-        yield tuple(taken)
-
-
 class Plan:
     """Every document exactly once an epoch, in an order that any process can compute for itself.
 
-    Shards are permuted and taken `group` at a time. A group's documents are permuted, cut to `slots` concepts and
-    packed first-fit, the longest first (lcm.packing); its rows are permuted again.
+    A bundle is a shard, or a few that are small: its documents are permuted, cut to `slots` concepts and packed, the
+    longest first (lcm.packing). Bundles are permuted and taken so many at a time that they are at most `group` shards;
+    the rows of such a group are permuted.
+
+    rows_in: rows of each bundle, -1 where they are not counted yet. They are the same in every epoch.
     """
 
     def __init__(
@@ -197,12 +68,18 @@ class Plan:
         seed: int,
         predicts_first: bool,
     ) -> None:
-        assert any(shard.concepts for shard in shards), "a plan needs a document"
+        concepts = sum(shard.concepts for shard in shards)
+        assert concepts, "a plan needs a document"
         self.shards = shards
         self.slots = slots
         self.group = group
         self.seed = seed
         self.predicts_first = predicts_first
+        size = min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
+        self._size, self._per_group = size, group // size
+        self._mixed = self._order(len(shards), 0, BUNDLES, 0)
+        self.rows_in = np.full(-(-len(shards) // size), -1, dtype=np.int32)
+        self._turns = lru_cache(2)(lambda epoch: self._order(len(self.rows_in), epoch, SHARDS, 0))
 
     @property
     def fingerprint(self) -> int:
@@ -217,54 +94,85 @@ class Plan:
         A step of which `begin` has left nothing is left out itself: it would only let the optimizer drift.
         """
         while True:
-            for parts in _cut(self._parts(start, begin), rows_per_step):
+            for parts in in_steps(self._parts(start, begin), rows_per_step):
                 if not (step := Step(parts, rows_per_step)).is_empty:
                     yield step
             start = Position(epoch=start.epoch + 1)
 
     def first_rows(self, count: int, multiple: int, begin: Begin | None = None) -> Step:
         """The first `count` rows of epoch 0 as a single step, filled up to a multiple of `multiple` rows."""
-        parts = next(_cut(self._parts(Position(), begin), count))
+        parts = next(in_steps(self._parts(Position(), begin), count))
         return Step(parts, -(-sum(map(len, parts)) // multiple) * multiple)
 
     def rows(self, start: Position, begin: Begin | None = None) -> Iterator[Row]:
-        """The rows from `start` to the end of its epoch."""
+        """The rows from `start` to the end of its epoch, in the order in which they are trained."""
         for part in self._parts(start, begin):
-            yield from part.rows()
+            yield from part.group.rows(part.numbers)
+
+    def count(self, bundles: Int[np.ndarray, " u"]) -> None:
+        """Fill in `rows_in` for these bundles, of which only the lengths of documents are read."""
+        for bundle in bundles[self.rows_in[bundles] < 0].tolist():
+            index, _ = self._index(bundle)
+            self.rows_in[bundle] = row_count(index, self.slots)
 
     def _parts(self, start: Position, begin: Begin | None) -> Iterator[Part]:
         """`rows`, a group at a time."""
         epoch, first = start.epoch, start.group_row
         assert first <= start.row, "the group of a position starts before it"
-        for group in range(start.group, self.groups):
-            packed = self._packed(epoch, group)
-            if begin and (dead := begin(epoch, group, self.members(epoch, group), self._following(epoch, group))):
-                packed = packed.without(dead)
-            skipped = max(0, start.row - first)
-            order = self._order(len(packed), epoch, ROWS, group)[skipped:]
-            yield Part(epoch, group, first, packed, order, first + skipped)
-            first += len(packed)
+        for number in range(start.group, self.groups):
+            dead: Collection[int] = ()
+            if begin:
+                dead = begin(epoch, number, self.members(epoch, number), self._following(epoch, number))
+            group = self._group(epoch, number, first, dead)
+            yield Part(group, min(max(0, start.row - first), len(group)), len(group))
+            first += len(group)
 
     @property
     def groups(self) -> int:
         """Of an epoch."""
-        return -(-len(self.shards) // self.group)
+        return -(-len(self.rows_in) // self._per_group)
 
     def members(self, epoch: int, group: int) -> list[int]:
         """The shards of a group, by their numbers."""
-        turns = self._order(len(self.shards), epoch, SHARDS, 0)
-        return turns[group * self.group : (group + 1) * self.group].tolist()
+        bundles = self._bundles_of(epoch, group).tolist()
+        return np.concatenate([self._shards_of(bundle) for bundle in bundles]).tolist()
 
     def _following(self, epoch: int, group: int) -> list[int]:
         return self.members(epoch, group + 1) if group + 1 < self.groups else self.members(epoch + 1, 0)
 
-    def _packed(self, epoch: int, group: int) -> PackedGroup:
-        """Only here are indexes opened, a group at a time, and dropped once the group is packed."""
-        members = self.members(epoch, group)
+    def _bundles_of(self, epoch: int, group: int) -> Int[np.ndarray, " u"]:
+        return self._turns(epoch)[group * self._per_group : (group + 1) * self._per_group]
+
+    def _shards_of(self, bundle: int) -> Int[np.ndarray, " n"]:
+        return self._mixed[bundle * self._size : (bundle + 1) * self._size]
+
+    def _group(self, epoch: int, number: int, first: int, dead: Collection[int]) -> Group:
+        bundles = self._bundles_of(epoch, number)
+        self.count(bundles)
+        bounds = [0, *self.rows_in[bundles].cumsum().tolist()]
+        permute = partial(self._order, epoch=epoch, what=ROWS, group=number)
+        make = partial(self._packed, epoch, bundles.tolist(), dead)
+        lacking = {
+            place
+            for place, b in enumerate(bundles.tolist())
+            if dead and not set(dead).isdisjoint(self._shards_of(b).tolist())
+        }
+        return Group(epoch, number, first, bounds, permute, make, frozenset(lacking))
+
+    def _packed(self, epoch: int, bundles: Sequence[int], dead: Collection[int], place: int) -> PackedRows:
+        """Only here and in `count` are indexes opened, and dropped once the bundle is packed."""
+        bundle = bundles[place]
+        index, shard = self._index(bundle)
+        order = self._order(len(index), epoch, DOCUMENTS, bundle)
+        packed = pack(index.take(order, axis=0), shard[order], self.slots, self.predicts_first)
+        assert len(packed) == self.rows_in[bundle], "every process counts the same rows"
+        return packed.without(dead) if dead else packed
+
+    def _index(self, bundle: int) -> tuple[Int[np.ndarray, "N 3"], Int[np.ndarray, " N"]]:
+        """Of the documents of a bundle, and the shard of each."""
+        members = self._shards_of(bundle)
         indexes = [self.shards[member].load() for member in members]
-        index, shard = np.concatenate(indexes), np.repeat(members, [len(i) for i in indexes])
-        order = self._order(len(index), epoch, DOCUMENTS, group)
-        return pack(index.take(order, axis=0), shard[order], self.slots, self.predicts_first)
+        return np.concatenate(indexes), np.repeat(members, [len(index) for index in indexes])
 
     def _order(self, count: int, epoch: int, what: int, group: int) -> Int[np.ndarray, " n"]:
         """A permutation that is a function of its key alone.

@@ -20,7 +20,7 @@ from torch import Tensor
 from lcm.batch import PAD, Batch
 from lcm.errors import UserError
 from lcm.packing import SPAN
-from lcm.plan import Share
+from lcm.steps import Share
 
 OPEN_FILES = 128
 """Shards that are kept open: well above a group, well below what a process may open."""

@@ -31,8 +31,8 @@ from lcm.export import write_card
 from lcm.loggers import build_loggers, quiet_lightning, say
 from lcm.models import ConceptModel, build_model
 from lcm.module import LCMModule
-from lcm.plan import Position
 from lcm.settings import from_command_line
+from lcm.steps import Position
 from lcm.strategies import SLICED, build_strategy, check_strategy, choose
 
 

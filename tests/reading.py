@@ -8,7 +8,7 @@ from made_up_data import a_config, documents_in, some_documents
 from lcm.batch import Batch
 from lcm.config import Config
 from lcm.data import ConceptData
-from lcm.plan import Position
+from lcm.steps import Position
 
 DOCUMENTS = some_documents(60)
 

@@ -12,7 +12,7 @@ ORDER = [
     "errors", "settings", "config", "remote", "sat", "text", "inputs", "manifest", "columns", "sources", "codec",
     "shards", "cache", "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace",
     "fitting", "prepare_options", "prepare",
-    "batch", "documents", "packing", "plan", "reader", "prepared", "fetching", "groups",
+    "batch", "documents", "packing", "steps", "plan", "reader", "prepared", "fetching", "groups",
     "data",
     "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
     "denoising_step", "interleaved",

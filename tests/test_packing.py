@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcm.packing import cut, first_fit, pack
+from lcm.packing import best_fit, cut, pack, row_count
 
 
 def an_index(*documents: tuple[int, int]) -> np.ndarray:
@@ -21,33 +21,53 @@ def pieces_of(concepts: int, source: int = 0, slots: int = 8) -> list[list[tuple
     ]
 
 
-def first_fit_by_hand(lengths: list[int], slots: int) -> list[int]:
+def rooms_by_hand(lengths: list[int], slots: int) -> list[int]:
+    """What is left of each row, sorted: which of two rows with equal room is taken makes no difference to it."""
     free: list[int] = []
-    chosen = {}
-    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
-        with_room = [row for row, room in enumerate(free) if room >= lengths[piece]]
-        if not with_room:
-            with_room = [len(free)]
-            free.append(slots)
-        free[with_room[0]] -= lengths[piece]
-        chosen[piece] = with_room[0]
-    return [chosen[piece] for piece in range(len(lengths))]
+    for length in sorted(lengths, reverse=True):
+        enough = [room for room in free if room >= length]
+        if enough:
+            free.remove(min(enough))
+        free.append((min(enough) if enough else slots) - length)
+    return sorted(free)
 
 
 @pytest.mark.parametrize("slots", [2, 3, 8, 128, 2048, 2**16 + 1])
-def test_packing_is_exactly_first_fit_the_longest_first(slots):
+def test_packing_is_exactly_best_fit_the_longest_first(slots):
     rng = np.random.default_rng(slots)
     for longest in {slots, slots // 2, min(slots, 5)}:
         lengths = rng.integers(1, longest + 1, 600)
-        assert first_fit(lengths, slots).tolist() == first_fit_by_hand(lengths.tolist(), slots)
+        used = np.bincount(best_fit(lengths, slots), weights=lengths).astype(int)
+        assert sorted((slots - used).tolist()) == rooms_by_hand(lengths.tolist(), slots)
 
 
 def test_long_rows_are_packed_alike():
-    assert first_fit(np.array([1, 2**16 + 1, 2**16, 2]), 2**16 + 1).tolist() == [1, 0, 1, 2]
+    assert best_fit(np.array([1, 2**16 + 1, 2**16, 2]), 2**16 + 1).tolist() == [1, 0, 1, 2]
 
 
 def test_nothing_is_packed_into_nothing():
-    assert first_fit(np.empty(0, dtype=np.int64), 8).tolist() == []
+    assert best_fit(np.empty(0, dtype=np.int64), 8).tolist() == []
+
+
+def test_which_lengths_share_a_row_does_not_depend_on_the_order_of_documents():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 65, 500)
+    shared = set()
+    for order in (np.arange(500), rng.permutation(500), np.arange(500)[::-1]):
+        rows = best_fit(lengths[order], 128)
+        shared.add(tuple(tuple(sorted(lengths[order][rows == row])) for row in range(rows.max() + 1)))
+    assert len(shared) == 1
+
+
+@pytest.mark.parametrize("slots", [2, 8, 16, 64])
+def test_rows_are_counted_without_being_packed(slots):
+    """Documents of any length, pairs that lose some of their prompt, and pairs whose answer alone is too long."""
+    rng = np.random.default_rng(slots)
+    for number in range(20):
+        concepts = rng.integers(1, 40, 30 + number)
+        documents = [(n, int(rng.integers(0, n))) for n in concepts.tolist()]
+        index, shard = an_index(*documents), np.zeros(len(documents), dtype=np.int64)
+        assert row_count(index, slots) == len(pack(index, shard, slots, predicts_first=True))
 
 
 def test_a_document_that_fits_is_one_piece():
@@ -88,7 +108,7 @@ def test_no_piece_is_longer_than_a_row_and_every_concept_of_a_continuation_has_o
 def test_spans_lie_side_by_side_in_a_row_and_number_their_documents():
     documents = [(3, 0), (19, 15), (4, 0), (1, 0)]
     packed = pack(an_index(*documents), np.zeros(4, dtype=np.int64), slots=8, predicts_first=True)
-    rows = [spans for spans, _ in packed.rows(np.arange(len(packed)))]
+    rows = [packed.row(number)[0] for number in range(len(packed))]
     assert [r["slot"].tolist() for r in rows] == [[0, 3], [0, 3, 7]]
     assert [r["doc"].tolist() for r in rows] == [[0, 0], [0, 1, 2]]
     assert [r["count"].tolist() for r in rows] == [[3, 5], [3, 4, 1]]
@@ -105,5 +125,5 @@ def test_counts_know_whether_the_first_concept_is_predicted():
 def test_few_slots_stay_empty(slots):
     rng = np.random.default_rng(slots)
     lengths = rng.integers(4, 65, 20_000)
-    rows = int(first_fit(lengths, slots).max()) + 1
+    rows = int(best_fit(lengths, slots).max()) + 1
     assert lengths.sum() > 0.998 * rows * slots

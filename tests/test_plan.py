@@ -1,7 +1,5 @@
 """The order of training: complete, reproducible, resumable anywhere, and cheap at any size."""
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +9,8 @@ import numpy as np
 import pytest
 
 import lcm.plan
-from lcm.plan import Plan, Position, Row, Step
+from lcm.plan import Plan
+from lcm.steps import Position, Row, Step
 
 
 @dataclass
@@ -40,6 +39,13 @@ class MadeUpShard:
         return np.stack([lengths.cumsum() - lengths, lengths, source], axis=1)
 
 
+@pytest.fixture(autouse=True, params=[1, 128], ids=["a shard each", "some shards"])
+def bundle_rows(request, monkeypatch) -> int:
+    """Of the small shards here one is a bundle by itself, or all of a group are one."""
+    monkeypatch.setattr(lcm.plan, "BUNDLE_ROWS", request.param)
+    return request.param
+
+
 def a_plan(shards: int = 5, documents: int = 30, slots: int = 16, seed: int = 1, group: int = 2, **options) -> Plan:
     options = {"predicts_first": True, "longest": 40} | options
     longest = options.pop("longest")
@@ -63,6 +69,12 @@ def contents(rows: Iterable[Row]) -> list[list[tuple]]:
 
 def without_filler(steps: Iterable[Step]) -> list[Row]:
     return [row for step in steps for row in step.rows if len(row.spans)]
+
+
+def in_order(plan: Plan, start: Position) -> tuple[list[Row], list[Position]]:
+    """The rows of an epoch, and where training stands after each of them."""
+    steps = an_epoch_of_steps(plan, 1, start)
+    return [step.rows[0] for step in steps], [step.after for step in steps]
 
 
 def an_epoch_of_steps(plan: Plan, rows_per_step: int, start: Position | None = None) -> list[Step]:
@@ -108,27 +120,36 @@ def test_another_seed_or_epoch_is_another_order_and_the_same_one_is_not():
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
 
 
-def test_the_order_is_the_same_on_every_machine_and_in_every_version():
+def test_the_order_is_the_same_on_every_machine_and_in_every_version(bundle_rows):
     """A run may be resumed anywhere; whoever changes this order breaks every run under way."""
     shards = [MadeUpShard(f"train-{i:06}.tar", documents=3, seed=i, lengths=range(4, 7)) for i in range(3)]
     plan = Plan(shards, slots=10, group=2, seed=1, predicts_first=True)
     order = [row.spans[["shard", "offset"]].tolist() for row in plan.rows(Position(epoch=1))]
-    assert order == [[(1, 0), (1, 9)], [(0, 0), (0, 9)], [(0, 4), (1, 4)], [(2, 9), (2, 0)], [(2, 4)]]
+    assert (
+        order
+        == {
+            1: [[(1, 4)], [(2, 4)], [(2, 9), (2, 0)], [(1, 0), (1, 9)], [(0, 0), (0, 9)], [(0, 4)]],
+            128: [[(0, 4)], [(0, 9), (0, 0)], [(2, 0), (2, 9)], [(2, 4), (1, 4)], [(1, 0), (1, 9)]],
+        }[bundle_rows]
+    )
 
 
-def test_only_one_group_of_shards_is_open_at_a_time_and_its_documents_are_mixed():
+def test_only_one_group_of_shards_is_read_at_a_time_and_its_documents_are_mixed(bundle_rows):
+    """Each index is read twice: its rows are counted, and then packed."""
     plan = a_plan(shards=6, group=3, slots=64)
     log: list[str] = []
     for shard in plan.shards:
         shard.loads = log
     rows = plan.rows(Position())
-    first = next(rows)
-    assert len(log) == 3
-    mixed = [set(first.spans["shard"].tolist())] + [set(row.spans["shard"].tolist()) for row in islice(rows, 20)]
-    assert len(set.union(*mixed)) == 3
-    assert sum(len(m) > 1 for m in mixed) > 10
+    first = [set(next(rows).spans["shard"].tolist()) for _ in range(20)]
+    assert set(log) == {plan.shards[number].name for number in plan.members(0, 0)}
+    assert len(set.union(*first)) == len(set(log)) == 3
+    if bundle_rows > 1:
+        assert sum(len(shards) > 1 for shards in first) > 10
+    else:
+        assert sum(one != other for one, other in pairwise(first)) > 10
     list(rows)
-    assert len(log) == len(set(log)) == 6
+    assert Counter(log) == {shard.name: 2 for shard in plan.shards}
 
 
 def test_long_and_short_documents_lie_anywhere_in_their_group():
@@ -163,6 +184,33 @@ def test_how_many_rows_a_step_takes_does_not_change_their_order(rows_per_step):
     assert {len(step.rows) for step in steps} == {rows_per_step}
 
 
+def test_small_shards_are_packed_together_so_that_few_slots_stay_empty(bundle_rows):
+    plan = a_plan(shards=12, documents=20, slots=64, group=6)
+    rows = sum(1 for _ in plan.rows(Position()))
+    fullest = -(-sum(shard.concepts for shard in plan.shards) // 64)
+    assert rows <= 1.02 * fullest if bundle_rows > 1 else rows > 1.02 * fullest
+
+
+@pytest.mark.parametrize("shards", [1, 7, 16, 23])
+@pytest.mark.parametrize("group", [1, 3, 16])
+def test_every_shard_is_in_one_group_of_an_epoch_and_no_group_has_too_many(shards, group):
+    plan = a_plan(shards=shards, documents=3, group=group)
+    for epoch in range(2):
+        groups = [plan.members(epoch, number) for number in range(plan.groups)]
+        assert sorted(number for members in groups for number in members) == list(range(shards))
+        assert max(map(len, groups)) <= group
+
+
+def test_which_documents_share_a_group_changes_with_every_epoch(bundle_rows):
+    plan = a_plan(shards=40, documents=3, group=4)
+    groups = [{frozenset(plan.members(epoch, number)) for number in range(plan.groups)} for epoch in range(2)]
+    if bundle_rows == 1:
+        assert groups[0] != groups[1]
+    else:  # a group is a single bundle, always of the same shards: small ones, from anywhere in the list
+        assert groups[0] == groups[1]
+        assert any(max(group) - min(group) > 10 for group in groups[0])
+
+
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 1), (2, 1), (4, 1), (1, 4), (2, 2), (4, 2)])
 def test_ranks_and_micro_batches_share_the_same_step(world_size, micro_batches):
     for step in an_epoch_of_steps(a_plan(), 8):
@@ -171,10 +219,9 @@ def test_ranks_and_micro_batches_share_the_same_step(world_size, micro_batches):
         assert {len(s.rows) for shares in ranks for s in shares} == {8 // world_size // micro_batches}
         assert {s.targets for shares in ranks for s in shares} == {step.targets}
         dealt = sorted(row.number for shares in ranks for s in shares for row in s.rows)
-        assert dealt == [row.number for row in step.rows]
-        for micro_batch in zip(*ranks, strict=True):  # what all ranks train together is a run of neighbours
-            numbers = sorted(row.number for share in micro_batch for row in share.rows)
-            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert dealt == sorted(row.number for row in step.rows)
+        numbers = [[row.number for share in shares for row in share.rows] for shares in ranks]
+        assert [n for mine in numbers for n in mine] == dealt, "the rows of a bundle are neighbours"
 
 
 def test_the_short_last_step_of_an_epoch_is_filled_with_empty_rows():
@@ -185,20 +232,20 @@ def test_the_short_last_step_of_an_epoch_is_filled_with_empty_rows():
     assert 0 < len(filler) == -total % 7
     assert all(row.targets == 0 for row in filler)
     assert last.after == Position(epoch=1)
-    assert following.rows[0].epoch == 1
-    assert following.rows[0].number == 0
+    assert contents(following.rows) == contents(islice(plan.rows(Position(epoch=1)), 7))
 
 
 @pytest.mark.parametrize("rows_per_step", [1, 3, 8])
 def test_training_resumes_at_any_position_with_any_rows_per_step(rows_per_step):
     plan = a_plan(shards=3, documents=6)
-    rows = list(plan.rows(Position(epoch=2)))
-    for trained, row in enumerate([None, *rows]):
-        start = row.after if row else Position(epoch=2)
+    rows, after = in_order(plan, Position(epoch=2))
+    assert contents(rows) == contents(plan.rows(Position(epoch=2)))
+    assert after[-1] == Position(2, len(rows), plan.groups - 1, after[-1].group_row)
+    for trained, start in enumerate([Position(epoch=2), *after]):
         assert start.row == trained
         for position in (start, Position(start.epoch, start.row)):  # with the hint, and without
             rest = list(plan.rows(position))
-            assert [r.number for r in rest] == list(range(trained, len(rows)))
+            assert [r.number for r in rest] == [r.number for r in rows[trained:]]
             assert contents(rest) == contents(rows[trained:])
             if rest:
                 assert contents(without_filler(an_epoch_of_steps(plan, rows_per_step, position))) == contents(rest)
@@ -216,11 +263,10 @@ def test_the_position_after_a_step_leads_to_the_next_one():
 
 def test_a_hint_spares_the_groups_before_it():
     plan = a_plan(shards=8, group=2)
-    middle = list(plan.rows(Position()))[-1].after
-    for shard in plan.shards:
-        shard.loads.clear()
-    list(plan.rows(middle))
-    assert sum(len(shard.loads) for shard in plan.shards) == 2
+    middle = in_order(plan, Position())[1][-1]
+    resumed = a_plan(shards=8, group=2)
+    list(resumed.rows(middle))
+    assert [n for n, shard in enumerate(resumed.shards) if shard.loads] == sorted(resumed.members(0, 3))
 
 
 def test_the_first_rows_are_one_step():
@@ -236,33 +282,3 @@ def test_a_plan_with_another_order_has_another_fingerprint():
     plans = [a_plan(), a_plan(seed=2), a_plan(slots=32), a_plan(group=3), a_plan(shards=4), a_plan(documents=31)]
     assert len({plan.fingerprint for plan in plans}) == len(plans)
     assert a_plan().fingerprint == a_plan(predicts_first=False).fingerprint
-
-
-HUGE = """
-import resource, sys, time
-sys.path.insert(0, {folder!r})
-import numpy as np
-from test_plan import MadeUpShard
-from lcm.plan import Plan, Position
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-MadeUpShard.concepts = 420_000
-shards = [MadeUpShard(f"train-{{i:06}}.tar", 10_000, seed=i, longest=64) for i in range(10_000)]
-plan = Plan(shards, slots=128, group=16, seed=1, predicts_first=False)
-started = time.perf_counter()
-steps = plan.steps(Position(epoch=2, row=26_000_123, group=600, group_row=26_000_100), rows_per_step=512)
-first = next(steps)
-waited = time.perf_counter() - started
-for _ in range(200):
-    last = next(steps)
-assert last.after.group > 600
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, waited)
-"""
-
-
-def test_a_plan_over_100_million_documents_needs_little_memory_and_starts_anywhere_in_seconds():
-    """10,000 shards of 10,000 documents, two groups drawn from deep inside the third epoch."""
-    script = HUGE.format(folder=__file__.rpartition("/")[0])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    gigabytes, seconds = map(float, done.stdout.split())
-    assert gigabytes < 0.25
-    assert seconds < 10

@@ -7,8 +7,8 @@ from ranks import Run, train_together
 from synthetic import tiny_config, write_data
 
 from lcm.data import ConceptData
-from lcm.plan import Position
 from lcm.reader import row_seed
+from lcm.steps import Position
 
 PARTS = [(1, 3, 0, 5), (2, 1, 2, 10), (4, 2, 1, 14), (3, 2, 2, 20)]
 """Processes, accumulation, workers, and the step that a part of the run ends before."""

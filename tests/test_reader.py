@@ -11,9 +11,9 @@ from made_up_data import DIM, END, write_data
 import lcm.reader
 from lcm.batch import PAD
 from lcm.packing import SPAN
-from lcm.plan import Row, Share
 from lcm.reader import Batches, RowReader, row_seed
 from lcm.shards import load_index
+from lcm.steps import Row, Share
 
 
 def a_span(offset: int, *, first=0, count=1, slot=0, doc=0, pos=0, prompt=0, shard=0) -> np.ndarray:
@@ -23,7 +23,7 @@ def a_span(offset: int, *, first=0, count=1, slot=0, doc=0, pos=0, prompt=0, sha
 def a_share(*rows: list[np.ndarray]) -> Share:
     return Share(
         tuple(
-            Row(2, 5 + i, 0, 0, spans=np.concatenate([np.empty(0, SPAN), *spans]), targets=0)
+            Row(2, 5 + i, 0, spans=np.concatenate([np.empty(0, SPAN), *spans]), targets=0)
             for i, spans in enumerate(rows)
         ),
         targets=11,
