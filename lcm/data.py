@@ -52,6 +52,7 @@ class ConceptData(L.LightningDataModule):
         self.position = Position()
         self.steps = 0  # optimizer steps trained
         self._micro_batches = 0  # trained since the last whole step
+        self._counted = False
         self._dealt: deque[Position] = deque()  # positions after the steps that are dealt, but not yet trained
         self._targets = self._step_targets = torch.zeros(())  # the newest batch's; those of all ranks in its step
 
@@ -139,22 +140,33 @@ class ConceptData(L.LightningDataModule):
     def _count_together(self) -> None:
         """Where the rows of each bundle begin: every rank counts some, and all know it."""
         assert self.trainer, "processes that have met are a Trainer's"
-        if (self.plan.rows_in >= 0).all():
+        if self._counted:  # by all, or by none: what this rank knows already is no reason not to meet the others
             return
-        mine = np.arange(self.rank, len(self.plan.rows_in), self.world_size)
-        self.plan.count(mine)
-        counts = torch.zeros(len(self.plan.rows_in), dtype=torch.int32)
-        counts[mine] = torch.from_numpy(self.plan.rows_in[mine])
+        mine, broken = np.arange(self.rank, len(self.plan.rows_in), self.world_size), None
+        counts = torch.zeros(len(self.plan.rows_in) + 1, dtype=torch.int32)
+        try:
+            self.plan.count(mine)
+        except UserError as error:
+            broken = error
+        counts[mine], counts[-1] = torch.from_numpy(self.plan.rows_in[mine]), int(broken is not None)
         counts = counts.to(self.trainer.strategy.root_device)
         distributed.all_reduce(counts)
-        self.plan.rows_in[:] = counts.cpu().numpy()
+        if broken:
+            raise broken
+        if counts[-1]:
+            raise UserError("data.path: another process cannot read an index; its own line says which, and what to do")
+        self.plan.rows_in[:] = counts[:-1].cpu().numpy()
+        self._counted = True
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self._targets = batch.step_targets
         return batch
 
     def advance(self) -> None:
-        """One more micro-batch is trained, or is about to be. The position moves once all of the step are."""
+        """One more micro-batch is trained. The position moves once all micro-batches of the step are.
+
+        Called before its loss, by all ranks alike: its `step_targets` are those of this rank until then.
+        """
         if self._together:
             self._add_up()
         self._micro_batches += 1

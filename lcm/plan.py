@@ -25,7 +25,7 @@ SHARDS, DOCUMENTS, ROWS, BUNDLES = range(4)
 """What is permuted: each kind draws from a stream of its own."""
 
 BUNDLE_ROWS = 128
-"""At least so many rows are packed together, on average: of fewer, the last one that is not full would tell."""
+"""So many rows are packed together, on average, where a group has as many: of few, the one that is not full tells."""
 
 
 @runtime_checkable
@@ -75,10 +75,10 @@ class Plan:
         self.group = group
         self.seed = seed
         self.predicts_first = predicts_first
-        size = min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
-        self._size, self._per_group = size, group // size
+        self._per_group = group // min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
+        self._size = group // self._per_group
         self._mixed = self._order(len(shards), 0, BUNDLES, 0)
-        self.rows_in = np.full(-(-len(shards) // size), -1, dtype=np.int32)
+        self.rows_in = np.full(-(-len(shards) // self._size), -1, dtype=np.int32)
         self._turns = lru_cache(2)(lambda epoch: self._order(len(self.rows_in), epoch, SHARDS, 0))
 
     @property

@@ -139,8 +139,8 @@ class Part:
 class Step:
     """The rows of one optimizer step, and empty ones up to `size`.
 
-    A process makes its own rows alone, and opens only the shards that they come from: what it does for a step does not
-    grow with the number of processes.
+    Where ranks add up their targets themselves, each makes its own rows alone, and opens only the shards that they
+    come from.
     """
 
     parts: tuple[Part, ...]
@@ -201,12 +201,14 @@ class Step:
 def in_steps(parts: Iterable[Part], count: int) -> Iterator[tuple[Part, ...]]:
     """The same rows, `count` at a time; the last ones are fewer."""
     taken: list[Part] = []
+    missing = count
     for part in parts:
-        while len(part) >= (missing := count - sum(map(len, taken))):
+        while len(part) >= missing:
             first, part = part.split(missing)
             yield (*taken, first)
-            taken = []
+            taken, missing = [], count
         if len(part):
             taken.append(part)
+            missing -= len(part)
     if taken:
         yield tuple(taken)

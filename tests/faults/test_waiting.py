@@ -76,3 +76,15 @@ def test_a_process_that_is_gone_ends_the_others(data, tmp_path):
     processes[1].kill()
     assert ended(processes, 60)[0] != 0
     assert latest(tmp_path / "run")
+
+
+def test_an_index_that_one_process_cannot_read_ends_all_with_a_line(tmp_path):
+    """Each counts the rows of a part of the shards, and waits for the others' counts."""
+    data = write_data(tmp_path / "data")
+    (data / "train-000001.index.npy").write_bytes(b"nothing of the kind")
+    run = Run(tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp"))
+    processes = start_together({"run": run}, tmp_path / "logs", 2)
+    assert ended(processes, 120) == [1, 1]
+    told = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
+    for line in ("another process cannot read an index", "train-000001.index.npy: not an index; delete it"):
+        assert sum(line in last for last in told) == 1
