@@ -98,7 +98,7 @@ class FirstOf:
 
     def __iter__(self) -> Iterator[Share]:
         for step in takewhile(lambda step: step.after.epoch == 0, self.plan.steps(Position(), self.ranks * ROWS)):
-            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1, adds_up=False)
+            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1, targets_of_all=False)
 
     def __len__(self) -> int:
         """At least: the plan is only known when it is made."""

@@ -130,7 +130,7 @@ class ConceptData(L.LightningDataModule):
         steps = self.plan.steps(self.position, rows, self._groups.begin if self._groups else None)
         for step in islice(steps, max(0, self.config.trainer.max_steps - self.steps)):
             self._dealt.append(step.after)
-            yield from step.shares(self.rank, self.world_size, accumulate, adds_up=not self._together)
+            yield from step.shares(self.rank, self.world_size, accumulate, targets_of_all=not self._together)
 
     @property
     def _together(self) -> bool:

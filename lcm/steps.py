@@ -1,6 +1,6 @@
 """What a plan is made of: groups of bundles, the rows of a step, each rank's share of it, where training stands.
 
-Shapes.  R rows of a group · U bundles of a group
+Shapes.  R rows of a group
 """
 
 from bisect import bisect_right
@@ -167,15 +167,15 @@ class Step:
         """Whether no row holds anything."""
         return all(part.is_empty for part in self.parts)
 
-    def shares(self, rank: int, world_size: int, micro_batches: int, *, adds_up: bool = True) -> list[Share]:
+    def shares(self, rank: int, world_size: int, micro_batches: int, *, targets_of_all: bool = True) -> list[Share]:
         """The rank's rows in equal micro-batches: neighbours, so that they come from as few shards as can be.
 
-        adds_up: count the targets of all ranks here, for which all of their rows have to be packed
+        targets_of_all: count the targets of all ranks here, for which all of their rows have to be packed
         """
         mine = self._block(rank * self.size // world_size, (rank + 1) * self.size // world_size)
         size = self.size // (world_size * micro_batches)
         assert size * world_size * micro_batches == self.size, "a step's rows are dealt evenly"
-        targets = self.targets if adds_up and world_size > 1 else sum(row.targets for row in mine)
+        targets = self.targets if targets_of_all and world_size > 1 else sum(row.targets for row in mine)
         return [Share(mine[i : i + size], targets) for i in range(0, len(mine), size)]
 
     @property

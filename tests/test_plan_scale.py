@@ -23,7 +23,7 @@ def shards(monkeypatch) -> list[MadeUpShard]:
 def of_one_rank(plan: Plan, rank: int, world_size: int, rows: int = 2) -> list[list[Share]]:
     """What it trains in an epoch."""
     steps = takewhile(lambda step: step.parts[0].group.epoch == 0, plan.steps(Position(), rows * world_size))
-    return [step.shares(rank, world_size, 1, adds_up=False) for step in steps]
+    return [step.shares(rank, world_size, 1, targets_of_all=False) for step in steps]
 
 
 @pytest.mark.parametrize("world_size", [2, 8, 64])
@@ -62,7 +62,7 @@ def test_of_groups_that_a_step_takes_as_a_whole_no_order_is_made(rows, is_made, 
     plan, made = Plan(shards, slots=64, group=8, seed=1, predicts_first=True), []
     original = plan._order
     monkeypatch.setattr(plan, "_order", lambda *a, **named: made.append(named.get("what")) or original(*a, **named))
-    next(plan.steps(Position(), rows)).shares(0, 10, 1, adds_up=False)
+    next(plan.steps(Position(), rows)).shares(0, 10, 1, targets_of_all=False)
     assert (lcm.plan.ROWS in made) == is_made
 
 
@@ -70,7 +70,7 @@ HUGE = """
 import resource, sys, time
 sys.path.insert(0, {folder!r})
 import numpy as np
-from test_plan import MadeUpShard, contents
+from test_plan import MadeUpShard
 from lcm.plan import Plan
 from lcm.steps import Position
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
