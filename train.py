@@ -1,4 +1,4 @@
-"""python train.py --config configs/base_toy.yaml [overrides]: the same as `lcm train`. Read lcm/train.py first."""
+"""python train.py --config configs/base_toy.yaml [overrides]: the same as `lcm train`. See lcm/training/run.py."""
 
 import sys
 

@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lcm.codec import PACKAGED, Codec, load_codec, storage
+from lcm.codec import Codec, load_codec, storage
 from lcm.codec.architecture import Sizes, SonarText
-from lcm.inputs import find_inputs
-from lcm.sources import Columns, Document, Sources
-from lcm.text import Splitter, SplitterSettings
+from lcm.codec.loading import PACKAGED
+from lcm.codec.splitter import Splitter, SplitterSettings
+from lcm.prepare.inputs import find_inputs
+from lcm.prepare.sources import Columns, Document, Sources
 
 SIZES = {
     "S": "the embedded codec: 512 wide, 2+2 layers, 8,000 pieces",

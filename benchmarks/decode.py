@@ -10,8 +10,7 @@ import argparse
 
 import torch
 from codec_sizes import SIZES, codec_of, in_turns, outside_products, sentences, tell
-
-from lcm.codec.sonar_space import pipelines_of
+from official_sonar import pipelines_of
 
 BATCHES = (16, 64, 128, 256)
 """Sentences of a batch that are tried for sonar-space."""

@@ -10,9 +10,9 @@ import argparse
 
 import torch
 from codec_sizes import SIZES, codec_of, in_turns, outside_products, sentences, tell
+from official_sonar import pipelines_of
 
 from lcm.codec.codec import PIECES, Codec, batches
-from lcm.codec.sonar_space import pipelines_of
 
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)
 """Pieces of a batch that are tried for sonar-space."""

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 import lcm
-from lcm.continuation import StopRules
-from lcm.examples import from_folders
+from lcm.evaluation.examples import from_folders
+from lcm.inference.loop import StopRules
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("base", "one_tower", "two_tower", "quant_c", "quant_d")

@@ -8,7 +8,7 @@ is said.
 
 train   whole optimizer steps as `lcm train` makes them (bf16 autocast, fp32 weights and AdamW), on rows without
         padding, the most of ROWS that fit; the median of 10 after 3. Reading the data is not in it.
-        MFU = concepts/s · `lcm.flops.training_flops` / 989 TFLOP/s, an H100's. These are 6 · N + 12 · width · slots a
+        MFU = concepts/s · `lcm.training.training_flops` / 989 TFLOP/s, an H100: 6 · N + 12 · width · slots a
         layer of attention for each concept. N are the parameters that a concept goes through: both towers of a
         Two-Tower; the blocks of One-Tower and Quant twice, clean and in the making; without modulators and timestep
         embeddings. What is computed again for the backward pass counts for nothing, and causality halves nothing.
@@ -36,12 +36,12 @@ from torch.optim import Optimizer
 
 from lcm.batch import Batch
 from lcm.config import Config, load_config
-from lcm.flops import training_flops
 from lcm.models import ConceptModel, build_model
-from lcm.models.concept_model import Sampling
 from lcm.models.diffusing import draw_noising
-from lcm.module import LCMModule
-from lcm.schedule import build_optimizer
+from lcm.models.interface import Sampling
+from lcm.training.flops import training_flops
+from lcm.training.module import LCMModule
+from lcm.training.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEAK = 989e12

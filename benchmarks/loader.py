@@ -24,11 +24,11 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.plan import Plan
-from lcm.prepared import Shard
-from lcm.reader import Batches, RowReader
-from lcm.shards import Encoded, shard_name, write_shard
-from lcm.steps import Position, Share
+from lcm.data.dataset import Shard
+from lcm.data.loader import Batches, RowReader
+from lcm.data.order import Plan
+from lcm.data.shards import Encoded, shard_name, write_shard
+from lcm.data.steps import Position, Share
 
 DIM, SLOTS, ROWS = 1024, 128, 8
 SIZES = {"S": (8, 500), "M": (32, 1000)}

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lcm.config import BaseLCMConfig, TwoTowerConfig
-from lcm.diffusion import Diffusion, sampling_timesteps
 from lcm.models.base import BaseLCM
-from lcm.models.concept_model import ConceptModel
 from lcm.models.diffusing import DiffusionSampling
+from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.interface import ConceptModel
+from lcm.models.normalizer import Normalizer
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCM
 from lcm.models.two_tower import TwoTowerLCM
-from lcm.normalizer import Normalizer
 
 
 class NaiveBase(nn.Module):

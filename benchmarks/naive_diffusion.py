@@ -17,7 +17,7 @@ from naive_transformer import SwiGLU, heads_apart, heads_together
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.denoiser import FREQUENCIES, sinusoids
+from lcm.models.denoiser import FREQUENCIES, sinusoids
 from lcm.models.diffusing import DiffusionSampling
 
 Both = Callable[[Float[Tensor, "B D"], int], tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]]

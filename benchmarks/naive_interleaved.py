@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from lcm.config import InterleavedConfig, OneTowerConfig, QuantConfig
-from lcm.diffusion import Diffusion, sampling_timesteps
 from lcm.models.diffusing import DiffusionSampling
+from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.normalizer import Normalizer
 from lcm.models.one_tower import StepEmbedding
 from lcm.models.quantized import QuantSampling, choose
-from lcm.normalizer import Normalizer
-from lcm.quantizer import ResidualQuantizer
+from lcm.models.quantizer import ResidualQuantizer
 
 
 def interleaved_mask(dropped: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S2 S2"]:

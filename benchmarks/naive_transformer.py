@@ -2,7 +2,7 @@
 
 Shapes.  B rows · S slots · M model width · H heads · K head width
 
-The same mathematics as lcm/transformer.py under the same names, but where q, k and v, or gate and inner, are apart.
+Mathematics as in lcm/models/transformer.py, under the same names, but where q, k and v, or gate and inner, are apart.
 """
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.transformer import ROPE_THETA, feed_forward_width
+from lcm.models.transformer import ROPE_THETA, feed_forward_width
 
 KeysAndValues = tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]
 

@@ -16,9 +16,9 @@ from itertools import takewhile
 
 import numpy as np
 
-from lcm.plan import Plan, ShardIndex
-from lcm.prepared import PreparedData
-from lcm.steps import Position
+from lcm.data.dataset import PreparedData
+from lcm.data.order import Plan, ShardIndex
+from lcm.data.steps import Position
 
 ROWS = 8
 LONGEST = 4000

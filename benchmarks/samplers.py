@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import lcm
-from lcm import scoring
-from lcm.examples import from_folders
-from lcm.inference import LCM
-from lcm.metrics import l2
+from lcm.evaluation import scoring
+from lcm.evaluation.examples import from_folders
+from lcm.evaluation.metrics import l2
+from lcm.inference.pipeline import LCM
 
 STEPS = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 100)
 

@@ -22,9 +22,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lcm.batch import PAD, Batch
 from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, OptimizerConfig, TwoTowerConfig
+from lcm.data.packing import best_fit
 from lcm.models import ConceptModel, build_model
-from lcm.packing import best_fit
-from lcm.schedule import build_optimizer
+from lcm.training.optimizer import build_optimizer
 
 DIM, SLOTS = 1024, 128
 SIZES = {"S": (512, 8), "M": (1024, 16)}

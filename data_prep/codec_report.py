@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from lcm.codec import load_codec
-from lcm.codec_report import ReportOptions, judge, read_results, read_sentences, write
-from lcm.codec_report.glance import headline
-from lcm.codec_report.shown import systems_of
-from lcm.codec_report.writing import make_folder
+from lcm.codec_lab.report import ReportOptions, judge, read_results, read_sentences, write
+from lcm.codec_lab.report.glance import headline
+from lcm.codec_lab.report.shown import systems_of
+from lcm.codec_lab.report.writing import make_folder
+from lcm.codec_lab.similarity import load_public_encoder
 from lcm.errors import told
-from lcm.similarity import load_public_encoder
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from lcm.codec.conversion import convert
-from lcm.codec.sonar import LANGUAGES
+from lcm.codec import LANGUAGES, convert
 from lcm.errors import existing_file, told
-from lcm.manifest import disk_errors
+from lcm.files import disk_errors
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

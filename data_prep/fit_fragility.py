@@ -24,14 +24,13 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from lcm.codec import Codec, load_codec
-from lcm.codec_report import Sentence, read_results, read_sentences
-from lcm.codec_report.fragility import LEVELS, fragility
-from lcm.codec_report.sample import Coder, Sample, drawn
-from lcm.codec_report.writing import RESULTS
+from lcm.codec_lab.report import Sentence, read_results, read_sentences
+from lcm.codec_lab.report.fragility import LEVELS, fragility
+from lcm.codec_lab.report.sample import Coder, Sample, drawn
+from lcm.codec_lab.report.writing import RESULTS
+from lcm.data import fit as fit_normalizer
 from lcm.errors import UserError, existing_file, told
-from lcm.fragility import Fragility, save_fragility
-from lcm.normalizer import Normalizer
-from lcm.normalizer import fit as fit_normalizer
+from lcm.models import Fragility, Normalizer, save_fragility
 
 LEAST = 20
 """Sentences: 16 to fit, two to choose the epoch by, two to report on."""

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import torch
 
+from lcm.data import SAMPLE, SPLITS, Manifest, fit_normalizer, open_dataset, sample_vectors
 from lcm.errors import UserError, told
-from lcm.fitting import SAMPLE, fit_normalizer, sample_vectors
-from lcm.manifest import Manifest, open_dataset
-from lcm.normalizer import Normalizer
-from lcm.sources import SPLITS
+from lcm.models import Normalizer
 
 QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 

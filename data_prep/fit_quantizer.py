@@ -21,16 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lcm.codec import Codec, load_codec
-from lcm.codec_report.text_scores import scores
+from lcm.codec_lab.report.text_scores import scores
+from lcm.data import PreparedData, local, read_shard, sample_vectors
 from lcm.errors import UserError, told
-from lcm.fitting import sample_vectors
-from lcm.loggers import say
-from lcm.normalizer import Normalizer
-from lcm.prepared import PreparedData
-from lcm.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
-from lcm.quantizer_fitting import fit_quantizer, variance
-from lcm.remote import local
-from lcm.shards import read_shard
+from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
+from lcm.training import say
 
 
 def arguments() -> argparse.ArgumentParser:

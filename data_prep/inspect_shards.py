@@ -17,10 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from lcm.codec import load_codec
+from lcm.data import SPLITS, Encoded, Manifest, load_index, open_dataset, read_documents, read_sample
 from lcm.errors import UserError, told
-from lcm.manifest import Manifest, open_dataset
-from lcm.shards import Encoded, load_index, read_documents, read_sample
-from lcm.sources import SPLITS
 
 SENTENCE_SAMPLE = 2000
 """Documents whose sentences are measured."""

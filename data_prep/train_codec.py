@@ -8,9 +8,9 @@ The same command goes on after an interruption.
 import argparse
 import sys
 
-from lcm.codec_training.ablation import ablate
-from lcm.codec_training.settings import load_settings
-from lcm.codec_training.training import dry_run, train_codec
+from lcm.codec_lab.training.ablation import ablate
+from lcm.codec_lab.training.settings import load_settings
+from lcm.codec_lab.training.training import dry_run, train_codec
 from lcm.errors import told
 
 

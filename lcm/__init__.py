@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcm.inference import LCM
-    from lcm.models.concept_model import Sampling
+    from lcm.models import Sampling
 
 __all__ = ["Sampling", "load"]
 
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 
 def load(folder: str | Path, device: str | None = None) -> LCM:
-    """A trained model beside its codec: `.generate(text, max_sentences=…)`, `.model`, `.codec`. See lcm.inference."""
+    """A trained model beside its codec: `.generate(text, max_sentences=…)`, `.model`, `.codec`."""
     from lcm.inference import load as load_lcm  # torch takes a second to import: only who loads a model pays
 
     return load_lcm(folder, device)
@@ -29,7 +29,7 @@ def load(folder: str | Path, device: str | None = None) -> LCM:
 
 def __getattr__(name: str) -> Any:
     if name == "Sampling":
-        from lcm.models.concept_model import Sampling
+        from lcm.models import Sampling
 
         return Sampling
     raise AttributeError(f"module 'lcm' has no attribute '{name}'")

@@ -47,14 +47,14 @@ def _overview() -> str:
 def _run(name: str, rest: list[str]) -> int:
     match name:
         case "train":
-            from lcm.leaving import listen
+            from lcm.training.signals import listen
 
             listen()  # before the seconds that torch takes to import
-            from lcm.train import main as train
+            from lcm.training.run import main as train
 
             return train(rest)
         case "plan":
-            from lcm.budget import main as plan
+            from lcm.plan.command import main as plan
 
             return plan(rest)
         case "doctor":
@@ -62,19 +62,19 @@ def _run(name: str, rest: list[str]) -> int:
 
             return _parsed(name, rest, doctor.add_arguments, doctor.run)
         case "prepare":
-            from lcm import prepare
+            from lcm.prepare import command as prepare
 
             return _parsed(name, rest, prepare.add_arguments, prepare.run)
         case "verify":
-            from lcm import verify
+            from lcm.data import verify
 
             return _parsed(name, rest, verify.add_arguments, verify.run)
         case "generate":
-            from lcm import generate
+            from lcm.inference import command as generate
 
             return _parsed(name, rest, generate.add_arguments, generate.run)
         case "evaluate":
-            from lcm import evaluate
+            from lcm.evaluation import command as evaluate
 
             return _parsed(name, rest, evaluate.add_arguments, evaluate.run)
         case "encode":
@@ -82,7 +82,7 @@ def _run(name: str, rest: list[str]) -> int:
         case "decode":
             return _parsed(name, rest, _decode_arguments, _decode)
         case "export":
-            from lcm import export
+            from lcm.training import export
 
             return _parsed(name, rest, export.add_arguments, export.run)
     raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")

@@ -137,8 +137,8 @@ def _codec() -> Finding:
 def _sonar() -> list[Finding]:
     """Converted official codecs in the cache, every byte compared with what was written."""
     try:
-        from lcm.codec import storage
-        from lcm.codec.sonar import RELEASES, cache_folder
+        from lcm.codec import RELEASES, storage
+        from lcm.files import cache_folder
     except ImportError:
         return []  # told by the packages already
     findings = []

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lcm.codec import Codec
+from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX, SplitterSettings
 from lcm.config import BaseLCMConfig, CodecRecord, Config, DataConfig
-from lcm.inference import LCM
-from lcm.manifest import CodecInfo, Manifest, NormalizerInfo
-from lcm.models.concept_model import ConceptModel
-from lcm.normalizer import Normalizer
-from lcm.shards import Encoded, shard_name, write_shard
-from lcm.text import END_OF_TEXT, PROMPT_SUFFIX, SplitterSettings
+from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
+from lcm.data.shards import Encoded, shard_name, write_shard
+from lcm.inference.pipeline import LCM
+from lcm.models.interface import ConceptModel
+from lcm.models.normalizer import Normalizer
 
 
 class FakeCodec(Codec):

@@ -10,12 +10,12 @@ from torch import nn
 
 from lcm.batch import Batch
 from lcm.config import ModelConfig
-from lcm.denoising_step import DenoisingStep
-from lcm.interleaved import Interleaved
 from lcm.models import build_model
-from lcm.models.concept_model import Sampling
 from lcm.models.diffusing import Noising
-from lcm.models.draws import Draws
+from lcm.models.fast_denoiser import DenoisingStep
+from lcm.models.interface import Sampling
+from lcm.models.interleaved_blocks import Interleaved
+from lcm.models.randomness import Draws
 
 POSITIONS, CODEBOOKS, UNITS = 16, 3, 16
 INTERLEAVED = {"layers": 2, "step_width": 4, "max_positions": POSITIONS}

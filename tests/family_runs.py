@@ -5,11 +5,11 @@ import torch
 from synthetic import DIM, tiny_config
 
 from lcm.config import BaseLCMConfig, Config, OneTowerConfig, QuantConfig, TwoTowerConfig
-from lcm.manifest import open_dataset
-from lcm.module import LCMModule
-from lcm.normalizer import Normalizer
-from lcm.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
-from lcm.train import train
+from lcm.data.manifest import open_dataset
+from lcm.models.normalizer import Normalizer
+from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
+from lcm.training.module import LCMModule
+from lcm.training.run import train
 
 SIZES = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.2}
 INTERLEAVED = {"layers": 2, "max_positions": 12, "step_width": 8, **SIZES}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lcm.batch import Batch
+from lcm.codec.splitter import SplitterSettings
 from lcm.config import Config, parse_config
-from lcm.manifest import CodecInfo, Manifest, NormalizerInfo
-from lcm.shards import Encoded, shard_name, write_shard
-from lcm.text import SplitterSettings
+from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
+from lcm.data.shards import Encoded, shard_name, write_shard
 
 DIM = 4
 END = np.full(DIM, 7, dtype=np.float16)

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from ranks import start, status, wait_together
 
-from lcm import train as training
 from lcm.config import load_config, save_config
-from lcm.interleaved import Interleaved
-from lcm.module import LCMModule
-from lcm.transformer import Transformer
+from lcm.models.interleaved_blocks import Interleaved
+from lcm.models.transformer import Transformer
+from lcm.training import run as training
+from lcm.training.module import LCMModule
 
 STEPS = 4
 """The peak counts up to the beginning of the last one, after which the model is saved."""

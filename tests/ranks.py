@@ -20,13 +20,13 @@ import torch
 from family_runs import train_and_break
 from synthetic import record_batches
 
-import lcm.train
-from lcm import leaving
+import lcm.training.run
 from lcm.config import Config, load_config, save_config
-from lcm.data import ConceptData
-from lcm.module import LCMModule
-from lcm.train import train
-from lcm.zero import ZeRO
+from lcm.data.datamodule import ConceptData
+from lcm.training import signals
+from lcm.training.deepspeed import ZeRO
+from lcm.training.module import LCMModule
+from lcm.training.run import train
 
 ENGINES = {"torch": ("ddp", "fsdp"), "deepspeed": ("deepspeed_1", "deepspeed_2", "deepspeed_3")}
 """Which strategies a launch has in it. The second needs an extra."""
@@ -121,7 +121,7 @@ class Run:
                 patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
             elif self.spoils is not None and self.spoils[2] == "resume":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
-                    patch.setattr(lcm.train, "resume_from", lambda config: None)
+                    patch.setattr(lcm.training.run, "resume_from", lambda config: None)
             elif self.spoils is not None and self.spoils[2] == "disk":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
                     patch.setattr(torch, "save", full)
@@ -139,7 +139,7 @@ def train_together(runs, folder, processes, timeout=400):
 
 
 def start_together(runs, folder, processes, listens=False):
-    """listens: to the signals of lcm.leaving, as `lcm train` does."""
+    """listens: to the signals of lcm.training.signals, as `lcm train` does."""
     told = {name: {**asdict(run), "config": str(folder / f"{name}.yaml")} for name, run in runs.items()}
     folder.mkdir(parents=True)
     for name, run in runs.items():
@@ -186,7 +186,7 @@ def wait_together(started, folder, timeout=400):
 
 def main(path):
     if os.environ["LISTENS"]:
-        leaving.listen()
+        signals.listen()
     ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
     torch.set_num_threads(1)
     warnings.simplefilter("error")

@@ -7,8 +7,8 @@ from made_up_data import a_config, documents_in, some_documents
 
 from lcm.batch import Batch
 from lcm.config import Config
-from lcm.data import ConceptData
-from lcm.steps import Position
+from lcm.data.datamodule import ConceptData
+from lcm.data.steps import Position
 
 DOCUMENTS = some_documents(60)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lcm import remote
+from lcm.data import remote
 
 ALWAYS = 10**6
 

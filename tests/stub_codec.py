@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lcm.pool import Pool
+from lcm.prepare.pool import Pool
 
 
 class StubCodec:
@@ -93,7 +93,8 @@ class InlinePool(Pool):
 if __name__ == "__main__":
     from functools import partial
 
-    from lcm import cli, prepare
+    from lcm import cli
+    from lcm.prepare import command
 
-    prepare.prepare = partial(prepare.prepare, load=load_stub)
+    command.prepare = partial(command.prepare, load=load_stub)
     sys.exit(cli.main(["prepare", *sys.argv[1:]]))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from lcm.batch import PAD, Batch
+from lcm.codec.splitter import SplitterSettings
 from lcm.config import Config, load_config, parse_config
-from lcm.manifest import CodecInfo, Manifest, NormalizerInfo
-from lcm.module import LCMModule
-from lcm.shards import Encoded, shard_name, write_shard
-from lcm.text import SplitterSettings
+from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
+from lcm.data.shards import Encoded, shard_name, write_shard
+from lcm.training.module import LCMModule
 
 DIM = 8
 
@@ -111,7 +111,7 @@ def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from lcm.train import train
+    from lcm.training.run import train
 
     torch.set_num_threads(1)
     config = load_config(sys.argv[1])

@@ -11,8 +11,8 @@ from on_cuda import CUDA, SEARCHED, exact_products, needs_cuda
 from synthetic import DIM, pack
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lcm.continuation import StopRules
-from lcm.continuation import generate as generate_until
+from lcm.inference.loop import StopRules
+from lcm.inference.loop import generate as generate_until
 
 pytestmark = needs_cuda
 assert exact_products()
@@ -117,7 +117,7 @@ import torch
 from families import build
 from synthetic import pack
 from tiny_training import config_with
-from lcm.module import LCMModule
+from lcm.training.module import LCMModule
 batch = pack([[3, 1, 4], [8], [2, 2]], 10).to("cuda")
 for family in ("base", "two_tower", "one_tower"):
     results = []

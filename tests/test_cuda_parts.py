@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lcm.codec import load_codec
 from lcm.config import DiffusionConfig
-from lcm.diffusion import Diffusion, sampling_timesteps
-from lcm.normalizer import Normalizer
-from lcm.quantizer import ResidualQuantizer
-from lcm.samplers import ddim, dpm_solver, guided
+from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.normalizer import Normalizer
+from lcm.models.quantizer import ResidualQuantizer
+from lcm.models.samplers import ddim, dpm_solver, guided
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from codec_sizes import sentences

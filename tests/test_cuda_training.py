@@ -10,12 +10,12 @@ import pytest
 import torch
 from family_runs import config_of, train_and_break, write_quantizer
 from on_cuda import SEARCHED, TESTS, needs_cuda
+from same_run import assert_same_run
 from synthetic import tiny_config, write_data
-from test_resume import assert_same_run
 
-from lcm.checkpoint import latest, open_checkpoint
 from lcm.config import save_config
-from lcm.train import train
+from lcm.training.checkpoint import latest, open_checkpoint
+from lcm.training.run import train
 
 pytestmark = needs_cuda
 

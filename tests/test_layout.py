@@ -1,50 +1,107 @@
-"""The shape of the project itself: imports go one way, files stay small, heavy libraries stay optional."""
+"""The shape of the project itself: imports go one way, rooms keep their private things, files stay small."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "errors", "settings", "config", "remote", "sat", "text", "inputs", "manifest", "columns", "sources", "codec",
-    "shards", "cache", "verify", "normalizer", "progress", "pool", "speech", "hub", "embedder", "dealer", "workspace",
-    "fitting", "prepare_options", "prepare",
-    "batch", "documents", "packing", "steps", "plan", "reader", "prepared", "fetching", "groups",
-    "data",
-    "fragility", "diffusion", "samplers", "quantizer", "quantizer_fitting", "transformer", "few_rows", "denoiser",
-    "denoising_step", "interleaved",
-    "models", "schedule", "flops", "zero", "strategies", "module", "checkpoint", "export", "leaving", "watch",
-    "callbacks", "loggers", "train", "simulation", "memory", "alternatives", "budget",
-    "similarity", "codec_training",
-    "sampling_options", "continuation", "bank", "inference", "generate",
-    "metrics", "examples", "scoring", "summaries", "charts", "page", "report", "evaluate", "codec_report",
-    "doctor", "cli",
-]  # fmt: skip
+ORDER = """
+    errors seeds < batch files settings < config < codec < data models < prepare inference training
+    < evaluation plan < codec_lab doctor < cli
+"""
+"""Each room may import what stands before the last `<` to its left. A package is a room, and so is a single file."""
+
+LEVEL = {room: level for level, rooms in enumerate(ORDER.split("<")) for room in rooms.split()}
+SOURCES = sorted((ROOT / "lcm").rglob("*.py"))
+CALLERS = [*SOURCES, *sorted((ROOT / "data_prep").glob("*.py")), ROOT / "train.py"]
 
 
-def imports_of(path: Path) -> set[str]:
-    """The lcm modules that a file imports, by their first name: 'codec' for lcm.codec.tokenizer."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lcm."):
-            found.add(node.module.split(".")[1])
+class Import(NamedTuple):
+    """`from module import name`; of `import module` the name is empty."""
+
+    module: str
+    name: str
+
+    @property
+    def room(self) -> str:
+        """The first part after `lcm`, also of `from lcm import room`."""
+        parts = self.module.split(".")
+        return parts[1] if len(parts) > 1 else self.name
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Everything that a file imports from lcm, wherever in the file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found += [Import(node.module or "", alias.name) for alias in node.names]
         if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("lcm.")}
-    return found
+            found += [Import(alias.name, "") for alias in node.names]
+    return [i for i in found if i.module.split(".")[0] == "lcm" and i.name not in ("__version__", "")]
 
 
-def test_imports_go_one_way():
-    place = {name: i for i, name in enumerate(ORDER)}
-    for path in sorted((ROOT / "lcm").rglob("*.py")):
-        own = path.relative_to(ROOT / "lcm").parts[0].removesuffix(".py")
-        if own == "__init__":
+def room_of(path: Path) -> str:
+    """The room of a file; empty for lcm/__init__.py and for files outside lcm/."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "lcm" and parts[1] != "__init__" else ""
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {room_of(path) for path in SOURCES} - {""} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_between_rooms_go_one_way(path):
+    own = room_of(path)
+    if not own:
+        return
+    against = {i.room for i in imports_of(path) if i.room != own and LEVEL[i.room] >= LEVEL[own]}
+    assert not against, f"{path.relative_to(ROOT)} imports {against}, which do not stand before {own} in ORDER"
+
+
+@pytest.mark.parametrize("room", [room for room in LEVEL if (ROOT / "lcm" / room).is_dir()])
+def test_imports_inside_a_room_form_no_circle(room):
+    graph = defaultdict(set)
+    for path in sorted((ROOT / "lcm" / room).rglob("*.py")):
+        own = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for module, name in imports_of(path):
+            inside = module == f"lcm.{room}" or module.startswith(f"lcm.{room}.")
+            place = Path(ROOT, *module.split("."))
+            is_module = place.is_dir() and (place / f"{name}.py").is_file()
+            if inside:
+                graph[own].add(f"{module}.{name}" if is_module else module)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("path", CALLERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_is_entered_through_what_it_exports(path):
+    """`from lcm.room import name` of its `__all__`; a module that is exported may be entered, too."""
+    for module, name in imports_of(path):
+        parts = module.split(".")
+        room = parts[1] if len(parts) > 1 else ""
+        if not room or room == room_of(path) or not (ROOT / "lcm" / room).is_dir():
             continue
-        assert own in place, f"{path} is not in the order of docs/architecture.md"
-        upward = {name for name in imports_of(path) if place[name] > place[own]}
-        assert not upward, f"lcm/{own} imports {upward}, which come after it"
+        entered = parts[2] if len(parts) > 2 else name
+        exported = import_module(f"lcm.{room}").__all__
+        assert entered in exported, f"{path.relative_to(ROOT)}: lcm.{room} does not export {entered} ({module}.{name})"
+
+
+@pytest.mark.parametrize("room", [room for room in LEVEL if (ROOT / "lcm" / room).is_dir()])
+def test_a_room_exports_what_is_there(room):
+    package = import_module(f"lcm.{room}")
+    for name in package.__all__:
+        if find_spec(f"lcm.{room}.{name}") is None:
+            assert getattr(package, name) is not None
+    assert len(set(package.__all__)) == len(package.__all__)
 
 
 @pytest.mark.parametrize("folder", ["lcm", "data_prep", "tests", "benchmarks"])
@@ -55,7 +112,7 @@ def test_no_file_is_much_over_300_lines(folder):
 
 def test_one_file_alone_imports_sonar_space():
     found = set()
-    for path in sorted((ROOT / "lcm").rglob("*.py")):
+    for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -76,6 +133,16 @@ def test_importing_lcm_needs_none_of_the_extras():
         "soundfile",
         "s3fs",
     ]
-    modules = sorted(name for name in ORDER if name != "errors")
-    code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import " + ", ".join(f"lcm.{m}" for m in modules)
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
+    code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import " + ", ".join(modules)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_reading_data_needs_no_lightning():
+    code = "import sys, lcm.data, lcm.prepare, lcm.inference; assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_signal_that_comes_while_torch_is_imported_is_heard():
+    code = "import sys, lcm.training.signals; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import lcm
-from lcm.checkpoint import load_model
 from lcm.cli import main
 from lcm.config import load_config
-from lcm.continuation import StopRules, generate
-from lcm.models.concept_model import Sampling
-from lcm.train import train
+from lcm.inference.loop import StopRules, generate
+from lcm.models.folder import load_model
+from lcm.models.interface import Sampling
+from lcm.training.run import train
 
 KINDS = ("base", "two_tower", "one_tower", "quant_c", "quant_d")
 

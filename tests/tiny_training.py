@@ -11,7 +11,7 @@ from synthetic import DIM, pack
 from lcm.batch import Batch
 from lcm.config import parse_config
 from lcm.models import build_model
-from lcm.module import LCMModule
+from lcm.training.module import LCMModule
 
 LENGTHS = [[4, 3], [5], [2, 2, 2], [6], [3, 3], [], [7], [2, 5]]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lcm.codec.cache import Cache
+from lcm.codec.beam_cache import Cache
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,10 @@ class Decoder(nn.Module):
         self.embed = embed
         self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.decoder_layers))
         self.layer_norm = nn.LayerNorm(sizes.dim)
+
+    def cache(self, rows: int, positions: int, beams: int = 1) -> Cache:
+        """An empty cache for decoding `rows` sentences of at most `positions` pieces, `beams` ways each."""
+        return Cache(self.embed.weight, len(self.layers), self.sizes.decoder_heads, rows, positions, beams)
 
     def memory(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "L B D"]:
         """What each layer's cross-attention adds to every piece: computed once for a sentence."""

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from lcm.codec import storage
 from lcm.codec.storage import DEAD, Part
 from lcm.errors import UserError
+from lcm.files import sha256
 
 POSITIONS = 514
 """Language token and end included. fairseq's 512, and two that sonar-space adds for fairseq's offset."""
@@ -45,6 +47,16 @@ FAIRSEQ_NAMES = (
 """Names of fairseq → names of fairseq2, one after the other."""
 LEFT_OUT = ("version", "embed_positions._float_tensor")
 """Of fairseq's: neither is a weight."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The files of a release, wherever they are."""
+
+    encoder: Path
+    decoder: Path
+    vocabulary: Path
+    languages: tuple[str, ...]
 
 
 def convert(
@@ -74,7 +86,7 @@ def convert(
             save_file(stored, partial / f"{part}.safetensors", metadata={"format": "pt"})
         shutil.copyfile(vocabulary, partial / storage.VOCABULARY)
         _write(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
-        origins = {path.name: storage.sha256(path) for path in (encoder, decoder, vocabulary)}
+        origins = {path.name: sha256(path) for path in (encoder, decoder, vocabulary)}
         _write(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
         names = (storage.ENCODER, storage.DECODER, storage.VOCABULARY, storage.CONFIG)
         _write(partial / storage.CHECKSUMS, {name: storage.checksum(partial / name) for name in names})

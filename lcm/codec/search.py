@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lcm.codec.architecture import Decoder
-from lcm.codec.cache import Cache
 
 BLOCK = 64
 """Pieces of the vocabulary that are first compared by their largest logit."""
@@ -36,7 +35,7 @@ def greedy(
 ) -> list[list[int]]:
     """The likeliest piece at every place. prefix: what the decoder starts from, row by row; not returned."""
     memory = decoder.memory(vectors)
-    cache = Cache(decoder, len(vectors), prefix.shape[1] + rules.limit)
+    cache = decoder.cache(len(vectors), prefix.shape[1] + rules.limit)
     pieces = torch.full((len(vectors), rules.limit), rules.end, device=vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)
     running = torch.ones_like(sentence, dtype=torch.bool)
@@ -69,7 +68,7 @@ def beam_search(
     prefix: the language.
     """
     longest = prefix.shape[1] + rules.limit
-    cache = Cache(decoder, len(vectors), longest, beams)
+    cache = decoder.cache(len(vectors), longest, beams)
     memory = decoder.memory(vectors)
     states = decoder(prefix, memory, cache)
     logits = decoder.logits(states[:, :-1].contiguous())

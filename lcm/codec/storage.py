@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.errors import UserError
+from lcm.files import sha256
 
 WEIGHTS, ENCODER, DECODER = "codec.safetensors", "encoder.safetensors", "decoder.safetensors"
 VOCABULARY, CONFIG, CARD, CHECKSUMS = "spm.model", "config.json", "card.json", "checksums.json"
@@ -73,11 +74,6 @@ def encoder_digest(path: Path) -> str:
 def _encoder_names(file: Any) -> list[str]:
     """Of an opened file's tensors those that make the vectors, in order."""
     return sorted(name for name in file.keys() if name == SHARED or name.startswith("text_encoder/"))  # noqa: SIM118
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum(path: Path) -> dict[str, Any]:

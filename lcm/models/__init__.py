@@ -1,31 +1,40 @@
-"""The model families. The one dispatch in lcm/ is here."""
+"""The concept models: `build_model` makes one, `ConceptModel` says what may be assumed of any.
 
-from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
-from lcm.models.base import BaseLCM
-from lcm.models.concept_model import ConceptModel
-from lcm.models.one_tower import OneTowerLCM
-from lcm.models.quantized import QuantLCMc, QuantLCMd
-from lcm.models.two_tower import TwoTowerLCM
-from lcm.transformer import Finished, untouched
+Read interface, then base (the simplest), then diffusion and two_tower. schedules, diffusion and samplers are the three
+seams of a diffusion model. Nothing here reads data, trains or knows text.
+"""
 
-__all__ = ["ConceptModel", "build_model"]
+from lcm.models.build import build_model
+from lcm.models.diffusion import alpha_bar, sampling_timesteps
+from lcm.models.folder import assembled, load_model, save_model, save_state
+from lcm.models.fragility import Fragility, save_fragility
+from lcm.models.interface import ConceptModel, Sampling, option, settle
+from lcm.models.normalizer import Normalizer
+from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
+from lcm.models.quantizer_fitting import fit_quantizer, variance
 
-
-def build_model(config: ModelConfig, finished: Finished = untouched) -> ConceptModel:
-    """A freshly initialised model; its normaliser is the identity and its end-of-text vector zero until they are set.
-
-    Works under `torch.device("meta")`, which gives shapes and counts without memory.
-
-    finished: called with each block as soon as it is built, and what it does may draw no random numbers
-    """
-    match config:
-        case BaseLCMConfig():
-            return BaseLCM(config, finished)
-        case TwoTowerConfig():
-            return TwoTowerLCM(config, finished)
-        case OneTowerConfig():
-            return OneTowerLCM(config, finished)
-        case QuantConfig(kind="quant_c"):
-            return QuantLCMc(config, finished)
-        case QuantConfig():
-            return QuantLCMd(config, finished)
+__all__ = [
+    "ConceptModel",
+    "Fragility",
+    "Normalizer",
+    "QuantizerRecord",
+    "ResidualQuantizer",
+    "Sampling",
+    "alpha_bar",
+    "assembled",
+    "build_model",
+    "denoiser",
+    "fit_quantizer",
+    "interleaved_blocks",
+    "load_model",
+    "load_quantizer",
+    "option",
+    "sampling_timesteps",
+    "save_fragility",
+    "save_model",
+    "save_quantizer",
+    "save_state",
+    "settle",
+    "transformer",
+    "variance",
+]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.few_rows import packed
-from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
-from lcm.models.draws import gaussian, read_prompts
-from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, Finished, Transformer, untouched
+from lcm.models.fast_linear import packed
+from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.normalizer import Normalizer
+from lcm.models.randomness import gaussian, read_prompts
+from lcm.models.transformer import Cache, Finished, Transformer, untouched
 
 
 @dataclass(frozen=True)

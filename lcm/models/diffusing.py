@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lcm.diffusion import Diffusion, sampling_timesteps
-from lcm.models.concept_model import Losses
-from lcm.models.draws import Draws, generators
-from lcm.normalizer import Normalizer
-from lcm.samplers import ddim, dpm_solver, guided
+from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.interface import Losses
+from lcm.models.normalizer import Normalizer
+from lcm.models.randomness import Draws
+from lcm.models.samplers import ddim, dpm_solver, guided
+from lcm.seeds import generators
 
 Pair = Callable[[Float[Tensor, "N D"], int], tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]]
 """(x_t, number of the step) → the network's output with the context, and without it."""

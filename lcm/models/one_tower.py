@@ -12,12 +12,12 @@ from torch.nn.functional import embedding, silu
 
 from lcm.batch import Batch
 from lcm.config import OneTowerConfig
-from lcm.denoiser import FREQUENCIES, sinusoids
-from lcm.diffusion import Diffusion
-from lcm.models.concept_model import Losses, Sampling, settle
+from lcm.models.denoiser import FREQUENCIES, sinusoids
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
-from lcm.models.interleaved_model import InterleavedLCM, Places
-from lcm.transformer import Finished, untouched
+from lcm.models.diffusion import Diffusion
+from lcm.models.interface import Losses, Sampling, settle
+from lcm.models.interleaved import InterleavedLCM, Places
+from lcm.models.transformer import Finished, untouched
 
 
 class StepEmbedding(nn.Module):

@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy, embedding
 from lcm.batch import Batch
 from lcm.config import QuantConfig
 from lcm.errors import UserError
-from lcm.models.concept_model import Losses, Sampling, settle
-from lcm.models.draws import generators
-from lcm.models.interleaved_model import InterleavedLCM, Places
-from lcm.quantizer import ResidualQuantizer, load_quantizer
-from lcm.transformer import Finished, untouched
+from lcm.models.interface import Losses, Sampling, settle
+from lcm.models.interleaved import InterleavedLCM, Places
+from lcm.models.quantizer import ResidualQuantizer, load_quantizer
+from lcm.models.transformer import Finished, untouched
+from lcm.seeds import generators
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
-from lcm.denoiser import Denoiser, Memory
-from lcm.denoising_step import DenoisingStep
-from lcm.diffusion import Diffusion
-from lcm.few_rows import packed
-from lcm.models.concept_model import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.denoiser import Denoiser, Memory
 from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
-from lcm.models.draws import Draws, read_prompts
-from lcm.normalizer import Normalizer
-from lcm.transformer import Cache, Finished, LayerCache, Transformer, untouched
+from lcm.models.diffusion import Diffusion
+from lcm.models.fast_denoiser import DenoisingStep
+from lcm.models.fast_linear import packed
+from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.normalizer import Normalizer
+from lcm.models.randomness import Draws, read_prompts
+from lcm.models.transformer import Cache, Finished, LayerCache, Transformer, untouched
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""

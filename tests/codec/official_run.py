@@ -5,12 +5,16 @@ official_run.py JOBS.json OUT: texts and pieces as JSON in OUT.json, vectors in 
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from official_sonar import OfficialPipelines, pipelines_of
+
 from lcm.codec import load_codec
-from lcm.codec.sonar_space import OfficialPipelines, pipelines_of
 
 
 def main(jobs_path: str, out: str) -> None:

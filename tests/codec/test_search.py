@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from lcm.codec.cache import Cache
+from lcm.codec.beam_cache import Cache
 from lcm.codec.search import Rules, _closed_up, _top, beam_search, greedy
 
 END = 3
@@ -78,7 +78,7 @@ def test_decoding_with_a_cache_equals_decoding_without(toy, vectors):
     tokens = torch.randint(0, 11, (16, 9), generator=torch.Generator().manual_seed(0))
     memory = decoder.memory(vectors)
     whole = decoder(tokens, memory)
-    cache = Cache(decoder, rows=16, positions=9)
+    cache = decoder.cache(rows=16, positions=9)
     parts = [
         decoder(tokens[:, :2], memory, cache),
         *(decoder(tokens[:, i : i + 1], memory, cache) for i in range(2, 9)),
@@ -90,7 +90,7 @@ def test_a_selected_cache_goes_on_as_its_rows_would(toy, vectors):
     decoder = toy.decoder
     tokens = torch.randint(0, 11, (6, 5), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([4, 1, 1, 0])
-    cache = Cache(decoder, rows=6, positions=5)
+    cache = decoder.cache(rows=6, positions=5)
     decoder(tokens[:, :4], decoder.memory(vectors[:6]), cache)
     cache.select(rows)
     after = decoder(tokens[rows, 4:], decoder.memory(vectors[rows]), cache)

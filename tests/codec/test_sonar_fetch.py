@@ -10,7 +10,7 @@ import torch
 from official import HEADS, LANGUAGES, TEXT
 
 from lcm import doctor
-from lcm.codec import load_codec, sonar, storage
+from lcm.codec import load_codec, official, storage
 from lcm.codec.conversion import convert
 from lcm.errors import UserError
 
@@ -26,8 +26,8 @@ def folder(converted_folder):
 def cache(tmp_path, monkeypatch):
     """An empty cache, no sonar-space, and small heads."""
     monkeypatch.setenv("LCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sonar, "find_spec", lambda _: None)
-    monkeypatch.setattr(sonar, "HEADS", HEADS)
+    monkeypatch.setattr(official, "find_spec", lambda _: None)
+    monkeypatch.setattr(official, "HEADS", HEADS)
     return tmp_path / "cache"
 
 
@@ -59,7 +59,7 @@ def test_sonar_is_fetched_and_converted_once(cache, server, folder):
     assert codec.folder == cache / "codecs" / "sonar"
     assert (codec.dim, codec.max_pieces, codec.stop_threshold) == (64, 512, 0.9)
     assert sorted(server) == sorted(
-        f"/{name}" for name in (sonar.ENCODER_FILE, "sonar_text_decoder.pt", sonar.VOCABULARY_FILE)
+        f"/{name}" for name in (official.ENCODER_FILE, "sonar_text_decoder.pt", official.VOCABULARY_FILE)
     )
     assert [p.name for p in cache.iterdir()] == ["codecs"], "what was fetched is not kept beside what was made of it"
     server.clear()
@@ -69,7 +69,7 @@ def test_sonar_is_fetched_and_converted_once(cache, server, folder):
 
 def test_several_that_need_it_at_once_fetch_it_once(cache, server):
     with ThreadPoolExecutor(3) as pool:
-        folders = list(pool.map(sonar.sonar_folder, ["sonar"] * 3))
+        folders = list(pool.map(official.sonar_folder, ["sonar"] * 3))
     assert folders == [cache / "codecs" / "sonar"] * 3
     assert len(server) == 3, "an encoder, a decoder and a vocabulary"
 
@@ -78,7 +78,7 @@ def test_a_full_disk_is_one_line(cache, server, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sonar, "convert", full_disk)
+    monkeypatch.setattr(official, "convert", full_disk)
     with pytest.raises(UserError, match="No space left on device; put it right and run the same command again"):
         load_codec("sonar")
 
@@ -113,7 +113,7 @@ def test_a_download_that_breaks_off_goes_on_where_files_are_whole(cache, server,
         load_codec("sonar")
     monkeypatch.setattr(torch.hub, "download_url_to_file", whole)
     load_codec("sonar")
-    assert server.count(f"/{sonar.ENCODER_FILE}") == 1
+    assert server.count(f"/{official.ENCODER_FILE}") == 1
 
 
 def test_the_doctor_tells_absent_whole_and_damaged(cache, files):

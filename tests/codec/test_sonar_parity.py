@@ -122,7 +122,7 @@ def test_mixed_languages_equal_each_language_alone(codecs, official):
 def test_the_codec_named_sonar_comes_from_the_asset_store(files, codecs, tmp_path, name):
     (tmp_path / "in.txt").write_text("\n".join(TEXT))
     environment = {**os.environ, "FAIRSEQ2_USER_ASSET_DIR": str(files.cards), "LCM_CACHE": str(tmp_path / "cache")}
-    program = "import sys, lcm.codec.sonar as s; from lcm.cli import main; s.HEADS = 4; sys.exit(main(sys.argv[1:]))"
+    program = "import sys, lcm.codec.official as s; from lcm.cli import main; s.HEADS = 4; sys.exit(main(sys.argv[1:]))"
     words = ["encode", "--input", "in.txt", "--output", "out.npy", "--codec", name, "--lang", "fra_Latn"]
     for missing in (False, True):  # the second time, from our own cache alone
         if missing:

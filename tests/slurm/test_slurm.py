@@ -9,11 +9,11 @@ import lab
 import pytest
 from family_runs import config_of
 from ranks import Run, train_together
+from same_run import assert_same_checkpoint, assert_same_run, losses
 from synthetic import write_data
-from test_resume import assert_same_checkpoint, assert_same_run, losses
 
-from lcm.checkpoint import latest, open_checkpoint
 from lcm.config import save_config
+from lcm.training.checkpoint import latest, open_checkpoint
 
 pytestmark = pytest.mark.slurm
 

@@ -1,0 +1,142 @@
+"""Text → sentences: one function for prepare, generate and evaluate, so that all of them cut alike."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import nupunkt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from lcm.codec.sat import SatModel, count_emojis, sat_split
+from lcm.errors import UserError
+
+END_OF_TEXT = "End of text."
+"""The sentence whose vector ends every document (paper §2.3.1)."""
+
+PROMPT_SUFFIX = "[MODEL]:"
+"""The sentence whose vector ends the prompt of a pair."""
+
+SEPARATORS = (r"\.\.\.|…", r"\n", "[!！]", "[?？]", "[;；]", "[:：]", "[.。]", "[,，、]", r"\t", r"\s")  # noqa: RUF001
+"""Where a sentence that is too long may be cut, strongest first. A separator stays with the piece on its left."""
+
+_PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
+
+
+class SplitterSettings(BaseModel):
+    """Everything that decides how a text is cut. Kept in the manifest, and in the configuration of every model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["nupunkt"] = "nupunkt"
+    max_characters: int = Field(256, ge=1)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SatSettings(BaseModel):
+    """SaT Capped (paper §2.2). fingerprint: of the model's files; empty where any will do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["sat"] = "sat"
+    model: str = "sat-3l"
+    threshold: float = Field(0.02, ge=0, le=1)
+    max_characters: int = Field(256, ge=1)
+    fingerprint: str = ""
+
+    def __str__(self) -> str:
+        return f"sat ({self.model} {self.fingerprint}, threshold {self.threshold})"
+
+
+AnySplitter = Annotated[SplitterSettings | SatSettings, Field(discriminator="name")]
+
+
+def splitter_settings(values: dict[str, Any]) -> SplitterSettings | SatSettings:
+    """The settings that `model_dump` turned into `values`; without a name, nupunkt's."""
+    return TypeAdapter[SplitterSettings | SatSettings](AnySplitter).validate_python({"name": "nupunkt", **values})
+
+
+class Splitter:
+    """Cuts text into sentences that are neither longer than the cap nor more than `fits` accepts.
+
+    fits:   whether the codec can encode a sentence whole. Without it, only the cap counts.
+    device: where SaT runs; nupunkt needs none
+    emojis: how many were taken out of the texts so far; nupunkt leaves them in
+    Raises UserError where SaT's model cannot be had, or is not the one of the settings.
+    """
+
+    def __init__(
+        self,
+        settings: SplitterSettings | SatSettings,
+        fits: Callable[[str], bool] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.fits = fits
+        self.emojis = 0
+        self._sat = load_sat(settings, device) if isinstance(settings, SatSettings) else None
+
+    def split(self, text: str) -> list[str]:
+        """The sentences of `text`, blanks normalised, in order. Nothing is lost but white space (sat: and emojis).
+
+        A blank line always ends a sentence. An empty text has none.
+        """
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return [piece for sentence in self._sentences(text) for piece in self._capped(sentence)]
+
+    def _sentences(self, text: str) -> Iterator[str]:
+        if isinstance(self.settings, SatSettings) and self._sat:
+            self.emojis += count_emojis(text)
+            yield from sat_split(
+                text.replace("\u2029", "\n"), self._sat, self.settings.threshold, self.settings.max_characters
+            )
+        else:
+            for paragraph in _PARAGRAPH_BREAK.split(text):
+                yield from nupunkt.sent_tokenize(paragraph)
+
+    def _capped(self, sentence: str) -> list[str]:
+        """`sentence`, cut in two as often as it takes for every piece to be short enough."""
+        plain = " ".join(sentence.split())
+        if len(plain) <= 1 or self._is_short_enough(plain):
+            return [plain] if plain else []
+        # Aims at pieces of equal length, as few as the cap allows: at the first third of what needs three pieces.
+        pieces = max(2, -(-len(plain) // self.settings.max_characters))
+        place = _best_cut(sentence, round(len(sentence) * (pieces // 2) / pieces))
+        return self._capped(sentence[:place]) + self._capped(sentence[place:])
+
+    def _is_short_enough(self, sentence: str) -> bool:
+        return len(sentence) <= self.settings.max_characters and (self.fits is None or self.fits(sentence))
+
+
+def load_sat(settings: SatSettings, device: str = "cpu") -> SatModel:
+    """The model of `settings`. Raises UserError where it cannot be had, or has other weights than it had."""
+    sat = SatModel(settings.model, device)
+    if settings.fingerprint not in ("", sat.fingerprint):
+        raise UserError(
+            f"splitter: SaT model '{settings.model}' is another one ({sat.fingerprint}) than the text was cut with "
+            f"({settings.fingerprint}); put that one there, or name its folder in codec.splitter.model of config.yaml"
+        )
+    return sat
+
+
+def _best_cut(sentence: str, target: int) -> int:
+    """The cut nearest to `target` among those after the strongest separator that `sentence` has.
+
+    Separators at the end of a word come first ("3.14" and "Dr.No" stay whole where anything else can be cut); then
+    those inside words; where there are none at all, the cut is at `target` itself.
+    """
+    first = len(sentence) - len(sentence.lstrip())
+    last = len(sentence.rstrip())
+    for pattern in _patterns():
+        places = [m.end() for m in pattern.finditer(sentence, first, last) if first < m.end() < last]
+        if places:
+            return min(places, key=lambda place: abs(place - target))
+    return min(max(target, first + 1), last - 1)
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    at_word_ends = [rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS]
+    return tuple(re.compile(pattern) for pattern in (*at_word_ends, *SEPARATORS))

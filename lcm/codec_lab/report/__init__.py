@@ -1,0 +1,13 @@
+"""How good a codec is: what comes back, what noise does to it, and what its space knows about sentences.
+
+    judged = judge(load_codec("mini"), read_sentences(["heldout.txt"]), ReportOptions())
+    write(judged, Path("report"))                  # results.json, report.html, sentences.parquet
+
+Read `judging.py` first; each measure has a file of its own.
+"""
+
+from lcm.codec_lab.report.judging import Judged, ReportOptions, judge
+from lcm.codec_lab.report.reading import Sentence, read_sentences
+from lcm.codec_lab.report.writing import read_results, write
+
+__all__ = ["Judged", "ReportOptions", "Sentence", "judge", "read_results", "read_sentences", "write"]

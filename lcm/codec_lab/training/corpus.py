@@ -1,0 +1,144 @@
+"""Text files → distinct sentences to train on, translations, and sentences that training never meets."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lcm.codec import Splitter, SplitterSettings
+from lcm.codec_lab.training.settings import Data
+from lcm.errors import UserError, existing_file
+from lcm.prepare import Columns, DamagedFile, Refused, Sources, find_inputs, opened, split_of
+
+PAIR_COLUMNS = ("source", "target", "source_lang", "target_lang")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One meaning in two languages."""
+
+    source: str
+    target: str
+    source_lang: str
+    target_lang: str
+
+    @property
+    def turned(self) -> "Pair":
+        return Pair(self.target, self.source, self.target_lang, self.source_lang)
+
+
+@dataclass
+class Corpus:
+    """sentences: every distinct one with its language, in the order met; validation: likewise, none of them trained."""
+
+    sentences: list[tuple[str, str]] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    validation: list[tuple[str, str]] = field(default_factory=list)
+    documents: int = 0
+    left_out: int = 0
+    """Documents and pairs that hold a sentence which is held out."""
+    refused: int = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """Everything that is trained on."""
+        return [text for text, _ in self.sentences] + [text for p in self.pairs for text in (p.source, p.target)]
+
+    @property
+    def languages(self) -> list[str]:
+        """In the order met."""
+        both = [lang for pair in self.pairs for lang in (pair.source_lang, pair.target_lang)]
+        return list(dict.fromkeys([*(lang for _, lang in self.sentences), *both]))
+
+
+class HeldOut:
+    """Sentences that training must never meet, as the splitter cuts them."""
+
+    def __init__(self, sentences: Iterable[str], splitter: Splitter) -> None:
+        self._by_first: dict[str, list[list[str]]] = {}
+        for sentence in sentences:
+            if parts := splitter.split(sentence):
+                self._by_first.setdefault(parts[0], []).append(parts)
+
+    def touches(self, sentences: Sequence[str]) -> bool:
+        """Whether one of them is among these, whole."""
+        return any(
+            list(sentences[place : place + len(parts)]) == parts
+            for place, sentence in enumerate(sentences)
+            for parts in self._by_first.get(sentence, ())
+        )
+
+
+def read_corpus(data: Data) -> Corpus:
+    """Everything that `data` names. Raises UserError for files that are not there, and where nothing is left."""
+    if not data.text:
+        raise UserError("data.text is empty: name the files to train on, such as examples/corpus")
+    splitter = Splitter(SplitterSettings(max_characters=data.max_characters))
+    held_out = [sentence for name in data.held_out for sentence in read_held_out(name)]
+    corpus, barred = Corpus(), HeldOut(held_out, splitter)
+    trained: dict[tuple[str, str], None] = {}
+    watched: dict[tuple[str, str], None] = {}
+    for lang, split, sentences in _documents(data, splitter, corpus):
+        if barred.touches(sentences):
+            corpus.left_out += 1
+        elif split == "train":
+            trained |= dict.fromkeys((sentence, lang) for sentence in sentences)
+        elif split == "validation":
+            watched |= dict.fromkeys((sentence, lang) for sentence in sentences)
+    for pair in read_pairs(data.pairs):
+        if any(barred.touches(splitter.split(text)) for text in (pair.source, pair.target)):
+            corpus.left_out += 1
+        else:
+            corpus.pairs.append(pair)
+    if held_out:
+        watched = dict.fromkeys((" ".join(sentence.split()), data.text[0].lang) for sentence in held_out)
+    corpus.sentences = [sentence for sentence in trained if sentence not in watched]
+    corpus.validation = list(watched)
+    if not corpus.sentences:
+        raise UserError(
+            f"data.text has no sentence to train on: {corpus.documents} documents were read, {corpus.left_out} of them "
+            f"held out and {corpus.refused} rows refused; lcm prepare on the same files tells why rows are refused"
+        )
+    return corpus
+
+
+def _documents(data: Data, splitter: Splitter, corpus: Corpus) -> Iterator[tuple[str, str, list[str]]]:
+    """Language, split and sentences of each document; counts them in `corpus`."""
+    for text in data.text:
+        for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
+            if isinstance(document, Refused):
+                corpus.refused += 1
+                continue
+            corpus.documents += 1
+            yield text.lang, document.split or split_of(document.id), splitter.split(document.text)
+
+
+def read_held_out(name: str) -> list[str]:
+    """The sentences of a file of one a line; where a line has tabs, what follows the last."""
+    lines = existing_file(name, "data.held_out").read_text(encoding="utf-8").splitlines()
+    return [sentence for line in lines if (sentence := line.rsplit("\t", 1)[-1].strip())]
+
+
+def read_pairs(names: Sequence[str]) -> Iterator[Pair]:
+    """The translations of .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
+    for path in find_inputs(names, setting="data.pairs") if names else ():
+        try:
+            with opened(path) as (_, plain):
+                for number, line in enumerate(plain, 1):
+                    yield _pair(line, path, number)
+        except DamagedFile as damage:
+            raise UserError(f"data.pairs: {path}: {damage}; copy it again") from damage
+
+
+def _pair(line: bytes, path: Path, number: int) -> Pair:
+    try:
+        row = json.loads(line)
+        values = [row[column] for column in PAIR_COLUMNS]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"data.pairs: {path}:{number}: expected a JSON object with the columns {', '.join(PAIR_COLUMNS)}"
+        ) from error
+    if not all(isinstance(value, str) and value.strip() for value in values):
+        raise UserError(f"data.pairs: {path}:{number}: a column is empty or not text; leave the row out")
+    source, target, source_lang, target_lang = values
+    return Pair(" ".join(source.split()), " ".join(target.split()), source_lang, target_lang)

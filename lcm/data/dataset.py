@@ -1,0 +1,210 @@
+"""Prepared folders, here and elsewhere, opened together: one codec, one dimension, one way to end a text.
+
+Shapes.  N documents of one shard · D concept width
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Int
+from torch import Tensor
+
+from lcm.config import CodecRecord
+from lcm.data.loader import OpenFile
+from lcm.data.manifest import Manifest, ShardRecord, open_dataset
+from lcm.data.remote import Unreachable, is_url
+from lcm.data.shard_cache import ShardCache
+from lcm.data.shards import load_index, read_document
+from lcm.errors import UserError
+
+Place = Path | str
+"""Of a data set: a local folder, or the URL of one."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a prepared folder: what the plan and the reader ask of it."""
+
+    folder: Path
+    record: ShardRecord
+
+    @property
+    def path(self) -> Path:
+        """On this machine."""
+        return self.folder / self.record.name
+
+    @property
+    def place(self) -> Place:
+        """The data set that it belongs to."""
+        return self.folder
+
+    def open(self, wait: bool = True) -> OpenFile | None:
+        """Raises UserError where there is no such file."""
+        return OpenFile(self.path)
+
+    def here(self) -> Path:
+        """Its path, at which it can be read right now."""
+        return self.path
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def documents(self) -> int:
+        return self.record.documents
+
+    @property
+    def concepts(self) -> int:
+        return self.record.concepts
+
+    def load(self) -> Int[np.ndarray, "N 3"]:
+        """The index. Raises UserError where it does not fit the manifest: documents would silently be left out."""
+        index = load_index(self.path)
+        if (len(index), index[:, 1].sum()) != (self.documents, self.concepts):
+            raise UserError(
+                f"{self.path}: the index lists {len(index)} documents with {index[:, 1].sum()} concepts, the manifest "
+                f"{self.documents} with {self.concepts}; 'lcm verify {self.place}' says what is broken"
+            )
+        return index
+
+    def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
+        """The vectors that begin at this byte."""
+        path = self.here()
+        return read_document(path.parent, path.name, offset, concepts, dim)
+
+
+@dataclass(frozen=True)
+class RemoteShard(Shard):
+    """One tar behind a URL, read in the cache; `folder` is the cache's."""
+
+    url: str
+    cache: ShardCache
+
+    @property
+    def path(self) -> Path:
+        return self.cache.path(self.url, self.record)
+
+    @property
+    def place(self) -> Place:
+        return self.url
+
+    def open(self, wait: bool = True) -> OpenFile | None:
+        """Fetched where it is not in the cache. wait: for another process that fetches it; None where not to.
+
+        Raises Unreachable; UserError where the cache has no room or no disk.
+        """
+        descriptor = self.cache.open(self.url, self.record, wait)
+        return None if descriptor is None else OpenFile(self.path, descriptor)
+
+    def here(self) -> Path:
+        return self.cache.here(self.url, self.record)
+
+    def load(self) -> Int[np.ndarray, "N 3"]:
+        self.cache.index(self.url, self.record)
+        return super().load()
+
+
+def shards_at(place: Place, records: Sequence[ShardRecord], cache: ShardCache) -> list[Shard]:
+    """The shards of a data set with these records."""
+    if isinstance(place, str) and is_url(place):
+        return [RemoteShard(cache.folder, record, place, cache) for record in records]
+    return [Shard(Path(place), record) for record in records]
+
+
+class PreparedData:
+    """The folders of data.path. Where they may differ, the one with the most concepts to train on speaks for all."""
+
+    def __init__(self, folders: Sequence[Place], cache: ShardCache | None = None) -> None:
+        """cache: for shards behind URLs, the default one where none is given.
+
+        Raises UserError where there is no folder, one is not prepared, or two cannot be trained on together.
+        """
+        if not folders:
+            raise UserError("data.path is empty; name one or more folders written by lcm prepare: --data.path DIR")
+        self.cache = cache or ShardCache()
+        self.manifests: dict[Place, Manifest] = {
+            folder if is_url(folder) else Path(folder): open_dataset(folder, self.cache.retries) for folder in folders
+        }
+        _check_that_they_agree(self.manifests)
+        if not self.shards("train"):
+            raise UserError(f"data.path={', '.join(map(str, folders))}: there is no document to train on")
+        self._main = max(self.manifests, key=lambda folder: sum(s.concepts for s in self.shards("train", folder)))
+
+    def shards(self, split: str, folder: Place | None = None) -> list[Shard]:
+        """The shards of a split, of one folder or of all."""
+        return [
+            shard
+            for place, manifest in self.manifests.items()
+            for shard in shards_at(place, manifest.shards(split), self.cache)
+            if folder in (None, place) and shard.concepts
+        ]
+
+    @property
+    def codec(self) -> CodecRecord:
+        """What a model trained on this data must know about the codec."""
+        manifest = self.manifests[self._main]
+        only_pairs = all(shard.record.pairs == shard.record.documents for shard in self.shards("train"))
+        return CodecRecord(
+            name=manifest.codec.name,
+            fingerprint=manifest.codec.fingerprint,
+            dim=manifest.codec.dim,
+            lang=manifest.codec.lang,
+            splitter=manifest.splitter.model_dump(),
+            stop_threshold=manifest.codec.stop_threshold,
+            default_task="answer" if only_pairs else "continue",
+        )
+
+    @property
+    def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+        """(location, scale), fitted on the main folder alone: the quantiles of several folders cannot be combined."""
+        fitted = self.manifests[self._main].normalizer
+        return torch.tensor(fitted.location), torch.tensor(fitted.scale)
+
+    def end_of_text(self, skip_dead: bool = False) -> Float[Tensor, " D"]:
+        """The vector that ends every document, fp16 as stored. Raises UserError where it is not the manifest's.
+
+        Of the first shard, or where that is elsewhere of one that has been fetched already. skip_dead: or can be.
+        """
+        manifest, shards = self.manifests[self._main], self.shards("train", self._main)
+        shards.sort(key=lambda shard: isinstance(shard, RemoteShard) and not shard.path.is_file())
+        for shard in shards:
+            try:
+                offset, concepts, _ = shard.load()[0].tolist()
+                dim = manifest.codec.dim
+                vector = shard.read(offset + (concepts - 1) * dim * 2, 1, dim)[0].copy()
+            except Unreachable:
+                if not skip_dead or shard is shards[-1]:
+                    raise
+                continue
+            if hashlib.sha256(vector.tobytes()).hexdigest() != manifest.codec.end_of_text:
+                raise UserError(
+                    f"{shard.path}: its first document does not end with the manifest's end-of-text vector; "
+                    f"'lcm verify {shard.place}' says what is broken"
+                )
+            return torch.from_numpy(vector)
+        raise AssertionError("there is a shard to train on")
+
+
+def _check_that_they_agree(manifests: dict[Place, Manifest]) -> None:
+    (first, one), *others = manifests.items()
+    for folder, other in others:
+        if (one.codec.fingerprint, one.codec.dim) != (other.codec.fingerprint, other.codec.dim):
+            raise UserError(
+                f"data.path: {first} was encoded with {_named(one)}, {folder} with {_named(other)}; "
+                "train on folders of one codec, or prepare one of them again"
+            )
+        if one.codec.end_of_text != other.codec.end_of_text:
+            raise UserError(
+                f"data.path: documents of {first} (lang {one.codec.lang}) and {folder} (lang {other.codec.lang}) end "
+                "with different vectors, and a model knows only one; prepare both with the same --lang"
+            )
+
+
+def _named(manifest: Manifest) -> str:
+    codec = manifest.codec
+    return f"codec '{codec.name}' (fingerprint {codec.fingerprint}, {codec.dim} channels)"

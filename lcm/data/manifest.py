@@ -1,0 +1,166 @@
+"""`manifest.json`: what a data set is, and proof of what it holds. Written last: where it is, all is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lcm.codec import AnySplitter
+from lcm.config import RETRIES
+from lcm.data.remote import Unreachable, is_url, local, read, within
+from lcm.errors import UserError
+from lcm.files import atomic
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+"""Folder inside a data set that is being prepared: half-written files, and notes of what is done."""
+
+
+class Record(BaseModel):
+    """A part of the manifest: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodecInfo(Record):
+    """Who made the vectors. end_of_text: sha256 of the vector that ends every document, as float16."""
+
+    name: str
+    fingerprint: str
+    dim: int
+    lang: str
+    stop_threshold: float
+    end_of_text: str
+
+
+class NormalizerInfo(Record):
+    """Median and scaled interquartile range of each channel; lcm.models.normalizer.fit made them."""
+
+    location: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+class InputFile(Record):
+    """One file that was read, with the sha256 of its bytes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class DatasetInfo(Record):
+    """A Hugging Face data set that was read. commit: of the hub's repository; empty for a local folder."""
+
+    name: str
+    config: str
+    split: str
+    commit: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.name, self.config, self.split, self.commit) if part)
+
+
+class ShardRecord(Record):
+    """One tar. concepts: all vectors in it; bytes and sha256: of the file."""
+
+    name: str
+    documents: int
+    pairs: int
+    concepts: int
+    bytes: int
+    sha256: str
+
+
+class RefusedRecord(Record):
+    """How many documents were left out for one reason, and the first of them in input order."""
+
+    count: int
+    first: str
+
+
+class Manifest(Record):
+    """A data set. Holds no time stamps: the same input gives the same bytes."""
+
+    format: int = FORMAT
+    codec: CodecInfo
+    splitter: AnySplitter
+    """The one that was used, whatever was asked for."""
+    options: dict[str, str | int | float | bool]
+    """What `lcm prepare` was asked for, as far as it decides what is in the shards."""
+    inputs: tuple[InputFile, ...]
+    dataset: DatasetInfo | None = None
+    emojis: int = 0
+    """How many the splitter took out of the texts; nupunkt leaves them in."""
+    refused: dict[str, RefusedRecord]
+    """By reason."""
+    splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
+    normalizer: NormalizerInfo
+
+    def shards(self, split: str) -> tuple[ShardRecord, ...]:
+        """The shards of train, validation or test, in input order; none where the split is empty."""
+        return self.splits.get(split, ())
+
+    @property
+    def documents(self) -> int:
+        return sum(shard.documents for shards in self.splits.values() for shard in shards)
+
+    @property
+    def pairs(self) -> int:
+        return sum(shard.pairs for shards in self.splits.values() for shard in shards)
+
+    @property
+    def concepts(self) -> int:
+        return sum(shard.concepts for shards in self.splits.values() for shard in shards)
+
+    def save(self, folder: str | Path, scratch: Path | None = None) -> None:
+        """Write `folder`/manifest.json, all at once."""
+        with atomic(Path(folder) / MANIFEST, scratch=scratch) as file:
+            file.write(readable(self.model_dump(mode="json")).encode("utf-8"))
+
+
+def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
+    """The manifest of a prepared folder, or of one behind a URL, for which `retries` counts.
+
+    Raises UserError where there is none, or one that this version cannot read.
+    """
+    path = within(str(folder), MANIFEST) if is_url(folder) else Path(folder) / MANIFEST
+    text = _text_of(folder, retries)
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON; prepare the data set again") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found!r}, but this version of lcm reads format {FORMAT}; prepare it again")
+    try:
+        return Manifest(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {place}: {first['msg'].lower()}; prepare the data set again") from error
+
+
+def _text_of(folder: str | Path, retries: int) -> str:
+    """Of the manifest."""
+    if isinstance(folder, str) and is_url(folder):
+        try:
+            return read(within(folder, MANIFEST), retries, lambda data: data.decode("utf-8", errors="replace"))
+        except Unreachable as error:
+            line = f"{error}; expected the URL of a folder written by lcm prepare"
+            raise Unreachable(line, error.final) from error
+    path = local(folder, "data set") / MANIFEST
+    if not path.is_file():
+        if (Path(folder) / UNFINISHED).is_dir():
+            raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
+        raise UserError(f"{folder}: no data set there (no {MANIFEST}); make one with lcm prepare --output {folder}")
+    return path.read_text(encoding="utf-8")
+
+
+def readable(values: Any) -> str:
+    """JSON to look at: indented, but every list of numbers on one line."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n\s+(-?\d[^\[\]{}\"]*?)\n\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"

@@ -1,0 +1,235 @@
+"""The on-disk format of vectors: plain webdataset tars, an index beside each, and readers by offset.
+
+One sample is one document: `<key>.json` = {id, sentences, title, source, lang, source_length}, `<key>.npy` = (n, D)
+float16 vectors as the codec made them.
+
+Shapes.  n concepts of one document · D concept width · N documents of one shard
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+from jaxtyping import Float16, Int64
+
+from lcm.data.manifest import ShardRecord, open_dataset
+from lcm.errors import UserError
+from lcm.files import atomic, sha256
+
+KEY = "{:09d}"
+"""Of the document's number in input order. webdataset cuts keys at the first dot, so ids never go there."""
+
+FIELDS = ("id", "sentences", "title", "source", "lang", "source_length")
+"""Of <key>.json, in this order."""
+_NPY_HEADER = 128
+"""Bytes before the numbers of a two-dimensional .npy; `_npy` makes sure of it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One document, ready to be stored or read back.
+
+    sentences: one for each vector, "[MODEL]:" and "End of text." included
+    source_length: concepts of the prompt, its suffix included; 0 where there is no pair
+    """
+
+    number: int
+    id: str
+    title: str
+    source: str
+    lang: str
+    sentences: list[str]
+    source_length: int
+    vectors: Float16[np.ndarray, "n D"]
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def index_path(tar_path: Path) -> Path:
+    """train-000000.tar → train-000000.index.npy"""
+    return tar_path.with_suffix(".index.npy")
+
+
+def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None = None) -> ShardRecord:
+    """Write a tar and its index; each appears complete or not at all. The bytes depend on the documents alone.
+
+    scratch: a folder on the same file system for the half-written files (default: beside `path`).
+    """
+    with (
+        atomic(path, scratch=scratch) as file,
+        wds.TarWriter(file, user="lcm", group="lcm", mtime=0, encoder=False) as tar,
+    ):
+        for document in documents:
+            assert len(document.sentences) == len(document.vectors), "one sentence a vector"
+            tar.write(
+                {
+                    "__key__": KEY.format(document.number),
+                    "json": _card(document),
+                    "npy": _npy(document.vectors),
+                }
+            )
+    index = build_index(path)
+    _write_index(path, index, scratch)
+    return ShardRecord(
+        name=path.name,
+        documents=len(index),
+        pairs=int((index[:, 2] > 0).sum()),
+        concepts=int(index[:, 1].sum()),
+        bytes=path.stat().st_size,
+        sha256=sha256(path),
+    )
+
+
+def _card(document: Encoded) -> bytes:
+    return json.dumps({name: getattr(document, name) for name in FIELDS}, ensure_ascii=False).encode("utf-8")
+
+
+def _npy(vectors: Float16[np.ndarray, "n D"]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(vectors), version=(1, 0))
+    assert len(buffer.getvalue()) == _NPY_HEADER + vectors.nbytes, "numpy pads the header to 128 bytes"
+    return buffer.getvalue()
+
+
+def build_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
+    """Read a tar from end to end: (byte offset of the numbers, concepts, source_length) of every document.
+
+    Raises UserError for a tar that is truncated or not one of ours.
+    """
+    rows = []
+    with _opened(tar_path) as tar:
+        for card, vectors in _samples(tar, tar_path):
+            n, _ = _npy_shape(_bytes(tar, vectors, _NPY_HEADER))
+            rows.append((vectors.offset_data + _NPY_HEADER, n, _fields(tar, card)["source_length"]))
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def load_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
+    """The index beside a tar; made anew, and stored if the folder can be written to, where it is missing."""
+    try:
+        data = index_path(tar_path).read_bytes()
+        documents = (len(data) - _HEADER) // 24
+        if data[:_HEADER] == _header(documents):  # np.load takes four times as long, nearly all of it for the header
+            return np.frombuffer(data, "<i8", 3 * documents, _HEADER).reshape(-1, 3)
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except FileNotFoundError:
+        index = build_index(tar_path)
+        with suppress(OSError):
+            _write_index(tar_path, index, scratch=None)
+        return index
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{index_path(tar_path)}: not an index; delete it and it is made anew") from error
+
+
+_HEADER = 128
+"""Bytes before the numbers of an index."""
+
+
+def _header(documents: int) -> bytes:
+    """What numpy writes there."""
+    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({documents}, 3), }}"
+    return b"\x93NUMPY\x01\x00v\x00" + text.ljust(_HEADER - 11).encode() + b"\n"
+
+
+def _write_index(tar_path: Path, index: Int64[np.ndarray, "N 3"], scratch: Path | None) -> None:
+    with atomic(index_path(tar_path), scratch=scratch) as file:
+        np.save(file, index)
+
+
+def read_document(folder: str | Path, shard: str, offset: int, n: int, dim: int) -> Float16[np.ndarray, "n D"]:
+    """The vectors of one document, by its row of the index. Reads these bytes and no others."""
+    path = Path(folder) / shard
+    wanted = n * dim * 2
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        data = os.pread(handle, wanted, offset)
+    finally:
+        os.close(handle)
+    if len(data) != wanted:
+        raise UserError(f"{path}: truncated; run lcm verify {folder}")
+    return np.frombuffer(data, np.float16).reshape(n, dim)
+
+
+def read_shard(tar_path: Path) -> Iterator[Encoded]:
+    """Every document of a shard, in order, without the index."""
+    with _opened(tar_path) as tar:
+        for card, vectors in _samples(tar, tar_path):
+            yield _encoded(tar, card, vectors)
+
+
+def read_documents(folder: str | Path, split: str) -> Iterator[Encoded]:
+    """Every document of one split of a data set, in input order."""
+    for shard in open_dataset(folder).shards(split):
+        yield from read_shard(Path(folder) / shard.name)
+
+
+def read_sample(tar_path: Path, i: int) -> Encoded:
+    """The i-th document of a shard with its sentences, through the index."""
+    index = load_index(tar_path)
+    start = 0
+    if i > 0:  # samples follow each other, each file in whole blocks
+        offset, n, _ = index[i - 1].tolist()
+        with tar_path.open("rb") as file:
+            _, dim = _npy_shape(os.pread(file.fileno(), _NPY_HEADER, offset - _NPY_HEADER))
+        start = -(-(offset + n * dim * 2) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    with _opened(tar_path, start) as tar:
+        return _encoded(tar, *next(_samples(tar, tar_path)))
+
+
+@contextmanager
+def _opened(tar_path: Path, start: int = 0) -> Iterator[tarfile.TarFile]:
+    """A tar, read from byte `start` on. What a damaged one can raise becomes a UserError."""
+    try:
+        with tar_path.open("rb") as file:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield tar
+    except FileNotFoundError as error:
+        raise UserError(f"{tar_path}: missing; run lcm verify {tar_path.parent}") from error
+    except (tarfile.TarError, EOFError, ValueError, KeyError, StopIteration) as error:
+        raise UserError(f"{tar_path}: damaged; run lcm verify {tar_path.parent}") from error
+
+
+def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarInfo]]:
+    """The two files of each sample. Raises EOFError in the end where the tar lacks its own: tarfile lets that pass."""
+    members = iter(tar)
+    yield from zip(members, members, strict=True)
+    if path.stat().st_size < tar.offset + 2 * tarfile.BLOCKSIZE:
+        raise EOFError("no end of archive")
+
+
+def _encoded(tar: tarfile.TarFile, card: tarfile.TarInfo, vectors: tarfile.TarInfo) -> Encoded:
+    array = np.load(io.BytesIO(_bytes(tar, vectors)), allow_pickle=False)
+    return Encoded(number=int(card.name.split(".")[0]), vectors=array, **_fields(tar, card))
+
+
+def _fields(tar: tarfile.TarFile, card: tarfile.TarInfo) -> dict[str, Any]:
+    fields = json.loads(_bytes(tar, card))
+    return {name: fields[name] for name in FIELDS}
+
+
+def _npy_shape(header: bytes) -> tuple[int, int]:
+    """(n, D), as the first bytes of a .npy say."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != np.float16 or len(shape) != 2:
+        raise ValueError("vectors are two-dimensional float16")
+    return shape
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError("a sample is two files")
+    return file.read(size)

@@ -1,0 +1,84 @@
+"""Statistics of a data set's vectors, from an even sample of its finished shards.
+
+Shapes.  n sampled vectors · D concept width
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32
+from torch import Tensor
+
+from lcm.data.manifest import SPLITS, NormalizerInfo, ShardRecord
+from lcm.data.shards import load_index, read_document
+
+QUARTILES = (0.25, 0.75)
+"""Quantiles in [0, 1]. The reference hands them to an API that takes percentages and so fits the extreme tail."""
+
+SAMPLE = 200_000
+"""Vectors that the normaliser is fitted on: enough for quartiles of half a percent of a standard deviation."""
+
+
+def sample_vectors(
+    folder: Path, shards: Sequence[ShardRecord], dim: int, limit: int = SAMPLE
+) -> Float16[np.ndarray, "n D"]:
+    """Every k-th sentence's vector, k the least that gives at most `limit` of them.
+
+    The constants that `prepare` appends ("[MODEL]:", "End of text.") are no sentences of the text and left out.
+    """
+    total = sum(shard.concepts - shard.documents - shard.pairs for shard in shards)
+    stride = max(1, -(-total // limit))
+    sample = np.empty((-(-total // stride), dim), np.float16)
+    seen = taken = 0
+    for shard in shards:
+        for offset, n, source_length in load_index(folder / shard.name).tolist():
+            sentences = [i for i in range(n - 1) if i != source_length - 1]
+            chosen = sentences[-seen % stride :: stride]
+            if chosen:
+                sample[taken : taken + len(chosen)] = read_document(folder, shard.name, offset, n, dim)[chosen]
+            seen += len(sentences)
+            taken += len(chosen)
+    assert taken == len(sample), "shards hold what their records say"
+    return sample
+
+
+def fit_normalizer(
+    folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int, limit: int = SAMPLE
+) -> NormalizerInfo:
+    """The normaliser of the train split; of validation or test where that is all there is."""
+    shards = next(splits[name] for name in SPLITS if splits.get(name))
+    location, scale = fit(torch.from_numpy(sample_vectors(folder, shards, dim, limit)))
+    return NormalizerInfo(location=_shortest(location.numpy()), scale=_shortest(scale.numpy()))
+
+
+def _shortest(values: Float32[np.ndarray, " D"]) -> tuple[float, ...]:
+    """The fewest digits that give the same float32 again."""
+    return tuple(float(str(value)) for value in values)
+
+
+def fit(vectors: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """(location, scale): the median, and the interquartile range over that of N(0, 1), so that a Gaussian gets its σ.
+
+    A channel that never varies gets scale 1: it carries nothing, and must not turn into infinities.
+    """
+    quantiles = torch.tensor([QUARTILES[0], 0.5, QUARTILES[1]], dtype=torch.float64, device=vectors.device)
+    # In blocks of channels: torch.quantile refuses more than 16 million numbers at once and sorts a copy of its input.
+    columns = vectors.shape[1]
+    low, middle, high = torch.cat(
+        [_column_quantiles(vectors[:, start : start + 64], quantiles) for start in range(0, columns, 64)], dim=1
+    )
+    unit = NormalDist().inv_cdf(QUARTILES[1]) - NormalDist().inv_cdf(QUARTILES[0])
+    scale = (high - low) / unit
+    return middle.float(), torch.where(scale > 0, scale, torch.ones_like(scale)).float()
+
+
+def _column_quantiles(block: Float[Tensor, "n C"], quantiles: Float[Tensor, " Q"]) -> Float[Tensor, "Q C"]:
+    """Quantiles of each column with linear interpolation, as numpy's default."""
+    ordered = block.double().sort(dim=0).values
+    place = quantiles * (len(ordered) - 1)
+    below = place.floor().long()
+    above = (below + 1).clamp(max=len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], (place - below)[:, None])

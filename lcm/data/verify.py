@@ -1,0 +1,131 @@
+"""Is a data set what its manifest says? Every byte is read; each thing that is wrong is named."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from lcm.data.manifest import SPLITS, Manifest, ShardRecord, open_dataset
+from lcm.data.remote import Unreachable, is_url
+from lcm.data.shard_cache import ShardCache
+from lcm.data.shards import Encoded, build_index, index_path, read_shard
+from lcm.errors import UserError
+from lcm.files import sha256
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found in a folder. problems: one line each, naming the file; empty if all is well."""
+
+    folder: str
+    problems: tuple[str, ...]
+    documents: int
+    pairs: int
+    concepts: int
+    shards: int
+
+
+def verify(folder: str | Path) -> VerifyReport:
+    """Check every shard: there, whole, its sha256, its counts, its index, its vectors.
+
+    Shards behind a URL are fetched one after the other, each of which makes room for the next, past any cache.
+    Raises UserError where there is no readable manifest at all.
+    """
+    manifest = open_dataset(folder)
+    problems = []
+    if (channels := len(manifest.normalizer.location)) != manifest.codec.dim:
+        problems.append(f"manifest.json: the normalizer has {channels} channels, the codec {manifest.codec.dim}")
+    shards = [shard for split in SPLITS for shard in manifest.shards(split)]
+    for shard, path in _found(folder, shards):
+        found = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
+        problems += [f"{shard.name}: {problem}" for problem in found]
+    return VerifyReport(
+        str(folder), tuple(problems), manifest.documents, manifest.pairs, manifest.concepts, len(shards)
+    )
+
+
+def _found(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
+    """Each shard with where it can be read, or why it cannot."""
+    if not is_url(folder):
+        yield from ((shard, Path(folder) / shard.name) for shard in shards)
+        return
+    with TemporaryDirectory() as scratch:
+        cache = ShardCache(scratch, most=max((shard.bytes for shard in shards), default=0))
+        for shard in shards:
+            try:
+                yield shard, cache.here(str(folder), shard)
+            except Unreachable as error:
+                yield shard, error
+
+
+def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[str]:
+    if not path.is_file():
+        yield "missing"
+        return
+    size = path.stat().st_size
+    if size != shard.bytes:
+        yield f"truncated: {size:,} bytes, expected {shard.bytes:,}" if size < shard.bytes else "longer than recorded"
+        return
+    if sha256(path) != shard.sha256:
+        yield "corrupt: its sha256 is not the recorded one"
+    try:
+        index = build_index(path)
+        counts = (len(index), int((index[:, 2] > 0).sum()), int(index[:, 1].sum()))
+        recorded = (shard.documents, shard.pairs, shard.concepts)
+        if counts != recorded:
+            yield f"holds {counts} documents, pairs and concepts, expected {recorded}"
+        if index_path(path).is_file() and not _same(index_path(path), index):
+            yield f"{index_path(path).name} does not match; delete it and it is made anew"
+        for document in read_shard(path):
+            if problem := _document_problem(document, manifest):
+                yield f"document {document.number}: {problem}"
+                return  # one is enough to know that the shard is bad
+    except UserError:
+        yield "damaged: not a readable tar of documents"
+
+
+def _same(path: Path, index: np.ndarray) -> bool:
+    try:
+        return np.array_equal(np.load(path, allow_pickle=False), index)
+    except (ValueError, EOFError):
+        return False
+
+
+def _document_problem(document: Encoded, manifest: Manifest) -> str | None:
+    n, dim = document.vectors.shape
+    if dim != manifest.codec.dim:
+        return f"{dim} channels, expected {manifest.codec.dim}"
+    if n != len(document.sentences):
+        return f"{n} vectors for {len(document.sentences)} sentences"
+    if not np.isfinite(document.vectors).all():
+        return "a vector is not finite"
+    if hashlib.sha256(document.vectors[-1].tobytes()).hexdigest() != manifest.codec.end_of_text:
+        return "does not end with the vector of the end of text"
+    return None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `lcm verify`."""
+    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare; or its URL")
+    parser.add_argument("--json", action="store_true", help="the findings for a program")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`lcm verify`: status 0 if all is well, 1 with a line for everything that is not."""
+    report = verify(args.folder)
+    if args.json:
+        print(json.dumps({name: getattr(report, name) for name in report.__dataclass_fields__}))
+    elif not report.problems:
+        print(
+            f"OK {report.folder}: {report.documents:,} documents ({report.pairs:,} pairs), "
+            f"{report.concepts:,} concepts in {report.shards:,} shards"
+        )
+    for problem in report.problems:
+        print(f"lcm verify: {report.folder}: {problem}", file=sys.stderr)
+    return 1 if report.problems else 0

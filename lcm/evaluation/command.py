@@ -1,0 +1,251 @@
+"""The `lcm evaluate` command: a model's scores beside controls, as results.json, examples.jsonl and report.html.
+
+Shapes.  D concept width · N sentences that are predicted
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lcm.data import MANIFEST, Shard, Unreachable, is_url
+from lcm.errors import UserError
+from lcm.evaluation import scoring, summaries
+from lcm.evaluation.examples import Examples, answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.evaluation.report import headline, write_report
+from lcm.inference import LCM, Bank, add_sampling_arguments, load, sampling_of
+from lcm.models import Sampling, settle
+
+CONTINUATIONS = 4
+"""Documents whose continuation is shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is scored. Each field but the last is an option of the same name.
+
+    limit:     documents and pairs, drawn at random
+    roundtrip: sentences that go through the codec and back, drawn at random: the slow part
+    bootstrap: samples of each interval
+    sampling:  how concepts are drawn, seed included
+    """
+
+    data: tuple[str, ...]
+    split: str | None = None
+    limit: int = 500
+    roundtrip: int = 1000
+    seed: int = 0
+    bootstrap: int = 1000
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("roundtrip", 0), ("seed", 0), ("bootstrap", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name}={getattr(self, name)}: expected {least} or more")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """results: the content of results.json. rows: the lines of examples.jsonl."""
+
+    results: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+@dataclass
+class Stages:
+    """Tells on stderr what is being done, and keeps how long it took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, name: str, what: str) -> Iterator[None]:
+        print(f"{name} {what}", file=sys.stderr)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
+    """Everything that this data tells about a model.
+
+    Raises UserError where the data is not there, is of another codec, or holds nothing to score, and for settings of
+    `sampling` that mean nothing to the model's family.
+    """
+    settle(options.sampling, lcm.model.defaults)  # before the work: it may be refused
+    stages = Stages()
+    with stages.of("reading", " ".join(options.data)):
+        examples, train = _read(lcm, options)
+    with stages.of("scoring", f"the sentences of {len(examples.drawn)} documents and pairs"):
+        forced, rows = _teacher_forced(lcm, examples, train, options)
+    with stages.of("gathering", "the sentences of the training data, to find the nearest among them"):
+        bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
+    with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
+        lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
+        table, written = summaries.summarise(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
+        written += summaries.continuations(lcm, examples.documents[:CONTINUATIONS], bank, options.sampling)
+    results = {
+        **forced,
+        "summaries": table,
+        "counts": _counts(examples),
+        "settings": {**asdict(options), "split": examples.split, **asdict(lengths)},
+        "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},
+        "codec": {"name": lcm.record.name, "fingerprint": lcm.record.fingerprint, "dim": lcm.record.dim},
+        "bank": {"sentences": len(bank.sentences) if bank else 0},
+        "seconds": stages.seconds,
+    }
+    return Evaluation(_finite(results), [_finite(row) for row in written + rows])
+
+
+def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
+    """What is scored, and the training shards that go with it: those beside it, else those the model was trained on."""
+    folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
+    if folders and len(folders) == len(options.data):
+        examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
+    elif len(options.data) == 1:
+        examples = from_file(options.data[0], lcm, options.limit, options.seed)
+    else:
+        raise UserError(f"--data {' '.join(options.data)}: expected one file, or folders written by lcm prepare")
+    train = shards_of(folders, lcm, "train")
+    return examples, train or _known(lcm)
+
+
+def _known(lcm: LCM) -> list[Shard]:
+    """What the model was trained on, as far as it is still there."""
+    found = []
+    for path in lcm.config.data.path:
+        try:
+            if is_url(path) or Path(path, MANIFEST).is_file():
+                found += shards_of([path], lcm, "train")
+        except Unreachable as error:
+            print(f"{error}; scored without it", file=sys.stderr)
+    return found
+
+
+def _teacher_forced(
+    lcm: LCM, examples: Examples, train: Sequence[Shard], options: EvaluateOptions
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The model and two controls on every sentence that has one before it; and a row for each document and pair."""
+    pieces = scoring.pieces_of(examples.drawn, lcm.config.data.slots)
+    targets = scoring.targets_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
+    total = len(targets.place)
+    if not total:
+        raise UserError(
+            f"--data {' '.join(options.data)}: no document has a second sentence, so nothing can be predicted"
+        )
+    sample = torch.zeros(total, dtype=torch.bool)
+    sample[torch.randperm(total, generator=torch.Generator().manual_seed(options.seed))[: options.roundtrip]] = True
+    mean = mean_vector(train, lcm.model.dim) if train else lcm.model.normalizer.location.cpu()
+    guesses = {"model": targets.predicted, "mean": mean.expand(total, -1), "previous": targets.previous}
+
+    def round_trip(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        return lcm.codec.encode(lcm.codec.decode(vectors, lang=lcm.record.lang), lang=lcm.record.lang)
+
+    systems = {name: scoring.measure(guess, targets, round_trip, sample) for name, guess in guesses.items()}
+    intervals = {
+        name: scoring.means(scores, targets, options.bootstrap, options.seed) for name, scores in systems.items()
+    }
+    values = {name: {m: interval.value for m, interval in found.items()} for name, found in intervals.items()}
+    return {
+        "teacher_forced": values.pop("model"),
+        "controls": values,
+        "intervals": {name: {m: asdict(i) for m, i in found.items()} for name, found in intervals.items()},
+        "mean_of": "training vectors" if train else "the normaliser's medians, as there is no training data here",
+        "end_of_text": scoring.ends(targets, lcm.model.end_of_text, lcm.record.stop_threshold),
+        "by_position": scoring.by_group(systems, targets.pos, scoring.POSITIONS),
+        "by_length": scoring.by_group(systems, targets.words, scoring.WORDS),
+        "targets": {"sentences": total, "candidates": len(targets.candidates), "roundtrip": int(sample.sum())},
+    }, scoring.by_example(systems["model"], targets, examples.drawn)
+
+
+def _counts(examples: Examples) -> dict[str, Any]:
+    failed = sum(examples.failed.values())
+    return {
+        "scored": len(examples.drawn),
+        "failed": failed,
+        "not_drawn": examples.rows - failed - len(examples.drawn),
+        "reasons": {reason: {"count": n, "first": examples.first[reason]} for reason, n in examples.failed.items()},
+        "documents": len(examples.documents),
+        "pairs": len(examples.pairs),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with None where a number is not finite: JSON knows no NaN."""
+    match value:
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = EvaluateOptions(data=())
+    parser.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or one written by lcm export")
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DIR|F",
+        help="prepared folders or their URLs, or a file of {document, summary} or {text}",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="for results.json, examples.jsonl, report.html")
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation", "train"),
+        help="of the folders (test; validation where there is no test)",
+    )
+    for name, what in (
+        ("limit", "documents and pairs to score, drawn at random"),
+        ("roundtrip", "sentences to send through the codec and back, drawn at random"),
+        ("seed", "of the draws"),
+        ("bootstrap", "samples of each interval"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=getattr(default, name), metavar="N", help=f"{what} (%(default)s)"
+        )
+    parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
+    parser.add_argument("--json", action="store_true", help="print results.json instead of a table")
+    add_sampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    options = EvaluateOptions(
+        data=tuple(args.data),
+        split=args.split,
+        limit=args.limit,
+        roundtrip=args.roundtrip,
+        seed=args.seed,
+        bootstrap=args.bootstrap,
+        sampling=sampling_of(args),
+    )
+    missing = [path for path in options.data if not is_url(path) and not Path(path).exists()]
+    if missing:
+        raise UserError(f"--data {missing[0]}: no such file or folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be a folder ({error.strerror})") from error
+    evaluation = evaluate(load(args.model, codec=args.codec), options)
+    text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
+    (output / "results.json").write_text(text + "\n", encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.rows]
+    (output / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_report(output / "report.html", evaluation.results, evaluation.rows, Path(args.model))
+    print(text if args.json else headline(evaluation.results))
+    print(f"{output / 'report.html'}", file=sys.stderr)
+    return 0

@@ -1,0 +1,191 @@
+"""What is scored: documents and pairs with their vectors, from prepared folders or encoded on the fly from a file.
+
+Shapes.  n concepts of one document · D concept width
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lcm.data import Encoded, RemoteShard, Shard, ShardCache, open_dataset, read_sample, shards_at
+from lcm.errors import UserError, existing_file
+from lcm.inference import LCM
+from lcm.prepare import Columns, Document, Refused, Sources
+
+SHARDS, REMOTE_SHARDS = 200, 8
+"""Training shards that are looked at, spread over all: a corpus may have many thousands. The second where they have to
+be fetched."""
+MEAN_CONCEPTS = 100_000
+"""Concepts, spread over these shards, whose mean is taken."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A document or a pair, as it lies in the shards: "[MODEL]:" and "End of text." are among its sentences.
+
+    source_length: concepts of a pair's prompt, its suffix included; 0 for a document
+    """
+
+    id: str
+    sentences: list[str]
+    source_length: int
+    vectors: Float[Tensor, "n D"]
+
+    @property
+    def document(self) -> list[str]:
+        """The sentences that were given: of a pair, those before its suffix."""
+        return self.sentences[: self.source_length - 1] if self.source_length else self.sentences[:-1]
+
+    @property
+    def answer(self) -> list[str]:
+        """A pair's summary; nothing for a document."""
+        return self.sentences[self.source_length : -1] if self.source_length else []
+
+
+@dataclass
+class Examples:
+    """Those that were drawn, of how many rows; and why rows could not be used: how often, and where first."""
+
+    drawn: list[Example] = field(default_factory=list)
+    rows: int = 0
+    split: str | None = None
+    failed: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, reason: str, where: str) -> None:
+        self.failed[reason] = self.failed.get(reason, 0) + 1
+        self.first.setdefault(reason, where)
+
+    @property
+    def pairs(self) -> list[Example]:
+        return [example for example in self.drawn if example.source_length]
+
+    @property
+    def documents(self) -> list[Example]:
+        return [example for example in self.drawn if not example.source_length]
+
+
+def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int, seed: int) -> Examples:
+    """At most `limit` examples of one split, drawn at random. By default test, or validation where there is no test.
+
+    Raises UserError where a folder is not of the model's codec, or the split is empty. Train is never taken unasked.
+    """
+    shards = {name: shards_of(folders, lcm, name) for name in ([split] if split else ["test", "validation"])}
+    chosen = next((name for name, found in shards.items() if found), None)
+    if chosen is None:
+        raise UserError(
+            f"--data {' '.join(folders)}: no document in {' or '.join(shards)}; prepare more text, "
+            "or score what the model was trained on with --split train"
+        )
+    places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
+    picked = _draw(len(places), limit, seed)
+    examples = Examples(rows=len(places), split=chosen)
+    examples.drawn = [_example(read_sample(places[i][0].here(), places[i][1])) for i in picked]
+    return examples
+
+
+def from_file(path: str, lcm: LCM, limit: int, seed: int) -> Examples:
+    """At most `limit` rows of a file, {document, summary} or {text}, split and encoded as the training data was.
+
+    Raises UserError where no row can be used.
+    """
+    examples = Examples()
+    texts = [text for text in _rows(existing_file(path, "--data"), examples)]
+    examples.rows = len(texts) + sum(examples.failed.values())
+    if not texts:
+        reasons = ", ".join(
+            f"{count} × {reason} ({examples.first[reason]})" for reason, count in examples.failed.items()
+        )
+        raise UserError(f"--data={path}: no row to score; {reasons or 'it is empty'}")
+    texts = [texts[i] for i in _draw(len(texts), limit, seed)]
+    cut = [_sentences(text, lcm) for text in texts]
+    vectors = torch.split(
+        lcm.codec.encode([s for sentences, _ in cut for s in sentences], lang=lcm.record.lang),
+        [len(sentences) for sentences, _ in cut],
+    )
+    examples.drawn = [
+        Example(text.id, sentences, source_length, part)
+        for text, (sentences, source_length), part in zip(texts, cut, vectors, strict=True)
+    ]
+    return examples
+
+
+def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
+    """The shards of a split that hold documents. Raises UserError where they are not of the model's codec."""
+    found = []
+    for folder in folders:
+        manifest = open_dataset(folder)
+        made, wanted = manifest.codec, lcm.record
+        if made.fingerprint != wanted.fingerprint:
+            raise UserError(
+                f"{folder} was encoded with codec '{made.name}' ({made.fingerprint}), the model was trained on "
+                f"'{wanted.name}' ({wanted.fingerprint}); prepare the text again with the model's codec"
+            )
+        found += [s for s in shards_at(folder, manifest.shards(split), ShardCache()) if s.documents]
+    return found
+
+
+def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
+    """The mean of about MEAN_CONCEPTS concepts of whole documents, the ends of text left out."""
+    shards = _spread(shards)
+    step = max(1, sum(shard.concepts for shard in shards) // MEAN_CONCEPTS)
+    total, count = np.zeros(dim), 0
+    for shard in shards:
+        for offset, concepts, _ in shard.load()[::step].tolist():
+            vectors = shard.read(offset, concepts, dim)[:-1]
+            total += vectors.sum(axis=0, dtype=np.float64)
+            count += len(vectors)
+    return torch.from_numpy(total / max(1, count)).float()
+
+
+def answer_lengths(shards: Sequence[Shard]) -> list[int]:
+    """Sentences of the pairs' summaries, from the indexes alone."""
+    indexes = [index[index[:, 2] > 0] for index in (shard.load() for shard in _spread(shards))]
+    return [int(n) for index in indexes for n in index[:, 1] - index[:, 2] - 1]
+
+
+def _spread(shards: Sequence[Shard]) -> Sequence[Shard]:
+    most = REMOTE_SHARDS if any(isinstance(shard, RemoteShard) for shard in shards) else SHARDS
+    return shards[:: -(-len(shards) // most)] if shards else shards
+
+
+def _draw(total: int, limit: int, seed: int) -> list[int]:
+    """`limit` numbers below `total` in rising order, all of them where there are no more."""
+    generator = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(total, generator=generator)[:limit].tolist())
+
+
+def _example(stored: Encoded) -> Example:
+    return Example(
+        stored.id, stored.sentences, stored.source_length, torch.from_numpy(stored.vectors.astype(np.float32))
+    )
+
+
+def _rows(path: Path, examples: Examples) -> Iterator[Document]:
+    """The usable rows of a file. Every row is read in both ways; a summary makes it a pair."""
+    pairs = Sources([path], Columns(text="document", summary="summary", split=""))
+    texts = Sources([path], Columns(split=""))
+    for pair, text in zip(pairs, texts, strict=True):
+        usable = next((row for row in (pair, text) if isinstance(row, Document)), None)
+        if usable is not None:
+            yield usable
+            continue
+        refusals = [row for row in (pair, text) if isinstance(row, Refused)]
+        telling = [row for row in refusals if not row.reason.startswith("no column")]
+        neither = Refused("neither {document, summary} nor {text}", refusals[0].example)
+        refused = telling[0] if telling else neither
+        examples.refuse(refused.reason, refused.example)
+
+
+def _sentences(text: Document, lcm: LCM) -> tuple[list[str], int]:
+    """A row's sentences with the markers that prepare would have put among them, and its source_length."""
+    record, split = lcm.record, lcm.splitter.split
+    if text.summary is None:
+        return [*split(text.text), record.end_of_text], 0
+    prompt = [*split(text.text), record.prompt_suffix]
+    return [*prompt, *split(text.summary), record.end_of_text], len(prompt)

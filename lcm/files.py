@@ -1,0 +1,110 @@
+"""Files that are complete or absent: atomic writes, locks, checksums, and disk errors in one line."""
+
+import fcntl
+import hashlib
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lcm.errors import UserError
+
+_POLL = 0.1
+"""Seconds between two attempts to get a lock."""
+
+
+@contextmanager
+def atomic_path(path: Path, *, scratch: Path | None = None, many_writers: bool = False) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path` at the end of the block, flushed to disk, or is removed.
+
+    scratch:      a folder on the same file system for the temporary file; without it, the folder of `path`
+    many_writers: several processes may write `path` at once, so each needs a temporary name of its own; a process that
+                  is killed then leaves its file behind, where a single writer's next attempt overwrites it
+    """
+    if scratch or many_writers:
+        part = (scratch or path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    else:
+        part = path.with_name(f"{path.name}.tmp")
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)  # or a power cut could undo the renaming
+
+
+@contextmanager
+def atomic(path: Path, *, scratch: Path | None = None, many_writers: bool = False) -> Iterator[BinaryIO]:
+    """`atomic_path`, opened for writing bytes."""
+    with atomic_path(path, scratch=scratch, many_writers=many_writers) as part, part.open("wb") as file:
+        yield file
+        file.flush()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock(path: Path, *, shared: bool = False, patience: float = math.inf) -> Iterator[bool]:
+    """Hold the lock file `path` during the block. Yields False where others kept it for longer than `patience` seconds.
+
+    The kernel releases the lock of a process that is killed. Locks exclude threads of one process, too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _acquired(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience)
+    finally:
+        os.close(descriptor)
+
+
+def _acquired(descriptor: int, kind: int, patience: float) -> bool:
+    if patience == math.inf:
+        fcntl.flock(descriptor, kind)
+        return True
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_POLL)
+        else:
+            return True
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the disk (full, read-only, gone) into a UserError that names the file, else `folder`."""
+    try:
+        yield
+    except ConnectionError:  # a pipe, not a disk
+        raise
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"{place}: {error.strerror}; put it right and run the same command again") from error
+
+
+def cache_folder() -> Path:
+    """The user's cache of lcm: $LCM_CACHE, else $XDG_CACHE_HOME/lcm, else ~/.cache/lcm."""
+    if own := os.environ.get("LCM_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcm"

@@ -1,0 +1,97 @@
+"""The nearest real sentence: a bank of sentences, searched by vector, so that what is shown is always real text.
+
+For up to a few hundred thousand sentences on a laptop: 300,000 of 512 channels are 300 MB, and a search is one pass.
+
+Shapes.  n vectors to look up · c sentences of the bank · k neighbours · D concept width
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lcm.codec import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.data import ShardCache, open_dataset, read_shard, shards_at
+from lcm.errors import UserError
+
+LIMIT = 300_000
+"""Sentences of a bank that is read from shards."""
+BLOCK = 16_384
+"""Sentences that are compared at once, in fp32; the bank itself is kept in fp16."""
+QUERIES = 1024
+"""Vectors that are looked up at once."""
+
+
+class Bank:
+    """Sentences, and the directions of their vectors as seen from their mean."""
+
+    def __init__(self, sentences: Sequence[str], vectors: Float[Tensor, "c D"]) -> None:
+        assert len(sentences) == len(vectors) > 0, "one sentence a vector, and at least one"
+        self.sentences = list(sentences)
+        blocks = torch.split(vectors, BLOCK)
+        self.mean = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0).float() / len(vectors)
+        self.directions = torch.cat([self._direction(block).half() for block in blocks])
+
+    @classmethod
+    def from_shards(
+        cls, folders: Sequence[str | Path], split: str = "train", limit: int | None = LIMIT, codec: str | None = None
+    ) -> "Bank":
+        """The distinct sentences of prepared folders, without the prompt suffix and the end of text.
+
+        limit: how many at most, the first of the shards; it is told on stderr that there were more
+        codec: the fingerprint that the folders' codec must have
+        Raises UserError for a folder that is not a data set, has no such split, or was made by another codec.
+        """
+        seen = {END_OF_TEXT, PROMPT_SUFFIX}
+        sentences: list[str] = []
+        vectors: list[np.ndarray] = []
+        for folder in folders:
+            manifest = open_dataset(folder)
+            made = manifest.codec
+            if codec not in (None, made.fingerprint):
+                raise UserError(f"bank {folder}: made by codec '{made.name}' ({made.fingerprint}), expected {codec}")
+            shards = shards_at(folder, manifest.shards(split), ShardCache())
+            for document in (document for shard in shards for document in read_shard(shard.here())):
+                new = []
+                for place, sentence in enumerate(document.sentences):
+                    if sentence not in seen:
+                        seen.add(sentence)
+                        new.append(place)
+                sentences += [document.sentences[place] for place in new]
+                vectors.append(document.vectors[new])
+                if limit is not None and len(sentences) > limit:
+                    print(f"bank: the first {limit:,} distinct sentences; there are more", file=sys.stderr)
+                    return cls(sentences[:limit], torch.from_numpy(np.concatenate(vectors)[:limit]))
+        if not sentences:
+            raise UserError(f"bank {', '.join(map(str, folders))}: no sentences in its {split} split")
+        return cls(sentences, torch.from_numpy(np.concatenate(vectors)))
+
+    def nearest(self, vectors: Float[Tensor, "n D"], k: int = 1) -> tuple[list[list[str]], Float[Tensor, "n k"]]:
+        """The k sentences closest to each vector, the closest first, and how close they are: a cosine.
+
+        The bank's mean is taken off both sides first. A prediction that hedges lies near the mean, and by the plain
+        cosine its neighbour would be whichever sentence lies nearest to the mean: the same one every time.
+        """
+        found = [self._search(self._direction(block), k) for block in torch.split(vectors.cpu(), QUERIES)]
+        places = [row for block, _ in found for row in block.tolist()]
+        cosines = torch.cat([cosine for _, cosine in found])
+        return [[self.sentences[i] for i in row] for row in places], cosines.clamp(-1, 1)
+
+    def _search(self, wanted: Float[Tensor, "n D"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Places and cosines of the best k, merged block after block of the bank."""
+        places, cosines = torch.zeros(len(wanted), 0, dtype=torch.long), torch.zeros(len(wanted), 0)
+        for start in range(0, len(self.sentences), BLOCK):
+            cosine = wanted @ self.directions[start : start + BLOCK].float().T
+            best, place = cosine.topk(min(k, cosine.shape[1]), dim=1)
+            places, cosines = torch.cat([places, place + start], dim=1), torch.cat([cosines, best], dim=1)
+            cosines, column = cosines.topk(min(k, cosines.shape[1]), dim=1)
+            places = places.gather(1, column)
+        return places, cosines
+
+    def _direction(self, vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        return normalize(vectors.float() - self.mean, dim=1)

@@ -1,0 +1,29 @@
+"""The only dispatch on a model's kind: one match."""
+
+from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
+from lcm.models.base import BaseLCM
+from lcm.models.interface import ConceptModel
+from lcm.models.one_tower import OneTowerLCM
+from lcm.models.quantized import QuantLCMc, QuantLCMd
+from lcm.models.transformer import Finished, untouched
+from lcm.models.two_tower import TwoTowerLCM
+
+
+def build_model(config: ModelConfig, finished: Finished = untouched) -> ConceptModel:
+    """A freshly initialised model; its normaliser is the identity and its end-of-text vector zero until they are set.
+
+    Works under `torch.device("meta")`, which gives shapes and counts without memory.
+
+    finished: called with each block as soon as it is built, and what it does may draw no random numbers
+    """
+    match config:
+        case BaseLCMConfig():
+            return BaseLCM(config, finished)
+        case TwoTowerConfig():
+            return TwoTowerLCM(config, finished)
+        case OneTowerConfig():
+            return OneTowerLCM(config, finished)
+        case QuantConfig(kind="quant_c"):
+            return QuantLCMc(config, finished)
+        case QuantConfig():
+            return QuantLCMd(config, finished)

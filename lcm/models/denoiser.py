@@ -1,0 +1,192 @@
+"""The second tower: denoises concepts one by one, each beside the context before it (paper §2.3.4).
+
+Shapes.  N concepts to denoise · B rows · S slots · L context entries · D concept width · M model width · H heads
+         K head width · U timesteps
+
+Four things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
+self-attention that sees one slot; modulations slot by slot, where they depend on the timestep alone; keys and values of
+the context once more at every denoising step; and, scores aside, slots that are not asked for. `denoising_step` saves
+more where many steps are taken with the same weights.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, addcmul, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
+
+from lcm.models.transformer import Dropout, Finished, LayerCache, RMSNorm, SwiGLU, untouched
+
+FREQUENCIES = 128
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoids of the timestep, then linear, SiLU, linear."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * FREQUENCIES, width)
+        self.out = nn.Linear(width, width)
+        for linear in (self.hidden, self.out):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, t: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
+        out: Tensor = self.out(silu(self.hidden(sinusoids(t))))
+        return out
+
+
+def sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
+    """[cos, sin] of t · exp(-ln(10000) · i/128), i = 0..127."""
+    number = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
+    angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * number)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What concepts may be denoised from: keys and values of each layer, entry 0 being the zero vector's.
+
+    mask:  entries that the concepts of each slot see; entry 0 always. None: all of them
+    index: the slot, counted over all rows, of each concept to denoise; None where it is one slot a row
+    """
+
+    layers: list[LayerCache]
+    mask: Bool[Tensor, "B 1 S L"] | None
+    index: Int[Tensor, " N"] | None = None
+
+    def seen_by(self, q: Float[Tensor, "N M"], layer: LayerCache) -> Float[Tensor, "N M"]:
+        """Attention of each concept's queries to the entries of a layer."""
+        heads, keys, values = layer.keys.shape[1], layer.keys.to(q.dtype), layer.values.to(q.dtype)
+        if self.index is None:
+            queries = q.view(len(q), heads, 1, -1)
+            return scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).flatten(1)
+        assert self.mask is not None, "slots differ in what they see"
+        rows, _, slots, _ = self.mask.shape
+        queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
+        queries = queries.view(rows, slots, heads, -1).transpose(1, 2)
+        y = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
+        return y.transpose(1, 2).flatten(2).flatten(0, 1)[self.index]
+
+
+class CrossAttention(nn.Module):
+    """Of each concept to the context before it and to one zero vector, whose key and value are the biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        for linear in (self.q, self.kv, self.out):
+            nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
+            nn.init.zeros_(linear.bias)
+
+    def remember(self, context: Float[Tensor, "B S M"]) -> LayerCache:
+        """Keys and values of the context's slots."""
+        keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return LayerCache(keys, values)
+
+    def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
+        out: Tensor = self.out(memory.seen_by(self.q(x), layer))
+        return out
+
+
+class DenoiserBlock(nn.Module):
+    """x + gate · dropout(f(norm(x) · (1 + scale) + shift)) for self-attention, cross-attention, feed-forward network.
+
+    Shift, scale and gate of each come from the timestep (AdaLN), and start at zero (Peebles and Xie 2023, §3.2).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.modulator = nn.Linear(width, 9 * width)
+        nn.init.zeros_(self.modulator.weight)
+        nn.init.zeros_(self.modulator.bias)
+        self.self_norm, self.cross_norm, self.feed_forward_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
+        # What a slot that sees itself alone attends to: its own value, whatever query and key would be.
+        self.self_value, self.self_out = nn.Linear(width, width), nn.Linear(width, width)
+        for linear, gain in ((self.self_value, math.sqrt(0.5)), (self.self_out, 1.0)):
+            nn.init.xavier_uniform_(linear.weight, gain=gain)
+            nn.init.zeros_(linear.bias)
+        self.cross = CrossAttention(width, heads)
+        self.feed_forward = SwiGLU(width)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N M"],
+        modulation: Float[Tensor, "N M9"],
+        memory: Memory,
+        layer: LayerCache,
+    ) -> Float[Tensor, "N M"]:
+        shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
+        itself = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
+        x = addcmul(x, gate_s, self.dropout(itself))
+        seen = self.cross(modulated(self.cross_norm(x), shift_c, scale_c), memory, layer)
+        x = addcmul(x, gate_c, self.dropout(seen))
+        made = self.feed_forward(modulated(self.feed_forward_norm(x), shift_f, scale_f))
+        return addcmul(x, gate_f, self.dropout(made))
+
+
+def modulated(
+    x: Float[Tensor, "N M"], shift: Float[Tensor, "#N M"], scale: Float[Tensor, "#N M"]
+) -> Float[Tensor, "N M"]:
+    """x · (1 + scale) + shift, in two passes over memory rather than three."""
+    return addcmul(x + shift, x, scale)
+
+
+class Denoiser(nn.Module):
+    """Noisy concepts and their timesteps → what the model was asked to predict of them, each by itself."""
+
+    def __init__(
+        self, dim: int, width: int, heads: int, layers: int, dropout: float, finished: Finished = untouched
+    ) -> None:
+        super().__init__()
+        self.time = TimestepEmbedding(width)
+        self.pre = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            block = DenoiserBlock(width, heads, dropout)
+            for part in (block.modulator, block.cross.kv, block):  # the first two are called outside their block
+                finished(part)
+            self.blocks.append(block)
+        self.norm = RMSNorm(width)
+        self.post = nn.Linear(width, dim)
+        self.recompute = False
+        """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
+
+    @property
+    def layers(self) -> list[DenoiserBlock]:
+        return [block for block in self.blocks if isinstance(block, DenoiserBlock)]
+
+    def modulations(self, t: Int[Tensor, " U"]) -> list[Float[Tensor, "U M9"]]:
+        """Of each layer, for each of these timesteps."""
+        embedded = silu(self.time(t))
+        return [block.modulator(embedded) for block in self.layers]
+
+    def remember(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
+        """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
+        with_zero = nn.functional.pad(context, (0, 0, 1, 0))
+        return [block.cross.remember(with_zero) for block in self.layers]
+
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        modulations: list[Float[Tensor, "U M9"]],
+        which: Int[Tensor, " N"],
+        memory: Memory,
+    ) -> Float[Tensor, "N D"]:
+        """which: the row of `modulations` of each concept."""
+        state = self.pre(x).float()
+        for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
+            modulation = nn.functional.embedding(which, table)
+            if self.recompute and torch.is_grad_enabled():
+                state = checkpoint(block, state, modulation, memory, layer, use_reentrant=False)
+            else:
+                state = block(state, modulation, memory, layer)
+        out: Tensor = self.post(self.norm(state)).float()
+        return out

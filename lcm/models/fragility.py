@@ -1,0 +1,113 @@
+"""How fragile a concept is: a small frozen network that looks at its normalised vector (paper §2.4.4).
+
+Shapes.  n vectors · D concept width
+
+F(z) = 1 − E score is between 0, a sentence that no noise harms, and 1, one that is lost at once. The definition of
+paper §2.5.2, −E score, lies between −1 and 0; but there the weight sigmoid(−4 F + 3.5) would never leave [0.97, 1].
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcm.errors import UserError, existing_file
+from lcm.files import atomic_path
+from lcm.models.normalizer import Normalizer
+
+HIDDEN = 512
+"""Width of the two hidden layers; the paper gives none."""
+KIND = "lcm fragility 1"
+SETTING = "model.diffusion.fragility"
+
+
+class Fragility(nn.Module):
+    """Three layers, held as buffers: frozen, and no part of a model's parameters.
+
+    Not a number until it is filled, so that a training run without its file cannot go unnoticed.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        for i, (inner, outer) in enumerate([(dim, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)]):
+            self.register_buffer(f"weight{i}", torch.full((outer, inner), torch.nan))
+            self.register_buffer(f"bias{i}", torch.full((outer,), torch.nan))
+
+    def forward(self, z: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+        """Normalised vectors → F in [0, 1], in fp32."""
+        state = z.float()
+        for i in range(3):
+            weight, bias = self.get_buffer(f"weight{i}").float(), self.get_buffer(f"bias{i}").float()
+            state = F.linear(state if i == 0 else F.gelu(state), weight, bias)
+        return state.squeeze(-1).sigmoid()
+
+    def start(self, generator: torch.Generator) -> None:
+        """Random weights to fit from: uniform with the variance 1/inputs, biases 0."""
+        for buffer in self.buffers():
+            if buffer.ndim == 1:
+                buffer.zero_()
+            else:
+                buffer.uniform_(-1, 1, generator=generator).mul_((3 / buffer.shape[1]) ** 0.5)
+
+    def move(self, fitted: Normalizer, asked: Normalizer) -> None:
+        """From vectors as `fitted` normalises them to those of `asked`: the first layer takes the difference in."""
+        weight, bias = self.get_buffer("weight0"), self.get_buffer("bias0")
+        bias.add_(weight @ ((asked.location - fitted.location) / fitted.scale))
+        weight.mul_(asked.scale / fitted.scale)
+
+
+def save_fragility(path: str | Path, network: Fragility, normalizer: Normalizer, codec: str, fingerprint: str) -> None:
+    """Write the network with the normaliser whose vectors it was fitted on and the codec they are of, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
+    tensors |= {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    metadata = {"kind": KIND, "codec": codec, "fingerprint": fingerprint, "dim": str(network.dim)}
+    with atomic_path(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+
+
+def load_fragility(
+    path: str | Path, dim: int, *, normalizer: Normalizer | None = None, fingerprint: str | None = None
+) -> Fragility:
+    """The network of `save_fragility`, on the CPU.
+
+    normalizer:  of the model that will use it; without one, vectors as the network was fitted on them
+    fingerprint: of the codec of the model's data
+    Raises UserError for a file that is missing, broken or something else, and for another codec or dimension.
+    """
+    if not str(path):
+        raise UserError(f"{SETTING} is empty: weight 'fragility' needs the file that data_prep/fit_fragility.py writes")
+    path = existing_file(path, SETTING)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{SETTING}={path}: not a whole safetensors file ({error}); copy it again") from error
+    if metadata.get("kind") != KIND:
+        raise UserError(f"{SETTING}={path}: expected a file that data_prep/fit_fragility.py wrote")
+    again = "; fit one for this codec with data_prep/fit_fragility.py"
+    if metadata["dim"] != str(dim):
+        raise UserError(f"{SETTING}={path}: for vectors of {metadata['dim']} numbers, the model's have {dim}{again}")
+    if fingerprint is not None and metadata["fingerprint"] != fingerprint:
+        raise UserError(
+            f"{SETTING}={path}: of codec {metadata['codec']!r} ({metadata['fingerprint']}), but the data is of codec "
+            f"{fingerprint}{again}"
+        )
+    network, fitted = Fragility(dim), Normalizer(dim)
+    network.load_state_dict(_part(tensors, "network."))
+    fitted.load_state_dict(_part(tensors, "normalizer."))
+    if normalizer is not None:
+        network.move(fitted, normalizer)
+    return network
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,152 @@
+"""What the trainer, the generator and the evaluator may assume of any concept model.
+
+Shapes.  B rows · S slots · D concept width · N targets in the batch
+
+Every vector that crosses these methods is a raw codec vector. Inside, all mathematics lives in normalised space.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lcm.batch import Batch
+from lcm.errors import UserError
+from lcm.models.normalizer import Normalizer
+
+
+@dataclass(frozen=True)
+class Losses:
+    """per_target: summed over channels, one number a target. meters: further numbers a target, only to be logged."""
+
+    per_target: Float[Tensor, " N"]
+    meters: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next concept is drawn. Settings are arguments of `next` and `predict`; a model keeps no such state.
+
+    None is the model family's own default; a setting that means nothing to a family is refused.
+
+    seed:            the noise of a prompt depends on (seed, prompt, position) alone: a batch draws what single rows do
+    temperature:     Base: spread of the noise added to the prediction. Quant: of the choice among units
+    top_k:           Quant: units to choose among
+    guidance:        how far to go from the prediction without context towards that with it, and beyond; 1 is with it
+    rescale:         diffusion: how much of guidance's larger spread is taken back, 0 to 1
+    steps:           diffusion: calls of the denoiser
+    sampler:         diffusion: ddim, or dpm for DPM-Solver++
+    initial_noise:   diffusion: spread of the noise to start from
+    epsilon_scaling: diffusion, ddim: λ_ε, what the noise is divided by at every step
+    eta:             diffusion, ddim: 0 adds no noise on the way, 1 as much as in training
+    """
+
+    seed: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    guidance: float | None = None
+    rescale: float | None = None
+    steps: int | None = None
+    sampler: Literal["ddim", "dpm"] | None = None
+    initial_noise: float | None = None
+    epsilon_scaling: float | None = None
+    eta: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"{option(name)}={value}: expected {least} or more")
+        if self.rescale is not None and self.rescale > 1:
+            raise UserError(f"--rescale={self.rescale}: expected 0 to 1")
+        if self.epsilon_scaling is not None and not self.epsilon_scaling > 0:
+            raise UserError(f"--epsilon-scaling={self.epsilon_scaling}: expected more than 0")
+
+
+LEAST = {
+    "seed": 0, "temperature": 0, "top_k": 1, "guidance": 0, "rescale": 0, "steps": 1, "initial_noise": 0, "eta": 0,
+}  # fmt: skip
+
+
+def option(name: str) -> str:
+    """The command-line option of a field."""
+    return "--" + name.replace("_", "-")
+
+
+T = TypeVar("T")
+
+
+def settle(sampling: Sampling, defaults: T) -> T:
+    """A family's settings, a dataclass: its defaults, and on top what was given.
+
+    Raises UserError for a setting that the family does not have.
+    """
+    given = {field.name: getattr(sampling, field.name) for field in fields(sampling) if field.name != "seed"}
+    known = {field.name for field in fields(defaults)}  # type: ignore[arg-type]  # no bound says "a dataclass"
+    for name in sorted(given.keys() - known):
+        if given[name] is not None:
+            has = ", ".join(option(n) for n in sorted(known))
+            raise UserError(f"{option(name)}={given[name]}: means nothing to this kind of model, which has {has}")
+    return replace(defaults, **{n: v for n, v in given.items() if v is not None})  # type: ignore[type-var]
+
+
+@runtime_checkable
+class Context(Protocol):
+    """What a model remembers of the concepts so far, one document a row: caches and lengths."""
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]: ...
+
+    def select(self, rows: Int[Tensor, " R"]) -> "Context":
+        """The same context for these rows, in this order: drop finished rows, repeat for several samples, reorder."""
+        ...
+
+
+class ConceptModel(nn.Module, ABC):
+    """A language model over concepts. Subclasses set `predicts_first` and implement five methods."""
+
+    predicts_first: ClassVar[bool]
+    """Whether the first concept of a document can be predicted (from nothing)."""
+
+    defaults: ClassVar[Any] = Sampling()
+    """The settings of `Sampling` that the family has, in a dataclass of its own."""
+
+    dim: int
+    """Width of the concepts: the codec's dimension."""
+
+    normalizer: Normalizer
+    end_of_text: Float[Tensor, " D"]
+    """The codec's vector of "End of text.": a buffer, so a checkpoint knows when to stop."""
+
+    def read_fitted(self, codec: str) -> None:
+        """Read the files that the configuration names, fitted to vectors of the codec with this fingerprint.
+
+        Called once before training, when the normaliser is set; they become buffers, so a checkpoint needs no file.
+        """
+
+    def forward(self, batch: Batch) -> "Losses":
+        """`loss`: what is called in training, so that whoever slices the model sees its calls."""
+        return self.loss(batch)
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Losses:
+        """One number for every slot of `batch.targets(self.predicts_first)`, in row-major order."""
+
+    @abstractmethod
+    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
+        """What follows from the context before each slot, teacher-forced. Slots that cannot be predicted are zero."""
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> Context:
+        """Read one prompt a row, of any lengths."""
+
+    @abstractmethod
+    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
+        """One new concept for every row. Does not change the context."""
+
+    @abstractmethod
+    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> Context:
+        """The context after one more concept in every row."""

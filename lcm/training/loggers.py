@@ -1,0 +1,183 @@
+"""What a run tells while it trains: metrics.csv for programs, a bar or a line now and then for people."""
+
+import csv
+import importlib.util
+import logging
+import math
+import sys
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lcm.config import Config
+from lcm.errors import UserError
+from lcm.files import atomic_path
+
+
+class PlainLogger(Logger):
+    """A logger without versions and hyper-parameters: config.yaml beside it has them all."""
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class MetricsFile(PlainLogger):
+    """One row a report, one column a metric. A resumed run drops the rows that it trains again, and goes on.
+
+    Lightning's CSVLogger would delete the old file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = []
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        row = {"step": step, **metrics}
+        if not row.keys() <= set(self.columns):
+            self._rewrite(list(row), before=math.inf if self.columns else float(step))
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def _rewrite(self, columns: list[str], before: float) -> None:
+        """The rows of steps `before` this one, with these columns added."""
+        rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if int(row["step"]) < before]
+                self.columns = list(reader.fieldnames or [])
+        self.columns += [name for name in columns if name not in self.columns]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+class Terminal(PlainLogger):
+    """A progress bar on a terminal; elsewhere one line every ten seconds, and one for each validation. On stderr."""
+
+    SECONDS = 10.0
+
+    def __init__(self, max_steps: int) -> None:
+        super().__init__()
+        self.max_steps = max_steps
+        self.metrics: dict[str, float] = {}
+        self.start: tuple[int, float] | None = None
+        self.printed = -math.inf
+        self.interactive = sys.stderr.isatty()  # asked once: the bar puts itself before sys.stderr
+        self.bar: Progress | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        now = time.monotonic()
+        self.metrics.update(metrics)
+        self.start = self.start or (step, now)
+        if self.interactive:
+            self._advance_bar(step)
+        elif now - self.printed >= self.SECONDS or any(name.startswith("val/") for name in metrics):
+            self.printed = now
+            print(f"step {step:,} of {self.max_steps:,}  {self._summary()}{self._left(step, now)}", file=sys.stderr)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _summary(self) -> str:
+        shown = [
+            ("loss", "train/loss", "{:.4g}"),
+            ("validation", "val/loss", "{:.4g}"),
+            ("concepts/s", "train/concepts_per_second", "{:,.0f}"),
+            ("MFU", "train/mfu", "{:.0%}"),
+        ]
+        return "  ".join(f"{label} {how.format(self.metrics[key])}" for label, key, how in shown if key in self.metrics)
+
+    def _left(self, step: int, now: float) -> str:
+        assert self.start is not None
+        done = step - self.start[0]
+        seconds = int((now - self.start[1]) / done * (self.max_steps - step)) if done else 0
+        return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if seconds else ""
+
+    def _advance_bar(self, step: int) -> None:
+        if self.bar is None:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.add_task("", total=self.max_steps, completed=step)
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=step, description=self._summary())
+
+
+def build_loggers(config: Config, folder: Path) -> list[Logger]:
+    """The terminal, and what `trainer.loggers` names."""
+    loggers: list[Logger] = [Terminal(config.trainer.max_steps)]
+    for name in config.trainer.loggers:
+        match name:
+            case "csv":
+                loggers.append(MetricsFile(folder / "metrics.csv"))
+            case "tensorboard":
+                loggers.append(TensorBoardLogger(folder, name="", version=""))
+            case "wandb":
+                if importlib.util.find_spec("wandb") is None:
+                    raise UserError("trainer.loggers=wandb is not installed; pip install wandb, or leave it out")
+                loggers.append(WandbLogger(name=folder.name, project="lcm", save_dir=folder))
+    return loggers
+
+
+CHATTER = (
+    "GPU available:",
+    "TPU available:",
+    "\N{ELECTRIC LIGHT BULB} Tip:",
+    "`Trainer(limit_val_batches=",
+    "`Trainer.fit` stopped:",
+    "Restoring states from",
+    "Restored all states from",
+)
+"""How Lightning's greetings, advertisements and repetitions of what we say ourselves begin."""
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's chatter; whatever else it has to say is heard."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(CHATTER)
+
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 on newer torch (seen on 2.13): of no use to anybody but Lightning.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="The `srun` command is available")  # on every login node
+            yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+@rank_zero_only
+def say(message: str, file: TextIO | None = None) -> None:
+    """One line from all ranks together; on stderr by default."""
+    print(message, file=file or sys.stderr)

@@ -1,0 +1,217 @@
+"""Whole runs, tiny ones: they learn, resume to the bit, keep what is frozen, and leave a codec that loads."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_codec import FakeTeacher, fake_teacher, settings_for
+
+from lcm.codec import load_codec
+from lcm.codec_lab.training import training
+from lcm.codec_lab.training.ablation import ablate, rows_of
+from lcm.codec_lab.training.corpus import read_corpus
+from lcm.codec_lab.training.protection import first_block
+from lcm.errors import UserError
+
+
+def weights(folder):
+    codec = load_codec(folder, device="cpu", dtype=torch.float32)
+    return {name: value.clone() for name, value in codec.model.state_dict().items()}
+
+
+def never(folder):
+    raise AssertionError("the public encoder is not needed")
+
+
+def trained(folder, *overrides, load=fake_teacher):
+    settings = settings_for(folder, *overrides)
+    return training.train_codec(settings, load), settings
+
+
+def test_a_tiny_run_learns_and_leaves_a_codec_that_reconstructs(start):
+    rows = (start.parent / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/loss")
+    losses = [float(value) for row in rows[1:] if (value := row.split(",")[column])]
+    assert losses[-1] < 0.6 * losses[0]
+    codec = load_codec(start, device="cpu")
+    sentences = [text for text, _ in read_corpus(settings_for(start.parent.parent).data).sentences if codec.fits(text)]
+    back = codec.decode(codec.encode(sentences))
+    assert sum(a == b for a, b in zip(back, sentences, strict=True)) > 0.5 * len(sentences)
+
+
+def test_the_codec_says_how_it_was_trained(start):
+    config = load_codec(start, device="cpu").config
+    record = config["training"]
+    assert (record["steps"], record["start"]) == (60, "analytic")
+    assert record["target_pieces"] > 60 * 40
+    assert record["settings"]["terms"]["noise"] == 0.3
+    assert record["validation"]["accuracy"] > 0.5
+    assert config["max_pieces"] == 14
+    assert json.loads((start / "card.json").read_text())["training"] == record
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    for folder in (whole, part):
+        folder.mkdir()
+    terms = ("terms.denoise=0.5", "terms.similarity=1", "terms.unknown=0.1")
+    expected = trained(whole, *terms)[0]
+    step = training.CodecModule.training_step
+
+    def dies(self, batch, batch_idx):
+        if self.global_step == 4:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(training.CodecModule, "training_step", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained(part, *terms)
+    assert not (part / "run" / "codec").exists()
+    monkeypatch.undo()
+    found = weights(trained(part, *terms)[0])
+    assert all(torch.equal(value, found[name]) for name, value in weights(expected).items())
+    steps = [int(line.split(",")[0]) for line in (part / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_pieces_that_are_counted_are_those_of_the_batches_with_their_ends(tmp_path):
+    settings = settings_for(tmp_path, "limit.steps=3", "trainer.log_every=3")
+    run = training.assemble(settings, never, None)
+    run.fit(training.build_trainer(settings, None))
+    batches = [batch for batch, _ in zip(run.order.batches(run.examples.train), range(3), strict=False)]
+    assert run.module.pieces == sum(int((batch.target_lengths + 1).sum()) for batch in batches)
+
+
+def test_training_that_diverges_ends_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.CodecModule, "loss", lambda self, batch: self.model.encoder.embed.weight.sum() * 1e39)
+    with pytest.raises(UserError, match=r"training has diverged; lower optimizer\.lr"):
+        trained(tmp_path)
+
+
+def test_a_finished_run_trains_no_step_more(tmp_path):
+    first = weights(trained(tmp_path)[0])
+    shutil.rmtree(tmp_path / "run" / "codec")
+    again, _ = trained(tmp_path)
+    assert load_codec(again, device="cpu").config["training"]["steps"] == 6
+    assert all(torch.equal(value, first[name]) for name, value in weights(again).items())
+
+
+def test_training_keeps_the_code_and_the_directions_of_the_positions(start, tmp_path):
+    again, _ = trained(tmp_path, f"start={start}")
+    before, after = load_codec(start, device="cpu").model, load_codec(again, device="cpu").model
+    directions = training.CodecModule(settings_for(tmp_path), _start(start)).directions
+    assert len(directions) > 20
+    for side in ("encoder", "decoder"):
+        old, new = (first_block(getattr(model, side)) for model in (before, after))
+        assert torch.equal(old.inner_proj.weight[:16], new.inner_proj.weight[:16])
+        assert torch.equal(old.output_proj.weight[:, :16], new.output_proj.weight[:, :16])
+        assert not torch.equal(old.inner_proj.weight[16:], new.inner_proj.weight[16:])
+        assert (directions @ new.output_proj.weight[:, 16:]).abs().max() < 2e-3
+    assert (after.encoder.embed.weight @ directions.T).abs().max() < 2e-3
+    assert not torch.equal(before.encoder.embed.weight, after.encoder.embed.weight)
+
+
+def _start(folder):
+    from lcm.codec_lab.training.start import make_start
+
+    return make_start(settings_for(folder.parent.parent, f"start={folder}"), [], ["eng_Latn"])
+
+
+def test_a_quantised_decoder_is_trained_and_validated_on_rounded_vectors(start, tmp_path, capsys):
+    losses = []
+    for units in (2, 32):
+        folder = tmp_path / str(units)
+        folder.mkdir()
+        overrides = (f"start={start}", "freeze=encoder", "terms.codebooks=1", f"terms.units={units}")
+        again, _ = trained(folder, *overrides, "limit.steps=1", "optimizer.lr=1e-9")
+        losses.append(load_codec(again, device="cpu").card["training"]["validation"]["loss"])
+    assert losses[0] > losses[1] + 0.5, "two units say little of a sentence"
+    assert "1 codebooks of 2 units leave" in capsys.readouterr().err
+
+
+def test_the_teacher_is_asked_once_for_so_many_sentences(tmp_path):
+    FakeTeacher.asked = 0
+    trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")
+    assert FakeTeacher.asked == 30
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30", load=never)
+    assert FakeTeacher.asked == 30
+
+
+def test_translations_teach_a_second_language(tmp_path):
+    pair = {"source_lang": "eng_Latn", "target_lang": "fra_Latn"}
+    rows = [{**pair, "source": f"The {w} sees.", "target": f"Le {w} voit."} for w in ("fox", "king", "boat", "stone")]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    overrides = (f"data.pairs={pairs}", "terms.translation=1", "terms.translation_mse=0.1", "limit.steps=3")
+    codec = load_codec(trained(tmp_path, *overrides)[0], device="cpu")
+    assert codec.languages == ("eng_Latn", "fra_Latn")
+    assert len(codec.decode(codec.encode(["The fox sees."]), lang="fra_Latn")) == 1
+
+
+def test_a_dry_run_writes_nothing_and_tells_the_size(tmp_path, capsys):
+    settings = settings_for(tmp_path, "limit.steps=null", "limit.minutes=5", "terms.similarity=1")
+    training.dry_run(settings, load=never)
+    assert not (tmp_path / "run").exists()
+    assert "batches an epoch" in capsys.readouterr().out
+
+
+def test_minutes_end_training(tmp_path):
+    again, _ = trained(tmp_path, "limit.steps=null", "limit.minutes=0.005")
+    record = load_codec(again, device="cpu").config["training"]
+    assert record["minutes"] >= 0.005
+    assert record["steps"] < 200
+
+
+def test_the_ablation_never_compares_parts_of_sentences_with_a_teacher(tmp_path):
+    names = [[row.name for row in rows_of(settings_for(tmp_path, f"data.spans={spans}"))] for spans in (0, 0.5)]
+    assert [any("similarity" in name for name in found) for found in names] == [True, False]
+
+
+def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypatch):
+    settings = settings_for(tmp_path, "terms.unknown=0")
+    text = ablate(settings, 2, load=fake_teacher)
+    names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
+    assert names == [
+        f"{name}, 2 steps"
+        for name in (
+            "as configured",
+            "autoencoding alone",
+            "with denoise 0.3",
+            "with unknown 0.04",
+            "without noise",
+            "with similarity 1",
+        )
+    ]
+    assert (tmp_path / "run" / "ablation.md").read_text() == text
+    monkeypatch.setattr("lcm.codec_lab.training.ablation.assemble", None)
+    assert ablate(settings, 2, load=fake_teacher) == text
+    with pytest.raises(UserError, match="holds an ablation of other settings"):
+        ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2, load=fake_teacher)
+
+
+def test_nothing_to_validate_on_is_said_before_training(tmp_path):
+    text = tmp_path / "one.jsonl"
+    text.write_text('{"id": "a", "text": "The red fox sees a boat.", "split": "train"}\n')
+    with pytest.raises(UserError, match="nothing to validate on"):
+        trained(tmp_path, f"data.text={text}", "start=mini")
+
+
+def test_too_small_a_text_for_the_vocabulary_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"lower model\.vocabulary"):
+        trained(tmp_path, "model.vocabulary=5000")
+
+
+def test_each_sentence_gets_its_own_vector_and_the_teachers_answer_to_it(start, tmp_path):
+    overrides = (f"start={start}", "terms.similarity=1", "terms.similarity_sentences=7")
+    run = training.assemble(settings_for(tmp_path, *overrides), fake_teacher, None)
+    codec, texts = load_codec(start, device="cpu"), run.examples.texts
+    found = training.encode_all(run.module, run.examples.train, tokens=40)
+    assert torch.allclose(found, codec.encode(texts), atol=1e-4)
+    rows = run.module.teacher.rows(torch.arange(len(texts)))
+    assert (rows >= 0).sum() == 7
+    for number in (rows >= 0).nonzero()[:, 0].tolist():
+        wanted = fake_teacher(None).encode([texts[number]])[0].half()
+        assert torch.equal(run.module.teacher.vectors[rows[number]], wanted)
+        assert run.examples.train[number].taught

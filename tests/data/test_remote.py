@@ -1,0 +1,147 @@
+"""A file elsewhere arrives whole and right, or in one line that says what happened to it."""
+
+import errno
+import hashlib
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+from serving import ALWAYS, quick_waits, served
+
+from lcm.data import remote
+from lcm.data.remote import Unreachable, fetch, is_url, read, wait_before, within
+from lcm.errors import UserError
+
+CONTENT = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/a.tar").write_bytes(CONTENT)
+    with served(tmp_path / "there") as server:
+        yield server
+
+
+def fetched(url, target, retries=5):
+    fetch(url, target, len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), retries)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, 408, "truncated", "wrong", "longer", "endless"])
+def test_what_may_pass_is_tried_again_until_it_has(fault, server, tmp_path):
+    server.fails("a.tar", fault, times=4)
+    with quick_waits() as waited:
+        assert fetched(f"{server.url}/a.tar", tmp_path / "here") == CONTENT
+    assert len(server.asked) == 5
+    assert len(waited) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (500, r"500 Internal Server Error"),
+        ("truncated", r"ClientPayloadError .*"),
+        ("wrong", r"other bytes than the manifest promises \(sha256\)"),
+        ("longer", r"more than 102,400 bytes"),
+        ("endless", r"more than 102,400 bytes"),
+    ],
+)
+def test_what_does_not_pass_is_told_with_how_often_it_was_tried(fault, told, server, tmp_path):
+    server.fails("a.tar", fault, times=ALWAYS)
+    with quick_waits(), pytest.raises(Unreachable, match=rf"^{server.url}/a.tar: {told} \(tried 4 times\)$") as raised:
+        fetched(f"{server.url}/a.tar", tmp_path / "here", retries=3)
+    assert not raised.value.final
+    assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize(("fault", "told"), [(404, "not found"), (403, "403 Forbidden"), (401, "401 Unauthorized")])
+def test_what_is_final_is_tried_once(fault, told, server, tmp_path):
+    server.fails("a.tar", fault, times=ALWAYS)
+    with quick_waits() as waited, pytest.raises(Unreachable, match=rf"a.tar: {told} \(tried once\)$") as raised:
+        fetched(f"{server.url}/a.tar", tmp_path / "here")
+    assert raised.value.final
+    assert waited == []
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_falls_silent_is_left_after_a_while(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "STALL", 0.2)
+    server.fails("a.tar", "stalled")
+    with quick_waits():
+        assert fetched(f"{server.url}/a.tar", tmp_path / "here") == CONTENT
+    server.fails("a.tar", "stalled")
+    with pytest.raises(Unreachable, match=r"no answer for 0\.2 s \(tried once\)"):
+        fetched(f"{server.url}/a.tar", tmp_path / "here", retries=0)
+
+
+def test_a_server_that_is_not_there_is_tried_again(server, tmp_path):
+    server.http.server_close()
+    with quick_waits() as waited, pytest.raises(Unreachable, match=r"ClientConnectorError .* \(tried 3 times\)$"):
+        read(f"{server.url}/a.tar", 2, bytes)
+    assert len(waited) == 2
+
+
+def test_waits_double_up_to_a_minute_and_no_two_processes_wait_alike():
+    longest = [1, 2, 4, 8, 16, 32, 60, 60]
+    several = [[wait_before(tried) for tried in range(1, 9)] for _ in range(50)]
+    for waits in several:
+        assert all(0.5 * most <= wait <= most for wait, most in zip(waits, longest, strict=True))
+    for waits, most in zip(zip(*several, strict=True), longest, strict=True):
+        assert len(set(waits)) == 50
+        assert max(waits) - min(waits) > 0.25 * most
+
+
+def test_the_waits_are_those_between_the_tries(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "_random", SimpleNamespace(uniform=lambda low, high: high))
+    server.fails("a.tar", 500, times=5)
+    with quick_waits() as waited:
+        fetched(f"{server.url}/a.tar", tmp_path / "here")
+    assert waited == [1, 2, 4, 8, 16]
+
+
+def test_a_full_disk_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
+    def get_file(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote, "_file_system", lambda url: (SimpleNamespace(get_file=get_file), "/a.tar"))
+    with quick_waits() as waited, pytest.raises(OSError, match="No space left"):
+        fetched("memory://a.tar", tmp_path / "here")
+    assert waited == []
+
+
+@pytest.mark.parametrize("where", ["memory://there/a.tar", "file://{tmp_path}/there/a.tar"])
+def test_any_file_system_of_fsspec_will_do(where, server, tmp_path):
+    url = where.format(tmp_path=tmp_path)
+    with fsspec.open(url, "wb") as file:
+        file.write(CONTENT)
+    assert fetched(url, tmp_path / "here") == CONTENT
+    assert read(url, 0, bytes) == CONTENT
+    with pytest.raises(Unreachable, match=r"not found \(tried once\)"):
+        read(url + "x", 5, bytes)
+
+
+def test_a_file_system_that_fsspec_does_not_know_is_told_in_a_line():
+    with pytest.raises(UserError, match=r"^nonsense://a/b: Protocol not known: nonsense \(tried once\)$"):
+        read("nonsense://a/b", 5, bytes)
+
+
+def test_a_small_file_that_is_not_what_it_should_be_is_read_again(server):
+    server.fails("a.tar", "wrong")
+
+    def length_of(data):
+        if data != CONTENT:
+            raise remote.WrongBytes("not this one")
+        return len(data)
+
+    with quick_waits():
+        assert read(f"{server.url}/a.tar", 1, length_of) == len(CONTENT)
+    assert len(server.asked) == 2
+
+
+def test_what_is_a_url():
+    urls = ["s3://bucket/data", "https://host/data", "file:///data", "memory://data", "simplecache::s3://bucket/data"]
+    folders = ["data", "/data", "../data", "C", "data:mine", "a:b/c", ""]
+    assert all(map(is_url, urls))
+    assert not any(map(is_url, folders))
+    assert within("s3://bucket/data/", "a.tar") == within("s3://bucket/data", "a.tar") == "s3://bucket/data/a.tar"

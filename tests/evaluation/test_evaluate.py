@@ -1,0 +1,274 @@
+"""`lcm evaluate` from data to results.json: what is drawn, what is counted, and what the controls score."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from fakes import FakeCodec, reciting, write_dataset
+
+import lcm.evaluation.command
+from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.errors import UserError
+from lcm.evaluation.command import EvaluateOptions, add_arguments, evaluate
+from lcm.evaluation.examples import answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.evaluation.scoring import METRICS
+from lcm.evaluation.summaries import Lengths, score
+
+STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
+ANSWER = ["A trip at sea.", "It ended well."]
+TRAIN = [
+    ["Once.", "Twice.", "Thrice."],
+    (["Long document.", "Second sentence."], ["Short."]),
+    (["More."], ["One.", "Two."]),
+]
+
+
+def knowing(codec=None, **settings):
+    """A model that knows the story, and what to answer: nothing that it is asked here is new to it."""
+    return reciting([*STORY, PROMPT_SUFFIX, *ANSWER], codec or FakeCodec(), **settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    texts = {
+        "train": TRAIN,
+        "validation": [["Only here.", "In validation."]],
+        "test": [STORY, (STORY[:3], ANSWER), (["Another.", "Text."], ANSWER), ["Alone."]],
+    }
+    write_dataset(tmp_path / "data", FakeCodec(), texts)
+    return str(tmp_path / "data")
+
+
+def test_results_hold_what_was_promised(folder):
+    results = evaluate(knowing(), EvaluateOptions(data=(folder,))).results
+    assert set(results["teacher_forced"]) == set(METRICS)
+    assert set(results["controls"]) == {"mean", "previous"}
+    assert set(results["summaries"]) == {"model", "nearest", "lead", "roundtrip"}
+    for scores in results["summaries"].values():
+        assert set(scores) == {"rouge1", "rouge2", "rougeL", "rougeLsum", "length_ratio"}
+        assert scores["rougeL"]["low"] <= scores["rougeL"]["value"] <= scores["rougeL"]["high"]
+    assert results["counts"]["scored"] == 4
+    assert results["counts"]["failed"] == 0
+    json.dumps(results, allow_nan=False)
+
+
+def test_who_knows_every_text_scores_perfectly(tmp_path):
+    write_dataset(tmp_path, FakeCodec(), {"train": TRAIN, "test": [STORY, (["Another.", "Text."], ANSWER)]})
+    results = evaluate(knowing(), EvaluateOptions(data=(str(tmp_path),))).results
+    assert results["teacher_forced"] == {"l2": 0, "l2_roundtrip": 0, "contrastive_accuracy": 1, "par": pytest.approx(1)}
+    assert results["summaries"]["model"]["rougeLsum"]["value"] == 1
+    assert results["summaries"]["model"]["length_ratio"] == 1
+    assert results["summaries"]["roundtrip"]["rougeL"]["value"] == 1
+
+
+def test_the_controls_are_the_training_mean_and_the_sentence_before(folder):
+    codec = FakeCodec()
+    results = evaluate(knowing(codec), EvaluateOptions(data=(folder,))).results
+    trained = ["Once.", "Twice.", "Thrice.", "Long document.", "Second sentence.", PROMPT_SUFFIX, "Short."]
+    trained += ["More.", PROMPT_SUFFIX, "One.", "Two."]
+    mean = codec.encode(trained).mean(dim=0)
+    truth = codec.encode([*STORY[1:], *ANSWER, *ANSWER])
+    before = codec.encode([*STORY[:3], PROMPT_SUFFIX, ANSWER[0], PROMPT_SUFFIX, ANSWER[0]])
+    assert results["controls"]["mean"]["l2"] == pytest.approx(float((truth - mean).norm(dim=1).mean()), rel=1e-4)
+    assert results["controls"]["previous"]["l2"] == pytest.approx(float((truth - before).norm(dim=1).mean()), rel=1e-4)
+
+
+def test_the_lead_control_copies_as_much_as_training_summaries_are_long(folder):
+    rows = evaluate(knowing(), EvaluateOptions(data=(folder,))).rows
+    summaries = [row for row in rows if row["kind"] == "summary"]
+    assert [row["lead"] for row in summaries] == [STORY[:1], ["Another."]]  # training summaries: 1 and 2, median 1
+    assert [row["model"] for row in summaries] == [row["reference"] for row in summaries] == [ANSWER, ANSWER]
+    assert [row["prompt"] for row in summaries] == [STORY[:3], ["Another.", "Text."]]
+
+
+def test_summary_lengths_come_from_training_pairs():
+    assert Lengths.of([1, 1, 3, 9], slots=64) == Lengths(lead=2, most=9)
+    assert Lengths.of([40], slots=64) == Lengths(lead=40, most=16)
+    assert Lengths.of([8], slots=8) == Lengths(lead=8, most=4)
+    assert Lengths.of([], slots=64) == Lengths(lead=3, most=16)
+
+
+def test_rouge_ranks_a_copy_above_a_part_above_nothing():
+    texts = {"copy": [["The cat sat."]], "part": [["The cat."]], "nothing": [[]]}
+    table, single = score(texts, [["The cat sat."]], samples=10, seed=0)
+    values = [table[name]["rouge1"]["value"] for name in texts]
+    assert values == [1.0, pytest.approx(0.8), 0.0]
+    assert single["part"]["rouge1"] == [pytest.approx(0.8)]
+    assert table["part"]["length_ratio"] == pytest.approx(2 / 3)
+
+
+def test_continuations_begin_in_the_middle_and_are_compared_with_what_follows(folder):
+    rows = evaluate(knowing(), EvaluateOptions(data=(folder,))).rows
+    (row,) = [row for row in rows if row["kind"] == "continuation"]
+    assert (row["prompt"], row["reference"]) == (STORY[:2], STORY[2:])
+    assert row["model"] == [*STORY[2:], PROMPT_SUFFIX]  # the fake goes on as its story does
+    assert len(row["nearest"]) == len(row["similarity"]) == 3
+
+
+def test_test_is_scored_else_validation_and_train_never_unasked(tmp_path):
+    model = knowing()
+    write_dataset(tmp_path / "all", model.codec, {"train": TRAIN, "validation": [STORY], "test": [STORY[:2]]})
+    write_dataset(tmp_path / "no_test", model.codec, {"train": TRAIN, "validation": [STORY]})
+    write_dataset(tmp_path / "train_only", model.codec, {"train": TRAIN})
+    assert from_folders([str(tmp_path / "all")], model, None, 9, 0).drawn[0].document == STORY[:2]
+    assert from_folders([str(tmp_path / "all")], model, "validation", 9, 0).split == "validation"
+    assert from_folders([str(tmp_path / "no_test")], model, None, 9, 0).split == "validation"
+    with pytest.raises(UserError, match=r"no document in test or validation.*--split train"):
+        from_folders([str(tmp_path / "train_only")], model, None, 9, 0)
+    assert len(from_folders([str(tmp_path / "train_only")], model, "train", 9, 0).drawn) == 3
+
+
+def test_a_limit_draws_at_random_and_the_same_each_time(tmp_path):
+    model = knowing()
+    write_dataset(tmp_path, model.codec, {"train": TRAIN, "test": [[f"Text {i}.", "End."] for i in range(20)]})
+
+    def drawn(seed, limit=5):
+        return [example.id for example in from_folders([str(tmp_path)], model, None, limit, seed).drawn]
+
+    assert len(set(drawn(0))) == 5
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert drawn(0) != [f"test {i}" for i in range(3, 8)]
+    assert len(drawn(0, limit=100)) == 20
+    counts = evaluate(model, EvaluateOptions(data=(str(tmp_path),), limit=5)).results["counts"]
+    assert (counts["scored"], counts["failed"], counts["not_drawn"]) == (5, 0, 15)
+
+
+def test_data_of_another_codec_is_refused_by_both_names(tmp_path):
+    codec = FakeCodec()
+    codec.fingerprint = "other"
+    write_dataset(tmp_path, codec, {"test": [STORY]})
+    with pytest.raises(UserError, match=r"'fake' \(other\), the model was trained on 'fake' \(fake\)"):
+        from_folders([str(tmp_path)], knowing(), None, 9, 0)
+
+
+def write_rows(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_file_is_cut_and_marked_as_prepare_would(tmp_path):
+    path = write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)}, {"document": "One. Two.", "summary": "Both."})
+    document, pair = from_file(path, knowing(), 9, 0).drawn
+    assert (document.sentences, document.source_length) == ([*STORY, END_OF_TEXT], 0)
+    assert (pair.sentences, pair.source_length) == (["One.", "Two.", PROMPT_SUFFIX, "Both.", END_OF_TEXT], 3)
+    assert (pair.document, pair.answer) == (["One.", "Two."], ["Both."])
+    assert torch.equal(pair.vectors, FakeCodec().encode(pair.sentences))
+
+
+def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
+    path = write_rows(
+        tmp_path / "f.jsonl",
+        {"id": "good", "document": " ".join(STORY), "summary": "A trip."},
+        "not json",
+        {"document": "No summary."},
+        {"title": "no text at all"},
+        {"document": "Some.", "summary": ""},
+        {"text": 7},
+        {"id": "other", "text": "One. Two.", "split": "whatever"},
+    )
+    counts = evaluate(knowing(), EvaluateOptions(data=(path,))).results["counts"]
+    assert (counts["scored"], counts["failed"], counts["not_drawn"]) == (2, 5, 0)
+    assert {reason: r["count"] for reason, r in counts["reasons"].items()} == {
+        "invalid JSON": 1, "neither {document, summary} nor {text}": 2, "empty": 1, "not text": 1,
+    }  # fmt: skip
+    assert counts["reasons"]["invalid JSON"]["first"].startswith("f.jsonl:2")
+    assert (counts["documents"], counts["pairs"]) == (1, 1)
+
+
+def test_a_file_without_a_usable_row_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no row to score; 1 × invalid JSON \(f.jsonl:1"):
+        from_file(write_rows(tmp_path / "f.jsonl", "{"), knowing(), 9, 0)
+    with pytest.raises(UserError, match="it is empty"):
+        from_file(write_rows(tmp_path / "f.jsonl"), knowing(), 9, 0)
+
+
+def test_text_without_anything_to_predict_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no document has a second sentence"):
+        evaluate(knowing(), EvaluateOptions(data=(write_rows(tmp_path / "f.jsonl", {"text": "One."}),)))
+
+
+def test_without_training_data_there_is_no_bank_and_the_mean_is_the_normalisers(tmp_path):
+    path = write_rows(tmp_path / "f.jsonl", {"document": " ".join(STORY), "summary": " ".join(ANSWER)})
+    model = knowing()
+    model.model.normalizer.location += 1.0
+    results = evaluate(model, EvaluateOptions(data=(path,))).results
+    assert results["bank"]["sentences"] == 0
+    assert "nearest" not in results["summaries"]
+    expected = (model.codec.encode(ANSWER) - 1.0).norm(dim=1).mean()
+    assert results["controls"]["mean"]["l2"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_file_uses_the_training_data_that_the_model_remembers(folder, tmp_path):
+    path = write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
+    results = evaluate(knowing(data=(folder,)), EvaluateOptions(data=(path,))).results
+    assert results["bank"]["sentences"] == 9
+    assert results["mean_of"] == "training vectors"
+
+
+def test_the_mean_of_many_shards_is_that_of_their_sentences(tmp_path, monkeypatch):
+    model = knowing()
+    texts = [[f"Text {i}.", f"More {i}."] for i in range(30)]
+    write_dataset(tmp_path, model.codec, {"train": texts})
+    shards = shards_of([str(tmp_path)], model, "train")
+    everything = model.codec.encode([sentence for text in texts for sentence in text])
+    torch.testing.assert_close(mean_vector(shards, 32), everything.mean(dim=0), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("lcm.evaluation.examples.MEAN_CONCEPTS", 30)  # of 90 concepts: every third document
+    torch.testing.assert_close(mean_vector(shards, 32), everything.view(30, 2, 32)[::3].mean(dim=(0, 1)))
+
+
+def test_of_many_shards_some_are_looked_at_spread_over_all(tmp_path, monkeypatch):
+    model = knowing()
+    for i in range(6):
+        write_dataset(tmp_path / str(i), model.codec, {"train": [(["Document."], ["Word."] * (i + 1))]})
+    shards = shards_of([tmp_path / str(i) for i in range(6)], model, "train")
+    assert answer_lengths(shards) == [1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr("lcm.evaluation.examples.SHARDS", 3)
+    assert answer_lengths(shards) == [1, 3, 5]
+
+
+def test_answer_lengths_leave_out_documents_and_markers(folder):
+    assert answer_lengths(shards_of([folder], knowing(), "train")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data", "missing"], "--data missing: no such file or folder"),
+        (["--data", "f.jsonl", "--limit", "0"], "--limit=0: expected 1 or more"),
+        (["--data", "f.jsonl", "f.jsonl"], "expected one file, or folders"),
+        (["--data", "f.jsonl", "--output", "f.jsonl"], "cannot be a folder"),
+    ],
+)
+def test_a_mistake_is_one_line(words, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
+    with pytest.raises(UserError, match=expected):
+        command(monkeypatch, *words)
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(lcm.evaluation.command, "load", lambda folder, codec: knowing())
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return lcm.evaluation.command.run(parser.parse_args(["--model", "runs/mine", "--output", "report", *words]))
+
+
+def test_the_command_writes_three_files_and_prints_the_table(monkeypatch, folder, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, "--data", folder, "--bootstrap", "20") == 0
+    captured = capsys.readouterr()
+    assert "the model" in captured.out
+    assert "scored 4, failed 0" in captured.out
+    assert "report/report.html" in captured.err
+    results = json.loads((tmp_path / "report/results.json").read_text())
+    assert results["settings"]["bootstrap"] == 20
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "report/examples.jsonl").read_text().splitlines()]
+    assert kinds == ["summary", "summary", "continuation", "document", "pair", "pair"]
+    assert (tmp_path / "report/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, "--data", folder, "--json")
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "report/results.json").read_text())

@@ -1,0 +1,299 @@
+"""Text in, text out: `lcm.load`'s object and the `lcm generate` command, around a model that recites one story."""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import torch
+from fakes import FakeCodec, reciting, write_dataset
+
+import lcm
+import lcm.inference.command
+from lcm.codec import load_codec
+from lcm.codec.splitter import PROMPT_SUFFIX
+from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
+from lcm.errors import UserError
+from lcm.inference.command import add_arguments, read_prompts
+from lcm.inference.nearest import Bank
+from lcm.inference.pipeline import LCM
+from lcm.inference.sampling import sampling_of
+from lcm.models import build_model
+from lcm.models.base import BaseSampling
+from lcm.models.folder import save_model
+from lcm.models.interface import Sampling, option
+from lcm.seeds import derive_seed
+
+STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
+
+
+def test_a_known_beginning_is_continued_to_its_end():
+    result = reciting(STORY).generate("The sea was calm. A boat went out.")
+    assert result.sentences == STORY[2:]
+    assert result.text == "Then the wind rose. The boat came home. All were glad."
+    assert result.stop_reason == "end"
+    assert (result.nearest, result.similarity) == (None, None)
+
+
+def test_many_texts_give_what_each_gives_alone_in_order():
+    model = reciting(STORY)
+    texts = [STORY[2], " ".join(STORY[:2]), STORY[3]]
+    assert model.generate_many(texts) == [model.generate(text) for text in texts]
+    assert model.generate_many([]) == []
+
+
+def test_max_sentences_is_obeyed_and_has_a_default_that_leaves_room():
+    assert reciting(STORY).generate(STORY[0], max_sentences=2).sentences == STORY[1:3]
+    endless = reciting([f"Number {i}." for i in range(40)], slots=10)
+    assert len(endless.generate("Number 0.").sentences) == 5
+    with pytest.raises(UserError, match=r"--max-sentences=9: expected at most 8"):
+        endless.generate("Number 0.", max_sentences=9)
+
+
+def test_an_answer_is_asked_for_by_the_prompt_suffix():
+    """The reciter only knows what to say after "[MODEL]:"; without the suffix it says what follows in the story."""
+    model = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."])
+    assert model.generate("A question.", task="answer").sentences == ["An answer."]
+    assert model.generate("A question.", max_sentences=1).sentences == ["More story."]
+    pairs_only = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."], default_task="answer")
+    assert pairs_only.generate("A question.").sentences == ["An answer."]
+    assert pairs_only.generate("A question.", task="continue", max_sentences=1).sentences == ["More story."]
+
+
+def test_texts_and_answers_may_have_other_languages_than_the_training_data():
+    model = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."])
+    encoded, decoded = [], []
+    encode, decode = model.codec.encode, model.codec.decode
+    model.codec.encode = lambda sentences, lang: encoded.append(lang) or encode(sentences)
+    model.codec.decode = lambda vectors, lang, beam: decoded.append(lang) or decode(vectors)
+    model.generate("A question.", task="answer", lang="fra_Latn")
+    model.generate("A question.", task="answer", lang="fra_Latn", output_lang="deu_Latn")
+    model.generate("A question.", task="answer", output_lang="deu_Latn")
+    model.generate("A question.", task="answer")
+    french, english = ["fra_Latn", "eng_Latn"], ["eng_Latn", "eng_Latn"]  # the second is "[MODEL]:"
+    assert encoded == [french, french, english, english]
+    assert decoded == ["fra_Latn", "deu_Latn", "deu_Latn", "eng_Latn"]
+
+
+def test_a_long_text_keeps_its_end_when_continued(capsys):
+    model = reciting(STORY, slots=6)
+    prompts = model.prompts(["One. Two. Three. Four. Five."], task=None)
+    (kept,) = model.shorten(prompts, model.stop_rules(3), task=None)
+    assert model.codec.decode(kept) == ["Three.", "Four.", "Five."]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_long_document_keeps_its_beginning_and_the_suffix_when_answered(capsys):
+    model = reciting(STORY, slots=6)
+    prompts = model.prompts(["One. Two. Three. Four. Five.", "One. Two."], task="answer")
+    long, short = model.shorten(prompts, model.stop_rules(3), task="answer")
+    assert model.codec.decode(long) == ["One.", "Two.", PROMPT_SUFFIX]
+    assert model.codec.decode(short) == ["One.", "Two.", PROMPT_SUFFIX]
+    assert capsys.readouterr().err == (
+        "1 of 2 prompts are longer than 3 concepts; their concepts before the prompt's suffix were dropped\n"
+    )
+
+
+def test_a_prompt_that_fits_is_not_spoken_of(capsys):
+    reciting(STORY, slots=6).generate("One. Two. Three.", max_sentences=3)
+    assert capsys.readouterr().err == ""
+
+
+def test_prompts_are_cut_as_the_codec_needs_it():
+    (prompt,) = reciting(STORY).prompts(["word " * 20], task=None)
+    assert len(prompt) == 2
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_an_empty_text_is_refused_by_its_number(text):
+    with pytest.raises(UserError, match="text 2 of 2 is empty"):
+        reciting(STORY).generate_many(["Fine.", text])
+
+
+def test_another_codec_is_refused_by_both_fingerprints():
+    with pytest.raises(UserError, match="fingerprint fake, expected of-the-training-data"):
+        reciting(STORY, fingerprint="of-the-training-data")
+
+
+def test_nearest_answers_with_real_sentences_only():
+    codec = FakeCodec()
+    model = reciting(STORY, codec)
+    others = ["Somebody wrote this.", STORY[1], "And that."]
+    model.bank = Bank(others, codec.encode(others))
+    result = model.generate(STORY[0], max_sentences=2, decode="nearest")
+    assert result.sentences == result.nearest
+    assert result.nearest[0] == STORY[1]
+    assert result.nearest[1] in others
+    assert result.similarity[0] > 0.999 > result.similarity[1]
+    both = model.generate(STORY[0], max_sentences=2, decode="both")
+    assert (both.sentences, both.nearest) == (STORY[1:3], result.nearest)
+
+
+def test_the_default_bank_is_the_training_data(tmp_path):
+    codec = FakeCodec()
+    write_dataset(tmp_path / "data", codec, {"train": [STORY[:2], STORY[3:]], "test": [STORY[2:3]]})
+    model = reciting(STORY, codec, data=(str(tmp_path / "data"),))
+    assert model.bank.sentences == STORY[:2] + STORY[3:]
+
+
+def test_training_data_that_is_gone_is_told_with_the_way_out():
+    with pytest.raises(UserError, match=r"data.path=data/gone: .* --bank"):
+        reciting(STORY, data=("data/gone",)).generate(STORY[0], decode="nearest")
+
+
+def test_lines_of_the_input_file_keep_their_ids(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "One."}\n\n{"text": "Two."}\n{"id": 7, "text": "Three."}\n')
+    assert [(p.id, p.text) for p in read_prompts(tmp_path / "in.jsonl")] == [("a", "One."), (3, "Two."), (7, "Three.")]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "cut', "in.jsonl:2: not valid JSON"),
+        ('["text"]', "in.jsonl:2: expected"),
+        ('{"text": ""}', "in.jsonl:2: expected"),
+        ('{"text": 3}', "in.jsonl:2: expected"),
+        ('{"id": [1], "text": "One."}', "in.jsonl:2: id"),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(line, expected, tmp_path):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "One."}}\n{line}\n')
+    with pytest.raises(UserError, match=expected):
+        read_prompts(tmp_path / "in.jsonl")
+
+
+def run(monkeypatch, model: LCM, *words: str) -> int:
+    """The command, with `model` in the place of the one in --model."""
+    monkeypatch.setattr(lcm.inference.command, "load", lambda folder, codec: model)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return lcm.inference.command.run(parser.parse_args(["--model", "runs/x", *words]))
+
+
+def test_text_prints_the_continuation_and_nothing_else(monkeypatch, capsys):
+    assert run(monkeypatch, reciting(STORY), "--text", STORY[2]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "The boat came home. All were glad.\n"
+    assert captured.err == ""
+
+
+def test_json_prints_one_object(monkeypatch, capsys):
+    run(monkeypatch, reciting(STORY), "--text", STORY[2], "--json")
+    assert json.loads(capsys.readouterr().out) == {
+        "id": "text", "text": "The boat came home. All were glad.", "sentences": STORY[3:],
+        "nearest": None, "similarity": None, "stop": "end",
+    }  # fmt: skip
+
+
+def test_a_file_of_texts_becomes_a_file_of_continuations(monkeypatch, capsys, tmp_path):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "text": s}) + "\n" for i, s in enumerate(STORY)))
+    codec = FakeCodec()
+    write_dataset(tmp_path / "data", codec, {"train": [STORY]})
+    paths = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert run(monkeypatch, reciting(STORY, codec), *paths, "--decode", "both", "--bank", str(tmp_path / "data")) == 0
+    assert capsys.readouterr().out == ""
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[1]["sentences"] == rows[1]["nearest"] == STORY[2:]
+    assert rows[1]["similarity"] == pytest.approx([1, 1, 1], abs=1e-3)
+    assert rows[1]["stop"] == "end"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--text", " "], "--text is empty"),
+        (["--text", "One.", "--max-sentences", "0"], "--max-sentences=0: expected 1 or more"),
+        (["--text", "One.", "--temperature", "-1"], "--temperature=-1.0: expected 0 or more"),
+        (["--text", "One.", "--output", "x"], "goes with --input"),
+        (["--input", "missing.jsonl"], "--input=missing.jsonl: no such file"),
+        (["--input", "in.jsonl", "--output", "no/such/out.jsonl"], "its folder does not exist"),
+    ],
+)
+def test_a_mistake_is_told_before_a_model_is_loaded(words, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=expected):
+        run(monkeypatch, None, *words)
+
+
+def test_seed_and_temperature_reach_the_model():
+    model = reciting(STORY)
+    seen = []
+    model.model.next = lambda context, sampling: seen.append(sampling) or torch.ones(1, 32)
+    model.generate(STORY[0], sampling=Sampling(temperature=0.5), max_sentences=1)
+    model.generate(STORY[0], sampling=Sampling(seed=3), max_sentences=1)
+    assert [(s.seed, s.temperature) for s in seen] == [(0, 0.5), (3, None)]
+
+
+def test_a_setting_that_the_family_does_not_have_is_refused_before_the_work(monkeypatch):
+    model = reciting(STORY)
+    model.model.defaults = BaseSampling()
+    monkeypatch.setattr(model.codec, "encode", None)
+    with pytest.raises(
+        UserError, match=r"--guidance=2.0: means nothing to this kind of model, which has --temperature"
+    ):
+        model.generate(STORY[0], sampling=Sampling(guidance=2.0))
+
+
+def test_every_sampling_option_of_the_command_line_reaches_the_model():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--model", "x", "--text", "One.", "--seed", "3"]
+    given = {
+        "temperature": 0.5, "top_k": 2, "guidance": 2.5, "rescale": 0.4, "steps": 7, "sampler": "dpm",
+        "initial_noise": 0.8, "epsilon_scaling": 1.01, "eta": 0.3,
+    }  # fmt: skip
+    for name, value in given.items():
+        words += [option(name), str(value)]
+    assert sampling_of(parser.parse_args(words)) == Sampling(seed=3, **given)
+    assert {field.name for field in fields(Sampling)} == {"seed", *given}
+
+
+def test_the_best_of_several_samples_is_the_one_nearest_to_real_sentences():
+    sampling = Sampling(seed=1)
+    seeds = [1, derive_seed(1, 1), derive_seed(1, 2)]
+    spread = dict(zip(seeds, (0.3, 0.1, 0.2), strict=True))
+    model = reciting(STORY)
+    truth = model.codec.encode(STORY[:1])
+    model.model.next = lambda context, given: truth + spread[given.seed]
+    one, best = (model.generate(STORY[0], max_sentences=1, sampling=sampling, samples=n) for n in (1, 3))
+    assert one.roundtrip is None
+    assert best.roundtrip == pytest.approx(0.1 * truth.shape[1] ** 0.5, rel=1e-4)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A Base-LCM that has learned nothing, on the embedded codec, as a run leaves it."""
+    codec = load_codec("mini")
+    facts = {"name": "mini", "fingerprint": codec.fingerprint, "dim": codec.dim, "lang": "eng_Latn", "splitter": {}}
+    config = Config(
+        model=BaseLCMConfig(kind="base", dim=codec.dim, width=32, heads=2, layers=1),
+        codec=CodecRecord(**facts, stop_threshold=codec.stop_threshold),
+    )
+    torch.manual_seed(0)
+    save_model(tmp_path / "run", build_model(config.model), config)
+    return tmp_path / "run", config
+
+
+def test_a_saved_model_is_loaded_with_its_codec_and_writes(saved):
+    model = lcm.load(saved[0])
+    text = "The sea was calm. A boat went out."
+    result = model.generate(text, max_sentences=2, sampling=Sampling(temperature=0.5))
+    assert len(result.sentences) == 2
+    assert result == lcm.load(saved[0]).generate(text, max_sentences=2, sampling=Sampling(temperature=0.5))
+    assert result != model.generate(text, max_sentences=2, sampling=Sampling(temperature=0.5, seed=1))
+    assert model.codec.decode(model.prompts([text], task=None)[0]) == ["The sea was calm.", "A boat went out."]
+
+
+def test_a_model_without_a_codec_is_refused(saved):
+    folder, config = saved
+    save_config(config.model_copy(update={"codec": None}), folder / "config.yaml")
+    with pytest.raises(UserError, match="has no codec section"):
+        lcm.load(folder)
+
+
+def test_importing_lcm_is_light():
+    code = "import sys, lcm; assert lcm.__version__ and callable(lcm.load); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,53 @@
+"""Worker processes: every task is done once, no more are started than there is use for, none outlives the pool."""
+
+import os
+import time
+
+import psutil
+import pytest
+
+from lcm.errors import UserError
+from lcm.prepare.pool import Pool
+
+
+class Doubler:
+    """Doubles numbers, telling each step of the way."""
+
+    info = "a doubler"
+
+    def __call__(self, task, tell):
+        for _ in range(task):
+            tell(1)
+            time.sleep(0.01)
+        return os.getpid(), 2 * task
+
+
+def no_such_codec():
+    raise UserError("no such codec")
+
+
+def is_worker(child):
+    """One that has ended and is not yet fetched counts: it was one."""
+    try:
+        return "spawn_main" in " ".join(child.cmdline())
+    except psutil.ZombieProcess:
+        return True
+
+
+def test_tasks_are_done_by_no_more_workers_than_they_need():
+    results, told, before = [], [], psutil.Process().children()
+    with Pool([Doubler], 8, results.append, told.append) as pool:
+        assert pool.first_info() == "a doubler"
+        for task in (50, 40):
+            pool.submit(task)
+        pool.finish()
+        workers = [child for child in psutil.Process().children() if child not in before and is_worker(child)]
+        assert len(workers) <= 3
+    assert sorted(double for _, double in results) == [80, 100]
+    assert sum(told) == 90
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+def test_what_a_person_can_put_right_keeps_its_line():
+    with Pool([no_such_codec], 2, print, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
+        pool.first_info()

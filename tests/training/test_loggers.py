@@ -1,0 +1,111 @@
+"""metrics.csv over several processes, and what a person sees."""
+
+import csv
+import importlib.util
+import io
+import logging
+import warnings
+
+import pytest
+from synthetic import tiny_config
+
+from lcm.errors import UserError
+from lcm.training.loggers import MetricsFile, Terminal, build_loggers, quiet_lightning
+
+
+def rows(path):
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def test_metrics_are_readable_after_every_report(tmp_path):
+    path = tmp_path / "run/metrics.csv"
+    log = MetricsFile(path)
+    log.log_metrics({"train/loss": 2.0}, step=1)
+    assert rows(path) == [{"step": "1", "train/loss": "2.0"}]
+    log.log_metrics({"val/loss": 3.0}, step=1)
+    log.log_metrics({"train/loss": 1.5}, step=2)
+    assert rows(path) == [
+        {"step": "1", "train/loss": "2.0"},
+        {"step": "1", "val/loss": "3.0"},
+        {"step": "2", "train/loss": "1.5"},
+    ]
+
+
+def test_a_resumed_run_replaces_the_rows_that_it_trains_again(tmp_path):
+    path = tmp_path / "metrics.csv"
+    killed = MetricsFile(path)
+    for step in (1, 2, 3, 4):
+        killed.log_metrics({"train/loss": float(step)}, step=step)
+    killed.log_metrics({"val/loss": 9.0}, step=4)
+    resumed = MetricsFile(path)
+    resumed.log_metrics({"train/loss": 30.0}, step=3)
+    resumed.log_metrics({"val/loss": 8.0, "val/l2": 1.0}, step=4)
+    assert rows(path) == [
+        {"step": "1", "train/loss": "1.0"},
+        {"step": "2", "train/loss": "2.0"},
+        {"step": "3", "train/loss": "30.0"},
+        {"step": "4", "val/loss": "8.0", "val/l2": "1.0"},
+    ]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_away_from_a_terminal_lines_are_few(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("lcm.training.loggers.time.monotonic", lambda: clock[0])
+    terminal = Terminal(max_steps=1000)
+    for step in range(10, 200, 10):
+        clock[0] += 3
+        terminal.log_metrics({"train/loss": 5.0, "train/concepts_per_second": 12_345.6}, step=step)
+    terminal.log_metrics({"val/loss": 4.0}, step=190)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0] == "step 10 of 1,000  loss 5  concepts/s 12,346"
+    assert lines[1] == "step 50 of 1,000  loss 5  concepts/s 12,346  0:04:45 left"
+    assert lines[-1] == "step 190 of 1,000  loss 5  validation 4  concepts/s 12,346  0:04:03 left"
+    assert len(lines) == 6
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", screen)
+    terminal = Terminal(max_steps=20)
+    for step in (10, 20):
+        terminal.log_metrics({"train/loss": 2.5, "train/mfu": 0.42}, step=step)
+    terminal.finalize("success")
+    assert "20/20" in screen.getvalue()
+    assert "loss 2.5  MFU 42%" in screen.getvalue()
+
+
+def test_a_logger_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    with pytest.raises(UserError, match=r"trainer.loggers=wandb is not installed; pip install wandb"):
+        build_loggers(tiny_config(tmp_path, tmp_path, "trainer.loggers=wandb"), tmp_path)
+
+
+def test_only_lightnings_chatter_is_dropped(caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with caplog.at_level(logging.INFO, logger.name), quiet_lightning():
+        logger.info("GPU available: False, used: False")
+        logger.info("The data has changed.")
+    logger.warning("GPU available: spoken after the run")
+    assert [record.getMessage() for record in caplog.records] == [
+        "The data has changed.",
+        "GPU available: spoken after the run",
+    ]
+
+
+def test_lightning_s_hint_about_srun_is_not_told():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet_lightning():
+            warnings.warn("The `srun` command is available on your system but is not used. HINT: …", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+    assert [str(one.message) for one in heard] == ["something else"]

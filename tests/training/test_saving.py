@@ -1,0 +1,171 @@
+"""Killed while it saves, a run has a good checkpoint: the one before, or the new one."""
+
+import errno
+import os
+import random
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ranks import Run, full, start_together
+from synthetic import tiny_config, write_data
+
+from lcm.errors import UserError
+from lcm.models import build_model
+from lcm.models.folder import load_model, save_model
+from lcm.training import checkpoint
+from lcm.training.checkpoint import AtomicCheckpointIO, check_room, latest, open_checkpoint
+from lcm.training.run import train
+
+NUMBERS = 400_000
+"""Enough for a save to take a few milliseconds."""
+
+
+def state(step):
+    """A checkpoint in which everything says of which step it is."""
+    return {"global_step": step, "config": {}, "state_dict": {"a": torch.full((NUMBERS,), float(step))}}
+
+
+def saving(run, background, first, told):
+    """Save one step after the other, until killed. told: a descriptor to which a byte goes before each."""
+    io, path = AtomicCheckpointIO(background), run / "checkpoints/last.ckpt"
+    for step in range(first, 100_000):
+        os.write(told, b"!")
+        io.save_checkpoint(state(step), path)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(background, tmp_path):
+    """In a process that is forked, because importing torch takes longer than all of this."""
+    generator, step = random.Random(int(background)), 0
+    io, start = AtomicCheckpointIO(background), time.monotonic()
+    io.save_checkpoint(state(0), tmp_path / "checkpoints/last.ckpt")
+    io.wait()
+    saving_takes = time.monotonic() - start
+    partial = 0
+    for _ in range(50):
+        heard, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                saving(tmp_path, background, step + 1, told)
+            finally:
+                os._exit(1)
+        for _ in range(generator.randint(1, 3)):  # on a slow machine as on a quick one
+            os.read(heard, 1)
+        time.sleep(generator.uniform(0, 1) * saving_takes)
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        os.close(heard)
+        os.close(told)
+        partial += (tmp_path / "checkpoints/last.ckpt.tmp").exists()
+        found = open_checkpoint(latest(tmp_path))
+        assert found["global_step"] >= step
+        step = found["global_step"]
+        assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), float(step)))
+    assert step > 20, "it did save"
+    assert partial > 5, "and was met while it did"
+
+
+def test_killed_at_random_moments_the_model_s_folder_loads(tmp_path):
+    config = tiny_config(tmp_path, tmp_path)
+    torch.manual_seed(0)
+    model = build_model(config.model)
+    save_model(tmp_path, model, config)
+    generator = random.Random(0)
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    save_model(tmp_path, model, config)
+            finally:
+                os._exit(1)
+        time.sleep(generator.uniform(0.001, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert load_model(tmp_path)[1] == config
+
+
+def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(tmp_path):
+    io, weights = AtomicCheckpointIO(background=True), torch.zeros(NUMBERS)
+    for step in range(20):
+        weights.fill_(step)
+        io.save_checkpoint({"global_step": step, "state_dict": {"a": weights}, "config": {}}, tmp_path / "last.ckpt")
+        weights.fill_(-1)
+    io.wait()
+    found = open_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), 19.0))
+
+
+def test_a_disk_that_is_full_is_told_by_the_next_save_or_at_the_end(tmp_path, monkeypatch):
+    io = AtomicCheckpointIO(background=True)
+    io.save_checkpoint(state(1), tmp_path / "last.ckpt")
+    io.wait()
+    monkeypatch.setattr(torch, "save", full)
+    io.save_checkpoint(state(2), tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"cannot be written .*No space left on device"):
+        io.wait()
+    io.wait()
+    assert open_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+
+
+def test_a_run_whose_disk_fills_up_ends_in_one_line_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run")
+    original, saved = torch.save, []
+
+    def save(content, path):
+        saved.append(path)
+        if len(saved) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(content, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(UserError, match="cannot be written"):
+        train(config)
+    before = open_checkpoint(latest(tmp_path / "run"))["global_step"]
+    assert 0 < before < 12
+    train(config)
+    assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 12
+
+
+def test_a_disk_that_fills_up_ends_all_processes(tmp_path):
+    """Only the first one writes. The other ends by itself: nobody is left to wait with."""
+    settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000"]
+    config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run", *settings)
+    processes = start_together({"run": Run(config, spoils=(0, 0, "disk"))}, tmp_path / "logs", 2)
+    try:
+        assert all(process.wait(120) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert "No space left on device" in (tmp_path / "logs/0.log").read_text()
+
+
+def test_a_disk_that_is_too_small_is_told_before_training(tmp_path, monkeypatch):
+    config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    with pytest.raises(UserError, match=r"run.dir=.*: 0.001 GB are free, and the checkpoints will take 0.001\d* GB"):
+        train(config)
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run.dir=.*: cannot be written \(Not a directory\); choose another"):
+        check_room(tmp_path / "file/run", 10, 1)
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    """Each as it was at its step; the last one is not there twice."""
+    config = tiny_config(
+        write_data(tmp_path / "data"), tmp_path / "run", "trainer.keep=2", "trainer.checkpoint_every=2"
+    )
+    train(config)
+    folder = tmp_path / "run/checkpoints"
+    kept = sorted(folder.glob("step-*.ckpt"))
+    assert [path.name for path in kept] == ["step-00000010.ckpt", "step-00000012.ckpt"]
+    assert [open_checkpoint(path)["global_step"] for path in kept] == [10, 12]
+    assert kept[1].samefile(folder / "last.ckpt")

@@ -1,0 +1,185 @@
+"""A run that is asked to leave does so between two steps, with a checkpoint, and goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ranks import Run, start_together, wait_together
+from same_run import assert_same_run
+from synthetic import tiny_config, write_data
+
+from lcm.config import save_config
+from lcm.errors import UserError
+from lcm.training import signals
+from lcm.training.checkpoint import latest, open_checkpoint
+from lcm.training.run import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """Slurm's command, of which we only want to know how it was called; and a job to be in."""
+
+    def write(script):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "scontrol").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        return tmp_path / "called"
+
+    return write
+
+
+def started(config, path, **environment):
+    """`lcm train` as a user starts it, in another process."""
+    save_config(config, path)
+    command = [sys.executable, "-m", "lcm.cli", "train", "--config", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def listens(process, number):
+    """Whether the process has a handler for this signal: a bit of a mask that the kernel shows."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def until(done, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+def steps_logged(run):
+    path = run / "metrics.csv"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def test_a_signal_during_the_imports_is_not_lost(data, tmp_path, scontrol):
+    """It would kill a process that has no handler yet."""
+    called = scontrol(f'echo "$@" >> {tmp_path}/called')
+    config = tiny_config(data, tmp_path / "run")
+    process = started(config, tmp_path / "run.yaml")
+    until(lambda: listens(process, signal.SIGUSR1))
+    imported = Path(f"/proc/{process.pid}/maps").read_text()
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=120)
+    assert "libtorch" not in imported, "the handler is there before torch is"
+    assert process.returncode == 0, err
+    assert called.read_text() == "requeue 17\n"
+    assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 1
+    assert "job 17 is queued again" in err
+
+
+def test_a_run_that_leaves_and_comes_back_twice_is_the_run_that_never_left(data, tmp_path, scontrol):
+    called = scontrol(f'echo "$@" >> {tmp_path}/called')
+    settings = ["trainer.max_steps=300", "trainer.checkpoint_every=1000", "trainer.validate_every=50", "data.workers=2"]
+    straight, leaves = (tiny_config(data, tmp_path / name, *settings) for name in ("straight", "leaves"))
+    Run(straight).here()
+    left_at = []
+    for rows in (40, 140):
+        process = started(leaves, tmp_path / "leaves.yaml")
+        until(lambda p=process, n=rows: steps_logged(tmp_path / "leaves") > n or p.poll() is not None)
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        left_at.append(open_checkpoint(latest(tmp_path / "leaves"))["global_step"])
+    assert 40 <= left_at[0] < left_at[1] < 300, "it did leave, and came back"
+    assert called.read_text() == "requeue 17\n" * 2
+    Run(leaves).here()
+    assert_same_run(tmp_path / "straight", tmp_path / "leaves")
+
+
+@pytest.mark.parametrize(
+    ("number", "job", "said"),
+    [
+        (signal.SIGTERM, "17", "asked to stop by SIGTERM, and did after step"),
+        (signal.SIGUSR1, "", "asked to stop by SIGUSR1, and did after step"),
+    ],
+)
+def test_without_a_way_back_it_leaves_a_checkpoint_and_says_how_to_go_on(number, job, said, data, tmp_path, scontrol):
+    called = scontrol(f'echo "$@" >> {tmp_path}/called')
+    run = tmp_path / "run"
+    process = started(tiny_config(data, run, "trainer.max_steps=5000"), tmp_path / "run.yaml", SLURM_JOB_ID=job)
+    until(lambda: steps_logged(run) > 3 or process.poll() is not None)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said in err.splitlines()[-1]
+    assert f"goes on from {latest(run)}" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not called.exists()
+
+
+def test_slurm_s_refusal_is_told(data, tmp_path, scontrol):
+    scontrol("echo 'Access/permission denied' >&2; exit 1")
+    run = tmp_path / "run"
+    process = started(tiny_config(data, run, "trainer.max_steps=5000"), tmp_path / "run.yaml")
+    until(lambda: steps_logged(run) > 3 or process.poll() is not None)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "scontrol requeue 17: Access/permission denied; nothing is lost" in err.splitlines()[-1]
+    assert latest(run)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_one_process_is_told_and_all_leave_after_the_same_step(strategy, data, tmp_path, scontrol):
+    called = scontrol(f'echo "$@" >> {tmp_path}/called')
+    run, settings = tmp_path / "run", ["trainer.devices=2", f"trainer.strategy={strategy}", "trainer.max_steps=5000"]
+    processes = start_together({"run": Run(tiny_config(data, run, *settings))}, tmp_path / "logs", 2, listens=True)
+    until(lambda: steps_logged(run) > 5 or any(p.poll() is not None for p in processes))
+    processes[1].send_signal(signal.SIGUSR1)
+    wait_together(processes, tmp_path / "logs")
+    step = open_checkpoint(latest(run))["global_step"]
+    for rank in (0, 1):
+        lines = (tmp_path / f"logs/run.{rank}.batches").read_text().splitlines()
+        assert int(lines[-1].split()[0]) == step - 1
+    assert called.read_text() == "requeue 17\n", "one of them asks for all"
+
+
+def test_a_check_ends_at_once_where_it_is_asked_to(data, tmp_path, capsys):
+    """It has no step to leave after."""
+    save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    signals.listen()
+    try:
+        assert main(["--config", str(tmp_path / "run.yaml"), "--check"]) == 0
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_DFL}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        signals.listen()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert signals.wish() == signals.COME_BACK
+    finally:
+        signals.forget()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_without_slurm_s_command_the_reason_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"scontrol requeue 17: .*No such file"):
+        signals.requeue("17")

@@ -1,0 +1,90 @@
+"""A process that hangs, or that is gone, is named within the time that the configuration allows."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from ranks import Run, start_together
+from synthetic import tiny_config, write_data
+
+from lcm.training.checkpoint import latest
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def ended(processes, seconds):
+    """Exit statuses, once all but the stopped one have ended."""
+    end = time.monotonic() + seconds
+    while any(process.poll() is None for process in processes):
+        assert time.monotonic() < end, "they wait for ever"
+        time.sleep(0.05)
+    return [process.returncode for process in processes]
+
+
+def started(data, tmp_path):
+    settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000", "trainer.patience=4"]
+    run = tmp_path / "run"
+    processes = start_together({"run": Run(tiny_config(data, run, *settings))}, tmp_path / "logs", 2)
+    end = time.monotonic() + 120
+    while not latest(run):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes), (tmp_path / "logs/0.log").read_text()
+        time.sleep(0.05)
+    return processes
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_is_named_by_the_others(rank, data, tmp_path):
+    processes = started(data, tmp_path)
+    os.kill(processes[rank].pid, signal.SIGSTOP)
+    try:
+        assert ended([processes[1 - rank]], 60) == [1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    told = (tmp_path / f"logs/{1 - rank}.log").read_text()
+    assert f"no step for 4 s: waited for process {rank}" in told
+    assert ("which is not to be reached" if rank == 0 else "no sign of life") in told, "the first one keeps the board"
+    assert "goes on from the last checkpoint" in told
+    assert latest(tmp_path / "run")
+
+
+def test_a_process_that_reads_for_too_long_is_named_by_the_others(data, tmp_path):
+    """It lives, and is behind: the others are in the step for which it has no batch yet."""
+    settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.patience=4"]
+    run = Run(tiny_config(data, tmp_path / "run", *settings), spoils=(1, 5, "reading"))
+    processes = start_together({"run": run}, tmp_path / "logs", 2)
+    try:
+        assert 1 in ended(processes, 120)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    told = "".join((tmp_path / f"logs/{rank}.log").read_text() for rank in (0, 1))
+    assert re.search(r"no step for 4 s: waited for process 1 on \S+ \(reading the batch of step 5\);", told)
+
+
+def test_a_process_that_is_gone_ends_the_others(data, tmp_path):
+    """Here the connection breaks, which ends them at once; over another network they would wait, as above."""
+    processes = started(data, tmp_path)
+    processes[1].kill()
+    assert ended(processes, 60)[0] != 0
+    assert latest(tmp_path / "run")
+
+
+def test_an_index_that_one_process_cannot_read_ends_all_with_a_line(tmp_path):
+    """Each counts the rows of a part of the shards, and waits for the others' counts."""
+    data = write_data(tmp_path / "data")
+    (data / "train-000001.index.npy").write_bytes(b"nothing of the kind")
+    run = Run(tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp"))
+    processes = start_together({"run": run}, tmp_path / "logs", 2)
+    assert ended(processes, 120) == [1, 1]
+    told = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
+    for line in ("another process cannot read an index", "train-000001.index.npy: not an index; delete it"):
+        assert sum(line in last for last in told) == 1
