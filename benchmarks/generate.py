@@ -2,7 +2,7 @@
 
     python benchmarks/generate.py --size S
 
-The plain form (benchmarks/naive.py) keeps the contextualiser's keys and values, and projects those of the denoiser anew
+The plain form (benchmarks/naive.py) keeps the contextualizer's keys and values, and projects those of the denoiser anew
 at every step. Prints one JSON line a context: seconds for one new concept of every prompt, 40 steps with guidance,
 without those for reading the prompts.
 What both make is compared before anything is timed.
@@ -33,7 +33,7 @@ CHECKED = 2
 """New concepts that are compared."""
 
 
-def randomised(size: str) -> TwoTowerLCM:
+def randomized(size: str) -> TwoTowerLCM:
     """A fresh model's modulators are zero, so that it would not read its context: these are not."""
     torch.manual_seed(0)
     model = build_model(config_of("two_tower", size)).eval()
@@ -80,7 +80,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 @torch.no_grad()
 def read_plainly(naive: NaiveTwoTower, prompts: Tensor) -> Tensor:
     """The part of `naively` that comes before the first new concept."""
-    return naive.contextualiser(naive.pre(naive.normalizer(prompts)), cache=[])
+    return naive.contextualizer(naive.pre(naive.normalizer(prompts)), cache=[])
 
 
 def kept_bytes(context: TwoTowerContext) -> int:
@@ -105,7 +105,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    model = randomised(args.size)
+    model = randomized(args.size)
     naive = naive_of(model)
     assert isinstance(naive, NaiveTwoTower)
     for length in args.contexts:

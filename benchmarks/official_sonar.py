@@ -89,7 +89,7 @@ def pipelines_of(codec: Codec) -> OfficialPipelines:
 
 
 def _fill(official: torch.nn.Module, codec: Codec, part: storage.Part) -> None:
-    """Copy the weights over. Those that do nothing stay as they were initialised: they show in no result."""
+    """Copy the weights over. Those that do nothing stay as they were initialized: they show in no result."""
     names = {name: storage.stored_name(f"{part}.{name}", False) for name in getattr(codec.model, part).state_dict()}
     state = {
         names[name].removeprefix(f"text_{part}/"): value

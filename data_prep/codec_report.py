@@ -16,7 +16,7 @@ from lcm.codec_lab.report.glance import headline
 from lcm.codec_lab.report.shown import systems_of
 from lcm.codec_lab.report.writing import make_folder
 from lcm.codec_lab.similarity import load_public_encoder
-from lcm.errors import told
+from lcm.errors import run_command
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,7 +71,7 @@ def report(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
-    return told("codec_report", lambda: report(args))
+    return run_command("codec_report", lambda: report(args))
 
 
 if __name__ == "__main__":

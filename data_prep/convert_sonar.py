@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lcm.codec import LANGUAGES, convert
-from lcm.errors import existing_file, told
+from lcm.errors import existing_file, run_command
 from lcm.files import disk_errors
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, default=16, metavar="N", help="of every attention (default: 16, SONAR's)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="on the disk (default: float32)")
     args = parser.parse_args(argv)
-    return told("convert_sonar", lambda: convert_files(args))
+    return run_command("convert_sonar", lambda: convert_files(args))
 
 
 def convert_files(args: argparse.Namespace) -> int:

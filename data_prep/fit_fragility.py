@@ -5,7 +5,7 @@
 
 Sentences (.txt, .jsonl, .tsv, .parquet; one a line or row) are encoded, noised at nine levels and decoded; --scores
 takes what data_prep/codec_report.py has measured instead. On stdout: how well the network predicts sentences that it
-was not fitted on. The file is good for every data set of this codec, whatever its normaliser.
+was not fitted on. The file is good for every data set of this codec, whatever its normalizer.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lcm.codec_lab.report.fragility import LEVELS, fragility
 from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data import fit as fit_normalizer
-from lcm.errors import UserError, existing_file, told
+from lcm.errors import UserError, existing_file, run_command
 from lcm.models import Fragility, Normalizer, save_fragility
 
 LEAST = 20
@@ -56,7 +56,7 @@ class Fitted:
 def fit(z: Tensor, truth: Tensor, *, lr: float = 1e-3, epochs: int = 200, seed: int = 0) -> Fitted:
     """AdamW on the mean squared error of eight tenths; the epoch is chosen on one tenth, the last is reported on.
 
-    z: (n, D) normalised vectors in random order. truth: (n,) their fragility, 0 to 1
+    z: (n, D) normalized vectors in random order. truth: (n,) their fragility, 0 to 1
     """
     tenth = len(z) // 10
     validation, held_out, train = slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)
@@ -180,7 +180,7 @@ def fit_fragility(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
-    return told("fit_fragility", lambda: fit_fragility(args))
+    return run_command("fit_fragility", lambda: fit_fragility(args))
 
 
 if __name__ == "__main__":

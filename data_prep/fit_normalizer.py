@@ -1,4 +1,4 @@
-"""Fit a data set's normaliser again, from a larger or smaller sample, and show what it makes of the vectors.
+"""Fit a data set's normalizer again, from a larger or smaller sample, and show what it makes of the vectors.
 
     python data_prep/fit_normalizer.py data/corpus --sample 1000000
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from lcm.data import SAMPLE, SPLITS, Manifest, fit_normalizer, open_dataset, sample_vectors
-from lcm.errors import UserError, told
+from lcm.errors import UserError, run_command
 from lcm.models import Normalizer
 
 QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 
 
 def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float, float, float]]:
-    """(quantile, of the raw vectors' numbers, of the normalised ones), all channels together."""
+    """(quantile, of the raw vectors' numbers, of the normalized ones), all channels together."""
     split = next(name for name in SPLITS if manifest.shards(name))
     dim = manifest.codec.dim
     raw = torch.from_numpy(sample_vectors(folder, manifest.shards(split), dim, limit)).float()
@@ -34,24 +34,24 @@ def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float,
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="fit a data set's normaliser again")
+    parser = argparse.ArgumentParser(description="fit a data set's normalizer again")
     parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
     parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"vectors (default: {SAMPLE:,})")
     args = parser.parse_args(argv)
-    return told("fit_normalizer", lambda: fit_again(Path(args.folder), args.sample))
+    return run_command("fit_normalizer", lambda: fit_again(Path(args.folder), args.sample))
 
 
 def fit_again(folder: Path, sample: int) -> int:
-    """Write the manifest with the new normaliser, and show what it does."""
+    """Write the manifest with the new normalizer, and show what it does."""
     if sample < 1:
         raise UserError(f"--sample={sample}: expected 1 or more")
     manifest = open_dataset(folder)
     fitted = fit_normalizer(folder, manifest.splits, manifest.codec.dim, sample)
     manifest = manifest.model_copy(update={"normalizer": fitted})
     manifest.save(folder)
-    print("quantile         raw  normalised")
-    for q, raw, normalised in quantiles(folder, manifest, limit=20_000):
-        print(f"{q:8.1%}  {raw:10.5f}  {normalised:10.3f}")
+    print("quantile         raw  normalized")
+    for q, raw, normalized in quantiles(folder, manifest, limit=20_000):
+        print(f"{q:8.1%}  {raw:10.5f}  {normalized:10.3f}")
     return 0
 
 

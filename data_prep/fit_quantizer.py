@@ -5,7 +5,7 @@
 With `--autobleu N` sentences of the validation split are decoded after 1, 2, 4, … codebooks, and as they are: a JSON
 line each on stdout, with the share of the variance that is left. OMP_NUM_THREADS is the number of threads.
 
-Normalised space is where models train, and no worse: 32 codebooks of 256 units, fitted to 20,475 vectors of the
+Normalized space is where models train, and no worse: 32 codebooks of 256 units, fitted to 20,475 vectors of the
 embedded codec, left 42.7% of the raw variance and gave AutoBLEU 9.7; in raw space 42.4% and 9.4 (287 sentences).
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report.text_scores import scores
 from lcm.data import PreparedData, local, read_shard, sample_vectors
-from lcm.errors import UserError, told
+from lcm.errors import UserError, run_command
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
 from lcm.training import say
 
@@ -77,7 +77,7 @@ def normalizer_of(data: PreparedData) -> Normalizer:
 
 
 def training_vectors(data: PreparedData, most: int, normalizer: Normalizer) -> Float[Tensor, "n D"]:
-    """Of each folder every k-th vector, k by its share of all; behind the normaliser."""
+    """Of each folder every k-th vector, k by its share of all; behind the normalizer."""
     sizes = {folder: sum(s.concepts for s in data.shards("train", folder)) for folder in data.manifests}
     parts = []
     for folder, size in sizes.items():
@@ -136,7 +136,7 @@ def table(
 ) -> Iterator[dict[str, float | int | None]]:
     """A row for 1, 2, 4, … and all codebooks, and one for the vectors as they are.
 
-    left: the share of the held-out vectors' variance; of raw ones, and of those behind the data's normaliser
+    left: the share of the held-out vectors' variance; of raw ones, and of those behind the data's normalizer
     autobleu: of the decoded sentences against the originals, 0 to 100
     """
     texts, langs, raw = held_out
@@ -144,7 +144,7 @@ def table(
     for depth in (*depths, None):
         rounded = raw
         if depth is not None:
-            rounded = record.normalizer.inverse(quantizer.dequantise(codes, torch.full((len(raw),), depth)))
+            rounded = record.normalizer.inverse(quantizer.dequantize(codes, torch.full((len(raw),), depth)))
         yield {
             "codebooks": depth,
             "left": _left(raw, rounded),
@@ -165,7 +165,7 @@ def _left(vectors: Float[Tensor, "n D"], rounded: Float[Tensor, "n D"]) -> float
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
-    return told("fit_quantizer", lambda: fit(args))
+    return run_command("fit_quantizer", lambda: fit(args))
 
 
 if __name__ == "__main__":

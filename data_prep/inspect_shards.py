@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lcm.codec import load_codec
 from lcm.data import SPLITS, Encoded, Manifest, load_index, open_dataset, read_documents, read_sample
-from lcm.errors import UserError, told
+from lcm.errors import UserError, run_command
 
 SENTENCE_SAMPLE = 2000
 """Documents whose sentences are measured."""
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None, load: Callable[[str], Any] = load_codec)
     parser.add_argument("--sentences", type=int, default=20, metavar="N", help="decode at most so many (default: 20)")
     args = parser.parse_args(argv)
     folder, picture = Path(args.folder), Path(args.output)
-    return told("inspect_shards", lambda: inspect(folder, args.split, picture, args.seed, args.sentences, load))
+    return run_command("inspect_shards", lambda: inspect(folder, args.split, picture, args.seed, args.sentences, load))
 
 
 def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load: Callable[[str], Any]) -> int:

@@ -11,7 +11,7 @@ import sys
 from lcm.codec_lab.training.ablation import ablate
 from lcm.codec_lab.training.settings import load_settings
 from lcm.codec_lab.training.training import dry_run, train_codec
-from lcm.errors import told
+from lcm.errors import run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args, overrides = parser.parse_known_args(argv)
     goes_on = "interrupted; the same command goes on from the last checkpoint"
-    return told("train_codec", lambda: train(args, overrides), goes_on)
+    return run_command("train_codec", lambda: train(args, overrides), goes_on)
 
 
 def train(args: argparse.Namespace, overrides: list[str]) -> int:

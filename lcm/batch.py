@@ -18,7 +18,7 @@ PAD = -1
 class Batch:
     """Documents side by side in rows of S slots. Nothing ever attends across two documents.
 
-    emb:          codec vectors exactly as stored in the shards, never normalised here; zero where the slot is empty
+    emb:          codec vectors exactly as stored in the shards, never normalized here; zero where the slot is empty
     doc:          number of the document of each slot within its row, PAD where the slot is empty
     pos:          place of the concept inside its document: 0, 1, 2, …; 0 where the slot is empty
     is_target:    whether the concept's loss is wanted: a fact of the data, position 0 included

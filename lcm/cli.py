@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lcm.errors import UserError, existing_file, told
+from lcm.errors import UserError, existing_file, run_command
 
 COMMANDS = {
     "doctor": "what is installed, what works, what to run to fix it",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    return told(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
+    return run_command(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
 
 
 def _overview() -> str:

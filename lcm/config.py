@@ -81,7 +81,7 @@ class BaseLCMConfig(Widths):
 
 
 class TwoTowerConfig(Widths):
-    """Two-Tower: a contextualiser, and a denoiser that attends to it (paper §2.3.4)."""
+    """Two-Tower: a contextualizer, and a denoiser that attends to it (paper §2.3.4)."""
 
     kind: Literal["two_tower"]
     width: int = Field(2048, gt=0)

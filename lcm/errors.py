@@ -22,7 +22,7 @@ def existing_file(path: str | Path, setting: str) -> Path:
     return path
 
 
-def told(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """`work`'s exit status; everything a user can cause ends in one line on stderr, never in a traceback.
 
     1 something a person can put right · 130 interrupted, with `interrupted` as the line

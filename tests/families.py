@@ -41,7 +41,7 @@ def config(family, **changes):
 
 
 def fresh(family, **changes):
-    """As initialised, with a normaliser that does something and codebooks that grow finer."""
+    """As initialized, with a normalizer that does something and codebooks that grow finer."""
     torch.manual_seed(0)
     model = build_model(config(family, **changes))
     model.normalizer.set(torch.linspace(-1, 1, DIM), torch.linspace(0.5, 2, DIM))
@@ -53,11 +53,11 @@ def fresh(family, **changes):
 
 def build(family, **changes):
     """With all parameters random: no gate is closed, no bias is zero."""
-    return randomise(fresh(family, **changes))
+    return randomize(fresh(family, **changes))
 
 
 @torch.no_grad()
-def randomise(module):
+def randomize(module):
     torch.manual_seed(1)
     for parameter in module.parameters():
         parameter += 0.2 * torch.randn(parameter.shape)

@@ -1,4 +1,4 @@
-"""The parts on a GPU: schedules, samplers, normaliser, quantizer, and the codec with its vectors and texts."""
+"""The parts on a GPU: schedules, samplers, normalizer, quantizer, and the codec with its vectors and texts."""
 
 import sys
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_samplers_walk_the_cpus_path(eta):
         close(found, expected, 1e-4)
 
 
-def test_the_normaliser_and_the_quantizer_are_the_cpus():
+def test_the_normalizer_and_the_quantizer_are_the_cpus():
     torch.manual_seed(0)
     normalizer, quantizer = Normalizer(32), ResidualQuantizer(4, 16, 32)
     normalizer.set(torch.randn(32), torch.rand(32) + 0.5)
@@ -81,7 +81,7 @@ def test_the_normaliser_and_the_quantizer_are_the_cpus():
         codes = rounds.encode(z)
         with torch.autocast(device, torch.bfloat16):
             assert torch.equal(rounds.encode(z), codes), "in fp32 under autocast, too"
-        tensors = (z, scale.inverse(z), codes, rounds.dequantise(codes), *rounds.targets(z, k.to(device)))
+        tensors = (z, scale.inverse(z), codes, rounds.dequantize(codes), *rounds.targets(z, k.to(device)))
         results.append([tensor.cpu() for tensor in tensors])
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 

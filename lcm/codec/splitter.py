@@ -79,7 +79,7 @@ class Splitter:
         self._sat = load_sat(settings, device) if isinstance(settings, SatSettings) else None
 
     def split(self, text: str) -> list[str]:
-        """The sentences of `text`, blanks normalised, in order. Nothing is lost but white space (sat: and emojis).
+        """The sentences of `text`, blanks normalized, in order. Nothing is lost but white space (sat: and emojis).
 
         A blank line always ends a sentence. An empty text has none.
         """

@@ -19,7 +19,7 @@ QUARTILES = (0.25, 0.75)
 """Quantiles in [0, 1]. The reference hands them to an API that takes percentages and so fits the extreme tail."""
 
 SAMPLE = 200_000
-"""Vectors that the normaliser is fitted on: enough for quartiles of half a percent of a standard deviation."""
+"""Vectors that the normalizer is fitted on: enough for quartiles of half a percent of a standard deviation."""
 
 
 def sample_vectors(
@@ -48,7 +48,7 @@ def sample_vectors(
 def fit_normalizer(
     folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int, limit: int = SAMPLE
 ) -> NormalizerInfo:
-    """The normaliser of the train split; of validation or test where that is all there is."""
+    """The normalizer of the train split; of validation or test where that is all there is."""
     shards = next(splits[name] for name in SPLITS if splits.get(name))
     location, scale = fit(torch.from_numpy(sample_vectors(folder, shards, dim, limit)))
     return NormalizerInfo(location=_shortest(location.numpy()), scale=_shortest(scale.numpy()))

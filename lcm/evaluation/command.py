@@ -92,7 +92,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
-        table, written = summaries.summarise(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
+        table, written = summaries.summarize(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
         written += summaries.continuations(lcm, examples.documents[:CONTINUATIONS], bank, options.sampling)
     results = {
         **forced,
@@ -160,7 +160,7 @@ def _teacher_forced(
         "teacher_forced": values.pop("model"),
         "controls": values,
         "intervals": {name: {m: asdict(i) for m, i in found.items()} for name, found in intervals.items()},
-        "mean_of": "training vectors" if train else "the normaliser's medians, as there is no training data here",
+        "mean_of": "training vectors" if train else "the normalizer's medians, as there is no training data here",
         "end_of_text": scoring.ends(targets, lcm.model.end_of_text, lcm.record.stop_threshold),
         "by_position": scoring.by_group(systems, targets.pos, scoring.POSITIONS),
         "by_length": scoring.by_group(systems, targets.words, scoring.WORDS),

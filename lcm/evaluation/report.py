@@ -181,8 +181,8 @@ def _groups(results: Results) -> list[Html]:
 
 def _examples(rows: Sequence[Row]) -> list[Html]:
     continued = [row for row in rows if row["kind"] == "continuation"][:CONTINUATIONS]
-    summarised = [row for row in rows if row["kind"] == "summary"][:SUMMARIES]
-    if not continued and not summarised:
+    summarized = [row for row in rows if row["kind"] == "summary"][:SUMMARIES]
+    if not continued and not summarized:
         return []
     return [
         heading("Examples"),
@@ -190,7 +190,7 @@ def _examples(rows: Sequence[Row]) -> list[Html]:
             "The first that were drawn. 'Nearest' is the closest sentence of the training text, with its cosine."
         ),
         *(card(f"Continuation · {row['id']}", _example(["…", *row["prompt"][-3:]], row)) for row in continued),
-        *(card(f"Summary · {row['id']}", _example([*row["prompt"][:4], "…"], row)) for row in summarised),
+        *(card(f"Summary · {row['id']}", _example([*row["prompt"][:4], "…"], row)) for row in summarized),
     ]
 
 

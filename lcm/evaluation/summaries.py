@@ -90,7 +90,7 @@ def write(
     ]
 
 
-def summarise(
+def summarize(
     lcm: LCM, pairs: Sequence[Example], lengths: Lengths, bank: Bank | None, samples: int, sampling: Sampling
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """ROUGE of the model's summaries and of their controls, and a row for each summary. Nothing without pairs."""

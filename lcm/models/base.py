@@ -23,7 +23,7 @@ from lcm.models.transformer import Cache, Finished, Transformer, untouched
 
 @dataclass(frozen=True)
 class BaseSampling:
-    """temperature: spread of the Gaussian noise added to the prediction in normalised space; 0 is the prediction."""
+    """temperature: spread of the Gaussian noise added to the prediction in normalized space; 0 is the prediction."""
 
     temperature: float = 0.0
 
@@ -52,7 +52,7 @@ class BaseContext:
 
 
 class BaseLCM(ConceptModel):
-    """Normalise, linear D → M, causal transformer, linear M → D, denormalise. Predicts the mean of what may follow."""
+    """Normalize, linear D → M, causal transformer, linear M → D, denormalize. Predicts the mean of what may follow."""
 
     predicts_first: ClassVar[bool] = False
     defaults: ClassVar[BaseSampling] = BaseSampling()
@@ -67,7 +67,7 @@ class BaseLCM(ConceptModel):
         self.post = nn.Linear(config.width, config.dim)
 
     def loss(self, batch: Batch) -> Losses:
-        """Squared error in normalised space, summed over channels (paper §2.3.1, eq. 3); in fp32.
+        """Squared error in normalized space, summed over channels (paper §2.3.1, eq. 3); in fp32.
 
         Meter l2: the distance between prediction and target as raw vectors.
         """

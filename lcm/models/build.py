@@ -10,7 +10,7 @@ from lcm.models.two_tower import TwoTowerLCM
 
 
 def build_model(config: ModelConfig, finished: Finished = untouched) -> ConceptModel:
-    """A freshly initialised model; its normaliser is the identity and its end-of-text vector zero until they are set.
+    """A freshly initialized model; its normalizer is the identity and its end-of-text vector zero until they are set.
 
     Works under `torch.device("meta")`, which gives shapes and counts without memory.
 

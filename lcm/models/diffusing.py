@@ -92,7 +92,7 @@ def sample(
     dim: int,
     settings: DiffusionSampling,
 ) -> Float[Tensor, "N D"]:
-    """Concepts in normalised space, by one call of the network a timestep."""
+    """Concepts in normalized space, by one call of the network a timestep."""
     number = {t: i for i, t in enumerate(timesteps)}
     noise = draws.gaussian(0, dim)
     every = noise.new_empty(len(noise), dtype=torch.long)

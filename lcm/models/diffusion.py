@@ -134,7 +134,7 @@ class Diffusion(nn.Module):
         self.fragility = Fragility(dim) if config.weight == "fragility" else None
 
     def read_fragility(self, normalizer: Normalizer, codec: str) -> None:
-        """With weight `fragility`: the file that the configuration names, for this normaliser and codec fingerprint.
+        """With weight `fragility`: the file that the configuration names, for this normalizer and codec fingerprint.
 
         Raises UserError where it is missing, broken, or another codec's.
         """
@@ -162,7 +162,7 @@ class Diffusion(nn.Module):
     def x0(self, out: Float[Tensor, "N D"], x_t: Float[Tensor, "N D"], t: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """The concept that the denoiser's output stands for.
 
-        At the last timestep ε says nothing about it: then it is 0, the centre of normalised space.
+        At the last timestep ε says nothing about it: then it is 0, the centre of normalized space.
         """
         signal, noise = self._roots(t)
         match self.config.prediction:

@@ -53,7 +53,7 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
 
 
 def assembled(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
-    """The model of `config` around these tensors, without initialising it first."""
+    """The model of `config` around these tensors, without initializing it first."""
     with torch.device("meta"):
         model = build_model(config.model)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

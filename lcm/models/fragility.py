@@ -1,4 +1,4 @@
-"""How fragile a concept is: a small frozen network that looks at its normalised vector (paper §2.4.4).
+"""How fragile a concept is: a small frozen network that looks at its normalized vector (paper §2.4.4).
 
 Shapes.  n vectors · D concept width
 
@@ -40,7 +40,7 @@ class Fragility(nn.Module):
             self.register_buffer(f"bias{i}", torch.full((outer,), torch.nan))
 
     def forward(self, z: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-        """Normalised vectors → F in [0, 1], in fp32."""
+        """Normalized vectors → F in [0, 1], in fp32."""
         state = z.float()
         for i in range(3):
             weight, bias = self.get_buffer(f"weight{i}").float(), self.get_buffer(f"bias{i}").float()
@@ -56,14 +56,14 @@ class Fragility(nn.Module):
                 buffer.uniform_(-1, 1, generator=generator).mul_((3 / buffer.shape[1]) ** 0.5)
 
     def move(self, fitted: Normalizer, asked: Normalizer) -> None:
-        """From vectors as `fitted` normalises them to those of `asked`: the first layer takes the difference in."""
+        """From vectors as `fitted` normalizes them to those of `asked`: the first layer takes the difference in."""
         weight, bias = self.get_buffer("weight0"), self.get_buffer("bias0")
         bias.add_(weight @ ((asked.location - fitted.location) / fitted.scale))
         weight.mul_(asked.scale / fitted.scale)
 
 
 def save_fragility(path: str | Path, network: Fragility, normalizer: Normalizer, codec: str, fingerprint: str) -> None:
-    """Write the network with the normaliser whose vectors it was fitted on and the codec they are of, atomically."""
+    """Write the network with the normalizer whose vectors it was fitted on and the codec they are of, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}

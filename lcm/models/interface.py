@@ -2,7 +2,7 @@
 
 Shapes.  B rows · S slots · D concept width · N targets in the batch
 
-Every vector that crosses these methods is a raw codec vector. Inside, all mathematics lives in normalised space.
+Every vector that crosses these methods is a raw codec vector. Inside, all mathematics lives in normalized space.
 """
 
 from abc import ABC, abstractmethod
@@ -124,7 +124,7 @@ class ConceptModel(nn.Module, ABC):
     def read_fitted(self, codec: str) -> None:
         """Read the files that the configuration names, fitted to vectors of the codec with this fingerprint.
 
-        Called once before training, when the normaliser is set; they become buffers, so a checkpoint needs no file.
+        Called once before training, when the normalizer is set; they become buffers, so a checkpoint needs no file.
         """
 
     def forward(self, batch: Batch) -> "Losses":

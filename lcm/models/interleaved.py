@@ -80,7 +80,7 @@ class InterleavedLCM(ConceptModel):
 
     @abstractmethod
     def sample(self, places: Places, sampling: Sampling) -> Float[Tensor, "N D"]:
-        """New concepts in normalised space."""
+        """New concepts in normalized space."""
 
     @torch.no_grad()
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:

@@ -24,9 +24,9 @@ class Normalizer(nn.Module):
         self.scale.copy_(scale)
 
     def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-        """Raw codec vectors of any precision → normalised, in fp32."""
+        """Raw codec vectors of any precision → normalized, in fp32."""
         return (x.float() - self.location) / self.scale
 
     def inverse(self, z: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-        """Normalised → raw codec vectors, in fp32."""
+        """Normalized → raw codec vectors, in fp32."""
         return z.float() * self.scale + self.location

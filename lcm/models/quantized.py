@@ -143,7 +143,7 @@ class QuantLCMc(QuantLCM):
         super().__init__(config, config.dim, finished)
 
     def losses(self, out: Float[Tensor, "N D"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
-        """Squared error in normalised space, summed over channels. Meter l2: the distance as raw vectors."""
+        """Squared error in normalized space, summed over channels. Meter l2: the distance as raw vectors."""
         with torch.no_grad():
             l2 = (self.normalizer.inverse(out) - self.normalizer.inverse(z)).norm(dim=-1)
         return Losses((out - z).square().sum(-1), {"l2": l2})

@@ -26,7 +26,7 @@ DISTANCES = 2**24
 
 
 class Targets(NamedTuple):
-    """What a model of quantised concepts is trained on: `sums` and k are given, `units` or `rests` are asked for."""
+    """What a model of quantized concepts is trained on: `sums` and k are given, `units` or `rests` are asked for."""
 
     sums: Float32[Tensor, "N D"]
     units: Int64[Tensor, " N"]
@@ -55,7 +55,7 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, z: Float[Tensor, "N D"]) -> Float32[Tensor, "N D"]:
         """The rounded vectors, s_Q."""
-        return self.dequantise(self.encode(z))
+        return self.dequantize(self.encode(z))
 
     @torch.no_grad()
     def encode(self, z: Float[Tensor, "N D"]) -> Int64[Tensor, "N Q"]:
@@ -67,7 +67,7 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, 1)
 
     @torch.no_grad()
-    def dequantise(self, codes: Int[Tensor, "N Q"], k: Int[Tensor, " N"] | None = None) -> Float32[Tensor, "N D"]:
+    def dequantize(self, codes: Int[Tensor, "N Q"], k: Int[Tensor, " N"] | None = None) -> Float32[Tensor, "N D"]:
         """s_k of each row, k in 0..Q; without k: s_Q."""
         if k is None:
             k = torch.full_like(codes[:, 0], len(self.codebooks))
@@ -135,7 +135,7 @@ def _square_again(quantizer: nn.Module, _: object = None) -> None:
 
 
 Space = Literal["raw", "normalised"]
-"""Of the vectors that were quantised: as the codec makes them, or as the data's normaliser scales them."""
+"""Of the vectors that were quantized: as the codec makes them, or as the data's normalizer scales them."""
 _RECORD = "lcm quantizer"
 """The one key of the file's metadata: safetensors writes several in no fixed order."""
 
@@ -150,7 +150,7 @@ class QuantizerRecord:
     normalizer: Normalizer
 
     def check(self, setting: str, fingerprint: str, normalizer: Normalizer) -> None:
-        """Raises UserError where the data has another codec or, in normalised space, another normaliser.
+        """Raises UserError where the data has another codec or, in normalized space, another normalizer.
 
         setting: what named the file, such as "model.quantizer=q.safetensors"
         """
@@ -163,7 +163,7 @@ class QuantizerRecord:
         same = all(torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in pairs)
         if self.space == "normalised" and not same:
             raise UserError(
-                f"{setting}: fitted behind another normaliser than this data's; fit it to this data: "
+                f"{setting}: fitted behind another normalizer than this data's; fit it to this data: "
                 "python data_prep/fit_quantizer.py"
             )
 

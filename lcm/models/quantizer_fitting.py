@@ -1,6 +1,6 @@
 """Codebooks from vectors: faiss k-means on what the codebooks before have left, one after the other (paper §2.3.5).
 
-Improved residual vector quantisation (Liu et al. 2015, arXiv 1509.05195) with a beam of one: the clusters of a codebook
+Improved residual vector quantization (Liu et al. 2015, arXiv 1509.05195) with a beam of one: the clusters of a codebook
 are looked for along the first principal direction, then, from there, in more and more of them.
 
 Shapes.  n vectors · D concept width · V units of a codebook

@@ -27,7 +27,7 @@ def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
 def read_prompts(
     prompts: Sequence[Float[Tensor, "_ D"]], normalizer: Normalizer
 ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Prompts of any lengths side by side in normalised space, their lengths, and each one's `prompt_number`.
+    """Prompts of any lengths side by side in normalized space, their lengths, and each one's `prompt_number`.
 
     There is at least one slot, even where all prompts are empty.
     """

@@ -2,7 +2,7 @@
 
 Shapes.  N concepts · D concept width · T timesteps of the schedule
 
-Pure functions over `denoise(x, t)`, which predicts the clean concept. All of them work in normalised space and in fp32,
+Pure functions over `denoise(x, t)`, which predicts the clean concept. All of them work in normalized space and in fp32,
 with coefficients from the float64 table; a table is read once a call, so that a GPU is not waited for at each step.
 """
 

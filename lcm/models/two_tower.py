@@ -1,4 +1,4 @@
-"""Two-Tower LCM: a contextualiser reads the concepts so far, a denoiser makes the next one (paper §2.3.4).
+"""Two-Tower LCM: a contextualizer reads the concepts so far, a denoiser makes the next one (paper §2.3.4).
 
 Shapes.  B rows · S slots · L context entries · N concepts to denoise · D concept width · M model width
 """
@@ -33,7 +33,7 @@ class TwoTowerContext:
 
     The model's weights must not change while a context is in use.
 
-    reader:  the contextualiser, for few rows
+    reader:  the contextualizer, for few rows
     context: its keys and values
     step:    the denoiser, for sampling
     memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
@@ -70,7 +70,7 @@ class TwoTowerLCM(ConceptModel):
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.pre = nn.Linear(config.dim, config.width)
         sizes = config.width, config.heads
-        self.contextualiser = Transformer(*sizes, config.context_layers, config.dropout, finished)
+        self.contextualizer = Transformer(*sizes, config.context_layers, config.dropout, finished)
         self.denoiser = Denoiser(config.dim, *sizes, config.denoiser_layers, config.dropout, finished)
 
     def read_fitted(self, codec: str) -> None:
@@ -103,7 +103,7 @@ class TwoTowerLCM(ConceptModel):
         """A prompt may be empty: then the first concept comes from the zero vector."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         room = z.shape[1] + ROOM
-        reader = packed(self.contextualiser)
+        reader = packed(self.contextualizer)
         state, context = reader.extend(self.pre(z), reader.empty_cache(len(z), room), lengths)
         memory = Cache([layer.grown(1 + room) for layer in self.denoiser.remember(state)], lengths + 1)
         return TwoTowerContext(reader, context, DenoisingStep.of(self.denoiser), memory, number)
@@ -137,7 +137,7 @@ class TwoTowerLCM(ConceptModel):
         dropped: Bool[Tensor, "B S"] | None = None,
     ) -> Memory:
         """Of every slot: the zero vector, and the slots before it in its document unless they are dropped."""
-        state = self.contextualiser(self.pre(z), batch.doc, batch.pos)
+        state = self.contextualizer(self.pre(z), batch.doc, batch.pos)
         before = document_mask(batch.doc).tril(-1)
         if dropped is not None:
             before = before & ~dropped[:, :, None]

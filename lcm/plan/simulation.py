@@ -40,7 +40,7 @@ class Step:
     """What a micro-batch takes in a process that holds the whole model, beside its parameters.
 
     parameters: how many numbers
-    buffers:    bytes of codebooks, normaliser and schedule
+    buffers:    bytes of codebooks, normalizer and schedule
     slices:     parameters of each part that strategies slice by itself; the last is what is left of the model
     forward:    bytes at the peak of the forward pass
     backward:   bytes at the peak of the backward pass, where each gradient goes as soon as it is complete

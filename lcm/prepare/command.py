@@ -59,7 +59,7 @@ def prepare(
         workers = workers_for(options.workers, devices)
         progress = PrepareProgress(out, total_bytes)
         dealer = Dealer(options.shard_documents, options.shard_characters, progress, options.share)
-        with closing(progress), Pool(starts, workers, dealer.finished, progress.told) as pool:
+        with closing(progress), Pool(starts, workers, dealer.finished, progress.report) as pool:
             inputs, mtimes = fingerprints(files, read_asked(folder))
             asked = Asked(
                 options=options.decisive | ({} if kind_of(devices[0]) == "cpu" else {"devices": kind_of(devices[0])}),

@@ -59,7 +59,7 @@ class PrepareProgress:
         self._read_characters += characters
         self._read_bytes = bytes_read
 
-    def told(self, sentences: int) -> None:
+    def report(self, sentences: int) -> None:
         """So many sentences were encoded since the last call."""
         self.encoded += sentences
         if self.out.isatty():

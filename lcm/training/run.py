@@ -114,7 +114,7 @@ def _left(left: Left, folder: Path, owner: bool) -> Path:
 
 
 def assemble(config: Config, sliced: bool = False) -> tuple[LCMModule, ConceptData]:
-    """The model, with the data's normaliser and end-of-text vector in it, and the data.
+    """The model, with the data's normalizer and end-of-text vector in it, and the data.
 
     sliced: the model is a sketch without memory, and is built when the processes have met
     """

@@ -38,7 +38,7 @@ def test_a_run_of_one_step_leaves_a_codec_that_reads_alike(converted_folder, tmp
     assert torch.cosine_similarity(after.encode(TEXT, "fra_Latn"), vectors).min() > 0.999, "weights are saved in fp16"
 
 
-@pytest.mark.parametrize("recipe", [{"robust": 0.5}, {"codebooks": 2, "units": 8}], ids=["robust", "quantised"])
+@pytest.mark.parametrize("recipe", [{"robust": 0.5}, {"codebooks": 2, "units": 8}], ids=["robust", "quantized"])
 def test_a_new_decoder_leaves_the_encoder_its_digits_and_its_fingerprint(converted_folder, tmp_path, recipe):
     (tmp_path / "text.txt").write_text("\n\n".join(TEXT))
     (tmp_path / "held.txt").write_text("A cat sat on a mat.\n")

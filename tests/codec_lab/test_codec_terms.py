@@ -52,7 +52,7 @@ def test_noise_of_a_single_row_is_none():
     assert torch.equal(terms.with_noise(vectors, 0.5), vectors)
 
 
-def test_robust_noise_keeps_the_distribution_of_normalised_gaussians():
+def test_robust_noise_keeps_the_distribution_of_normalized_gaussians():
     """sqrt(1 - a) x + sqrt(a) e of two standard normals is one again, whatever a: mean, spread, and their shift."""
     torch.manual_seed(0)
     normalizer = Normalizer(3)

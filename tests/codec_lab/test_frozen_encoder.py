@@ -21,7 +21,7 @@ from lcm.training.run import train
 SENTENCES = ["A red fox sees.", "A red boat.", "A small fox.", "A fox.", "A old fox loves."]
 RECIPES = {
     "robust": ("terms.robust=0.5", "terms.noise=0"),
-    "quantised": ("terms.codebooks=2", "terms.units=8", "terms.noise=0"),
+    "quantized": ("terms.codebooks=2", "terms.units=8", "terms.noise=0"),
 }
 
 
@@ -72,8 +72,8 @@ def test_the_stored_digest_is_that_of_the_tensors(decoder):
 
 
 def test_codebooks_lie_beside_the_codec(decoder):
-    quantised = load_codec(decoder, device="cpu").card["training"]["settings"]["terms"]["codebooks"] == 2
-    assert (decoder.parent / "codebooks.safetensors").exists() == quantised
+    quantized = load_codec(decoder, device="cpu").card["training"]["settings"]["terms"]["codebooks"] == 2
+    assert (decoder.parent / "codebooks.safetensors").exists() == quantized
 
 
 def test_a_model_that_was_trained_on_its_starts_vectors_speaks_through_it(

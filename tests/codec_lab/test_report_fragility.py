@@ -33,7 +33,7 @@ def test_a_codec_that_does_not_listen_scores_what_its_one_sentence_scores():
 
 
 def test_the_noise_follows_the_formula():
-    """Normalised again, x_α is √(1−α) z and noise of variance α, another at each level."""
+    """Normalized again, x_α is √(1−α) z and noise of variance α, another at each level."""
     codec = Perfect(3000)
     sample = sample_of(codec, sentences(12))
     sample.vectors[:] = sample.vectors * torch.linspace(0.1, 10, 3000) - 4
@@ -51,7 +51,7 @@ def test_the_noise_follows_the_formula():
 
 
 def test_a_sentence_is_as_fragile_in_any_company():
-    """Only the normaliser looks at the others, and that is fitted on what one gives it."""
+    """Only the normalizer looks at the others, and that is fitted on what one gives it."""
     codec = Perfect(24)
     sample = sample_of(codec, sentences(30))
     all_of_them = fragility(Coder(codec), sample, sample.vectors, 0)

@@ -63,7 +63,7 @@ def test_rows_are_those_of_the_input_in_its_order():
 
 
 def test_a_row_has_the_fragility_of_its_own_sentence():
-    """Measured alone, with the same vectors for the normaliser, it is the same number."""
+    """Measured alone, with the same vectors for the normalizer, it is the same number."""
     given = sentences(30)
     codec = Perfect(24)
     judged = judge(codec, given, ReportOptions(noise=(), bootstrap=10), FakePublic(codec))

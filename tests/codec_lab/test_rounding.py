@@ -20,7 +20,7 @@ def halving(codebooks, location=0.0, scale=1.0):
     return Rounding(quantizer, QuantizerRecord("mini", "abc", "normalised", normalizer))
 
 
-def test_vectors_are_rounded_behind_the_normaliser():
+def test_vectors_are_rounded_behind_the_normalizer():
     assert halving(3, location=10.0, scale=4.0)(torch.tensor([[14.0], [16.1]])).tolist() == [[14.0], [16.0]]
 
 

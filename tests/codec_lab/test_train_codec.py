@@ -118,7 +118,7 @@ def _start(folder):
     return make_start(settings_for(folder.parent.parent, f"start={folder}"), [], ["eng_Latn"])
 
 
-def test_a_quantised_decoder_is_trained_and_validated_on_rounded_vectors(start, tmp_path, capsys):
+def test_a_quantized_decoder_is_trained_and_validated_on_rounded_vectors(start, tmp_path, capsys):
     losses = []
     for units in (2, 32):
         folder = tmp_path / str(units)

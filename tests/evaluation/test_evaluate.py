@@ -188,7 +188,7 @@ def test_text_without_anything_to_predict_is_one_line(tmp_path):
         evaluate(knowing(), EvaluateOptions(data=(write_rows(tmp_path / "f.jsonl", {"text": "One."}),)))
 
 
-def test_without_training_data_there_is_no_bank_and_the_mean_is_the_normalisers(tmp_path):
+def test_without_training_data_there_is_no_bank_and_the_mean_is_the_normalizers(tmp_path):
     path = write_rows(tmp_path / "f.jsonl", {"document": " ".join(STORY), "summary": " ".join(ANSWER)})
     model = knowing()
     model.model.normalizer.location += 1.0

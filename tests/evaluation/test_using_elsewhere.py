@@ -47,7 +47,7 @@ def test_what_the_model_was_trained_on_may_be_gone(folder, server, tmp_path, cap
     model = knowing(data=(f"{server.url}/data",))
     assert evaluate(model, options).results["mean_of"] == "training vectors"
     server.fails("manifest.json", 404, times=ALWAYS)
-    assert evaluate(model, options).results["mean_of"].startswith("the normaliser's medians")
+    assert evaluate(model, options).results["mean_of"].startswith("the normalizer's medians")
     assert "manifest.json: not found (tried once)" in capsys.readouterr().err
 
 

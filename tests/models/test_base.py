@@ -116,7 +116,7 @@ def test_the_loss_is_the_distance_between_prediction_and_data():
     torch.testing.assert_close(losses.meters["l2"], raw, atol=1e-4, rtol=1e-4)
 
 
-def test_shifting_data_and_normaliser_shifts_predictions():
+def test_shifting_data_and_normalizer_shifts_predictions():
     model, batch = build(), pack([[4, 3]], slots=8)
     before, loss = model.predict(batch, GREEDY), model.loss(batch).per_target
     model.normalizer.location += 5
@@ -127,7 +127,7 @@ def test_shifting_data_and_normaliser_shifts_predictions():
     torch.testing.assert_close(model.loss(shifted).per_target, loss, atol=1e-4, rtol=1e-4)
 
 
-def test_half_precision_data_is_normalised_in_fp32():
+def test_half_precision_data_is_normalized_in_fp32():
     """fp16 vectors near the median: the difference must not be rounded to fp16 before it is scaled."""
     model, batch = build(), pack([[4, 3]], slots=8)
     half = Batch(batch.emb.half(), batch.doc, batch.pos, batch.is_target, batch.row, batch.step_targets)
@@ -235,7 +235,7 @@ def test_noise_differs_by_seed_prompt_and_position(prompts):
     assert len({tuple(vector.round(decimals=3).tolist()) for vector in torch.cat(noise)}) == 16
 
 
-def test_noise_has_the_temperature_as_its_spread_in_normalised_space():
+def test_noise_has_the_temperature_as_its_spread_in_normalized_space():
     model, batch = build(), pack([[40] * 10 for _ in range(5)], slots=400)
     clean = model.normalizer(model.predict(batch, GREEDY))
     noise = (model.normalizer(model.predict(batch, Sampling(temperature=0.5))) - clean)[batch.pos > 0]
@@ -250,8 +250,8 @@ def test_an_empty_prompt_is_a_mistake():
             model.prefill(prompts)
 
 
-def test_a_tiny_model_memorises_a_document_and_recites_it():
-    """The whole path: loss, gradients, the shift, denormalisation, generation."""
+def test_a_tiny_model_memorizes_a_document_and_recites_it():
+    """The whole path: loss, gradients, the shift, denormalization, generation."""
     model = build().train()
     torch.manual_seed(1)
     document = torch.randn(6, DIM) * 0.01 + 3

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import close, randomise
+from families import close, randomize
 from torch.nn.functional import silu
 
 from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory, TimestepEmbedding, sinusoids
@@ -15,7 +15,7 @@ D, WIDTH, HEADS = 6, 16, 2
 def build(layers=2, random=True):
     torch.manual_seed(0)
     denoiser = Denoiser(D, WIDTH, HEADS, layers, dropout=0.0).eval()
-    return randomise(denoiser) if random else denoiser
+    return randomize(denoiser) if random else denoiser
 
 
 def before(slots):
@@ -48,7 +48,7 @@ def test_time_is_embedded_by_two_linear_layers():
     assert time.hidden.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not time.hidden.bias.any()
     assert not time.out.bias.any()
-    randomise(time)
+    randomize(time)
     hidden = sinusoids(t) @ time.hidden.weight.T + time.hidden.bias
     close(time(t), (hidden * hidden.sigmoid()) @ time.out.weight.T + time.out.bias)
 
@@ -85,7 +85,7 @@ def test_each_sub_layer_is_shifted_scaled_and_gated_by_the_timestep():
 def test_attention_to_the_context_by_hand():
     """Softmax over the zero vector and the slots before, of queries with keys, head by head."""
     torch.manual_seed(0)
-    block = randomise(DenoiserBlock(WIDTH, HEADS, 0.0))
+    block = randomize(DenoiserBlock(WIDTH, HEADS, 0.0))
     cross, x, context = block.cross, torch.randn(4, WIDTH), torch.randn(1, 4, WIDTH)
     denoiser = build(1)
     denoiser.blocks[0] = block

@@ -248,7 +248,7 @@ def test_half_precision_generation_stays_near_and_gives_fp32(family, prompts):
         close(found, expected, 0.1)
 
 
-def memorised(family):
+def memorized(family):
     """A model, and five distinct concepts that it was trained on; of Quant-LCM, such as its codebooks can say."""
     model = fresh(family).train()
     torch.manual_seed(1)
@@ -267,10 +267,10 @@ def memorised(family):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "one_tower_rotary"])
-def test_a_tiny_model_memorises_a_document_and_recites_it(family):
+def test_a_tiny_model_memorizes_a_document_and_recites_it(family):
     """From its first concept and from its first two, with the family's defaults; where concepts can be said exactly,
     exactly."""
-    model, document = memorised(family)
+    model, document = memorized(family)
     tolerance = {"base": 0.02, "two_tower": 0.2, "one_tower": 0.2, "quant_c": 1e-5, "quant_d": 1e-5}[family]
     settings = [Sampling(), Sampling(sampler="dpm", steps=10)] if family in DIFFUSING else [Sampling()]
     for each in settings:

@@ -85,7 +85,7 @@ def test_a_model_built_without_memory_and_filled_is_the_same(family):
 
 
 @every_family
-def test_shifting_data_and_normaliser_shifts_predictions(family):
+def test_shifting_data_and_normalizer_shifts_predictions(family):
     model, batch = build(family), pack([[4, 3]], slots=8)
     before, loss = model.predict(batch, sampling(family)), model.loss(batch).per_target
     model.normalizer.location += 5
@@ -97,7 +97,7 @@ def test_shifting_data_and_normaliser_shifts_predictions(family):
 
 
 @every_family
-def test_half_precision_data_is_normalised_in_fp32_and_losses_are_fp32(family):
+def test_half_precision_data_is_normalized_in_fp32_and_losses_are_fp32(family):
     model, batch = build(family), pack([[4, 3]], slots=8)
     half = replace(batch, emb=batch.emb.half())
     single = replace(batch, emb=batch.emb.half().float())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import close, randomise
+from families import close, randomize
 
 from lcm.models.denoiser import Denoiser, Memory
 from lcm.models.fast_denoiser import DenoisingStep, Norm, left_out
@@ -15,7 +15,7 @@ TIMESTEPS = [90, 40, 7]
 
 def build(layers=2):
     torch.manual_seed(0)
-    denoiser = randomise(Denoiser(D, WIDTH, HEADS, layers, dropout=0.0)).eval()
+    denoiser = randomize(Denoiser(D, WIDTH, HEADS, layers, dropout=0.0)).eval()
     for block in denoiser.layers:  # a weight of one would hide where it is left out
         for norm in (block.self_norm, block.cross_norm, block.feed_forward_norm, denoiser.norm):
             torch.nn.init.normal_(norm.weight)

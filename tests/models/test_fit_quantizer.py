@@ -65,7 +65,7 @@ def test_it_writes_codebooks_with_where_they_belong(data, tmp_path, capsys):
     assert path.read_bytes() == first
 
 
-def test_normalised_and_raw_space_hold_the_same_sentences(data):
+def test_normalized_and_raw_space_hold_the_same_sentences(data):
     prepared = PreparedData([data])
     expected = torch.stack([torch.from_numpy(vector) for _, vector in sentences(data, "train")]).float()
     raw = fit_quantizer.training_vectors(prepared, 10_000, fit_quantizer.Normalizer(DIM))

@@ -1,4 +1,4 @@
-"""The fragility network: frozen, of any normaliser, fitted to what it can predict and honest about what it cannot."""
+"""The fragility network: frozen, of any normalizer, fitted to what it can predict and honest about what it cannot."""
 
 import importlib.util
 import json
@@ -98,7 +98,7 @@ def test_there_and_back_through_the_file(tmp_path):
         assert torch.equal(file.get_tensor("normalizer.scale"), normalizer().scale)
 
 
-def test_a_sentence_is_as_fragile_whatever_normalises_its_vector(tmp_path):
+def test_a_sentence_is_as_fragile_whatever_normalizes_its_vector(tmp_path):
     path = tmp_path / "fragility.safetensors"
     fitted, asked = normalizer(seed=1), normalizer(seed=2)
     save_fragility(path, network(), fitted, "mini", "abc")
@@ -148,7 +148,7 @@ def test_the_fit_depends_on_the_seed_alone():
 
 
 def test_what_cannot_be_predicted_is_not():
-    """Memorised truth would be seen if the sentences that were fitted were judged."""
+    """Memorized truth would be seen if the sentences that were fitted were judged."""
     z, truth = torch.randn(1000, 64), torch.rand(1000)
     fitted = fit_fragility.fit(z, truth, epochs=40)
     assert abs(fitted.correlation) < 0.35

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import close, randomise
+from families import close, randomize
 from torch.nn.functional import pad
 
 from lcm.batch import PAD
@@ -17,7 +17,7 @@ KINDS = pytest.mark.parametrize("positions", [8, 0], ids=["learned", "rotary"])
 def build(positions=0, **changes):
     torch.manual_seed(0)
     settings = {"heads": HEADS, "layers": 3, "dropout": 0.0, "step_width": STEP, **changes}
-    return randomise(Interleaved(D, WIDTH, learned_positions=positions, **settings).eval())
+    return randomize(Interleaved(D, WIDTH, learned_positions=positions, **settings).eval())
 
 
 def row(lengths, slots):

@@ -1,4 +1,4 @@
-"""The normaliser: quartiles and not tails, exact there and back, frozen inside the model."""
+"""The normalizer: quartiles and not tails, exact there and back, frozen inside the model."""
 
 import math
 

@@ -80,7 +80,7 @@ def test_codebooks_are_drawn_alike_and_their_sums_go_in(family):
     model.loss(batch)
     (z, k, _), making = asked[0], next(x for x in seen if x.shape == (1000, DIM))
     assert k.bincount(minlength=CODEBOOKS).tolist() == pytest.approx([1000 / CODEBOOKS] * CODEBOOKS, rel=0.15)
-    close(making, model.quantizer.dequantise(model.quantizer.encode(z), k))
+    close(making, model.quantizer.dequantize(model.quantizer.encode(z), k))
     assert not making[k == 0].any()
 
 
@@ -101,7 +101,7 @@ def test_sampling_asks_the_network_what_training_asked(family, monkeypatch):
     predicted = model.predict(batch, Sampling(guidance=1.0))
     for ours, theirs in zip(said, trained, strict=True):
         close(ours, theirs, 1e-4)
-    rounded = model.normalizer.inverse(model.quantizer.dequantise(codes))
+    rounded = model.normalizer.inverse(model.quantizer.dequantize(codes))
     close(predicted[batch.targets(True)], rounded)
 
 
@@ -239,7 +239,7 @@ def test_a_quantizer_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="fingerprint xyz"):
         model.read_fitted("xyz")
     fitted_file(path)
-    with pytest.raises(UserError, match="another normaliser"):
+    with pytest.raises(UserError, match="another normalizer"):
         model.read_fitted("abc")
     fitted_file(path, dim=4, space="raw")
     with pytest.raises(UserError, match="units of 4 numbers"):

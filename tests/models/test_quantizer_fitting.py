@@ -15,7 +15,7 @@ def test_every_codebook_leaves_less_of_what_it_was_fitted_to():
     codes = quantizer.encode(vectors)
     assert codes.min() == 0
     assert codes.max() == 7
-    norms = [float((vectors - quantizer.dequantise(codes, torch.full((600,), k))).norm(dim=1).mean()) for k in range(9)]
+    norms = [float((vectors - quantizer.dequantize(codes, torch.full((600,), k))).norm(dim=1).mean()) for k in range(9)]
     assert norms == sorted(norms, reverse=True)
     assert norms[8] < 0.2 * norms[1]
 

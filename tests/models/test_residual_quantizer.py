@@ -41,7 +41,7 @@ def test_units_sums_and_rests_are_those_of_all_distances():
         assert codes[row].tolist() == units
         for k in range(Q + 1):
             at = torch.tensor([k])
-            assert torch.allclose(quantizer.dequantise(codes[row : row + 1], at)[0].double(), sums[k], atol=1e-6)
+            assert torch.allclose(quantizer.dequantize(codes[row : row + 1], at)[0].double(), sums[k], atol=1e-6)
             if k < Q:
                 found = quantizer.targets(vector[None], at)
                 assert torch.allclose(found.sums[0].double(), sums[k], atol=1e-6)
@@ -61,18 +61,18 @@ def test_the_first_input_is_zeros_and_the_last_sum_the_rounded_vector():
     assert first.sums.abs().max() == 0
     assert torch.equal(first.rests, z)
     codes = quantizer.encode(z)
-    assert torch.equal(quantizer.dequantise(codes, torch.full((6,), Q)), quantizer.dequantise(codes))
-    assert torch.equal(quantizer(z), quantizer.dequantise(codes))
-    assert quantizer.dequantise(codes, torch.zeros(6, dtype=torch.long)).abs().max() == 0
+    assert torch.equal(quantizer.dequantize(codes, torch.full((6,), Q)), quantizer.dequantize(codes))
+    assert torch.equal(quantizer(z), quantizer.dequantize(codes))
+    assert quantizer.dequantize(codes, torch.zeros(6, dtype=torch.long)).abs().max() == 0
 
 
 def test_a_depth_for_each_row_is_all_depths_and_a_choice():
     quantizer, z = made_up(), torch.randn(40, D)
     k = torch.randint(0, Q, (40,))
     codes, found = quantizer.encode(z), quantizer.targets(z, k)
-    every = torch.stack([quantizer.dequantise(codes, torch.full((40,), depth)) for depth in range(Q + 1)])
+    every = torch.stack([quantizer.dequantize(codes, torch.full((40,), depth)) for depth in range(Q + 1)])
     rows = torch.arange(40)
-    assert torch.equal(quantizer.dequantise(codes, k), every[k, rows])
+    assert torch.equal(quantizer.dequantize(codes, k), every[k, rows])
     assert torch.equal(found.sums, every[k, rows]), "bit for bit: the model adds up the same way when it generates"
     assert torch.equal(found.units, codes[rows, k])
     assert torch.allclose(found.rests, z - found.sums, atol=1e-6)
@@ -132,7 +132,7 @@ def test_autocast_changes_no_code():
     codes = quantizer.encode(z)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(quantizer.encode(z), codes)
-        assert quantizer.dequantise(codes).dtype == torch.float32
+        assert quantizer.dequantize(codes).dtype == torch.float32
 
 
 def test_the_largest_sizes_build_without_memory():
@@ -178,12 +178,12 @@ def test_a_file_comes_back_bit_for_bit(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["q.safetensors"]
 
 
-def test_another_codec_or_normaliser_is_refused():
+def test_another_codec_or_normalizer_is_refused():
     here = record()
     here.check("model.quantizer=q", "abc", record().normalizer)
     with pytest.raises(UserError, match=r"model.quantizer=q: fitted to vectors of codec 'mini' \(fingerprint abc\)"):
         here.check("model.quantizer=q", "xyz", record().normalizer)
-    with pytest.raises(UserError, match="another normaliser"):
+    with pytest.raises(UserError, match="another normalizer"):
         here.check("model.quantizer=q", "abc", record(scale=2.1).normalizer)
     record("raw").check("model.quantizer=q", "abc", record(scale=2.1).normalizer)
 

@@ -204,7 +204,7 @@ def plain_next(model, naive, name, prompt, so_far):
 
 
 def test_the_plain_form_generates_several_concepts_alike():
-    """Two-Tower's is the one that keeps its contextualiser's keys and values."""
+    """Two-Tower's is the one that keeps its contextualizer's keys and values."""
     model = build("two_tower")
     torch.manual_seed(4)
     prompts = torch.randn(2, 4, DIM)

@@ -82,7 +82,7 @@ def test_sixteen_bytes_a_parameter_and_six_flops(monkeypatch, capsys):
     assert "←" in next(line for line in out.splitlines() if line.startswith("ddp"))
 
 
-def told(words, capsys):
+def message(words, capsys):
     assert main(["plan", *words]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1, captured.err
@@ -95,7 +95,7 @@ def the_way_out(line):
 
 def test_a_job_that_cannot_fit_names_fewer_rows_that_do(tiny, capsys):
     words = ["--config", tiny, "--memory", "1.55", "--gpus-per-node", "1"]
-    line = told(words, capsys)
+    line = message(words, capsys)
     assert "does not fit: single takes" in line
     found = the_way_out(line)
     assert found[0] == "--data.rows"
@@ -105,7 +105,7 @@ def test_a_job_that_cannot_fit_names_fewer_rows_that_do(tiny, capsys):
 
 def test_a_job_that_cannot_fit_names_another_strategy_that_does(capsys):
     words = ["--config", SEVEN, "--trainer.strategy", "ddp"]
-    line = told(words, capsys)
+    line = message(words, capsys)
     assert "ddp takes 1" in line
     assert the_way_out(line) == ["--trainer.strategy", "fsdp"]
     assert main(["plan", *words, *the_way_out(line)]) == 0
@@ -114,19 +114,21 @@ def test_a_job_that_cannot_fit_names_another_strategy_that_does(capsys):
 def test_a_job_that_needs_more_gpus_names_how_many(tiny, capsys):
     """Weights, gradients and moments alone are too much for one, and for two."""
     words = ["--config", tiny, "--gpus-per-node", "1", "--model.width", "512", "--data.rows", "1", "--data.slots", "2"]
-    line = told([*words, "--memory", "1.56"], capsys)
+    line = message([*words, "--memory", "1.56"], capsys)
     found = the_way_out(line)
     assert found[0] in ("--nodes", "--gpus-per-node")
     assert main(["plan", *words, "--memory", "1.56", *found]) == 0
 
 
 def test_a_job_that_nothing_helps_is_told(tiny, capsys):
-    assert "take a smaller model" in told(["--config", tiny, "--memory", "1.5"], capsys)
+    assert "take a smaller model" in message(["--config", tiny, "--memory", "1.5"], capsys)
 
 
 def test_strategies_that_are_refused_in_training_are_refused_here(tmp_path, capsys):
     config = str(ROOT / "configs/one_tower_toy.yaml")
-    assert "deepspeed_3: not for model.kind" in told(["--config", config, "--trainer.strategy", "deepspeed_3"], capsys)
+    assert "deepspeed_3: not for model.kind" in message(
+        ["--config", config, "--trainer.strategy", "deepspeed_3"], capsys
+    )
 
 
 def test_data_is_counted_where_there_is_some(tmp_path, capsys):
@@ -137,7 +139,7 @@ def test_data_is_counted_where_there_is_some(tmp_path, capsys):
     concepts = sum(shard.concepts for shard in open_dataset(data).shards("train"))
     trained = 12 * 2 * 12 * 2
     assert f"{concepts * 2 * DIM / 1000:.3g} kB: {concepts:,} concepts, each seen {trained / concepts:.2f} times" in out
-    assert "model.dim=16, but" in told(["--config", str(tmp_path / "run.yaml"), "--model.dim", "16"], capsys)
+    assert "model.dim=16, but" in message(["--config", str(tmp_path / "run.yaml"), "--model.dim", "16"], capsys)
 
 
 def test_the_checkpoints_are_those_that_are_checked_before_training():
@@ -159,7 +161,7 @@ def test_the_checkpoints_are_those_that_are_checked_before_training():
     ],
 )
 def test_a_mistake_is_one_line(words, expected, capsys):
-    assert expected in told(["--config", SEVEN, *words], capsys)
+    assert expected in message(["--config", SEVEN, *words], capsys)
 
 
 def test_faster_gpus_and_a_better_utilisation_take_fewer_days(tiny, capsys):

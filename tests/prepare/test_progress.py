@@ -20,7 +20,7 @@ def test_the_time_left_follows_from_speed_and_bytes(clock):
     shown = PrepareProgress(io.StringIO(), total_bytes=1000)
     shown.start()
     shown.read(characters=1000, bytes_read=250)  # so 4,000 characters in all
-    shown.told(10)
+    shown.report(10)
     clock[0] = 5.0
     shown.finished(sentences=10, characters=500, resumed=False)  # so 80 sentences in all
     assert str(shown) == "10 sentences · 2/s · 12% · 35 s left"
@@ -31,7 +31,7 @@ def test_what_an_earlier_run_did_counts_as_done_but_not_as_speed(clock):
     shown.start()
     shown.read(characters=4000, bytes_read=1000)
     shown.finished(sentences=40, characters=2000, resumed=True)
-    shown.told(20)
+    shown.report(20)
     clock[0] = 2.0
     assert str(shown) == "60 sentences · 10/s · 75% · 2 s left"
 
@@ -43,7 +43,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(clock):
     shown.read(characters=8800, bytes_read=1000)
     for second in range(25):
         clock[0] = float(second)
-        shown.told(2)
+        shown.report(2)
     shown.close()
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
@@ -59,7 +59,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(clock):
     shown = PrepareProgress(out, total_bytes=1000)
     shown.start()
     shown.read(characters=8800, bytes_read=1000)
-    shown.told(2)
+    shown.report(2)
     shown.close()
     assert "2 sentences" in out.getvalue()
     assert "\x1b[2K" in out.getvalue().split("2 sentences")[-1]  # the line is erased

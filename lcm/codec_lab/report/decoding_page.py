@@ -82,7 +82,7 @@ def fragility(results: Results, systems: Systems) -> list[Html]:
         heading("Fragility"),
         paragraph(
             f"What a sentence loses when its vector is mixed with noise, √(1−α) of the one and √α of the other after "
-            f"normalisation, over α = 0.1 … 0.9 (paper §2.5.2). −1: nothing ever harms it; 0: lost at once. Mean of "
+            f"normalization, over α = 0.1 … 0.9 (paper §2.5.2). −1: nothing ever harms it; 0: lost at once. Mean of "
             f"{found['sentences']:,} sentences: {shown(found['bleu'], 2)} by BLEU{cosine}. Each sentence's own is a "
             "column of sentences.parquet."
         ),

@@ -55,7 +55,7 @@ def fragility(
 ) -> Fragility:
     """fragility(w) = −E_{α, ε} score(w, w_{α, ε}), with α over LEVELS and one ε ~ N(0, I) for each of them.
 
-    w_{α, ε} = decode(denorm(√(1−α) · norm(x) + √α · ε)), with the robust normaliser fitted on `fitted_on`.
+    w_{α, ε} = decode(denorm(√(1−α) · norm(x) + √α · ε)), with the robust normalizer fitted on `fitted_on`.
     score: sentence BLEU, and the cosine of the public encoder's vectors of w and w_{α, ε}.
     """
     normalizer = Normalizer(sample.vectors.shape[1])

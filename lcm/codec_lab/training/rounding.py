@@ -1,4 +1,4 @@
-"""What a quantised decoder reads: vectors of a frozen encoder, rounded by a residual quantizer (paper §2.3.5).
+"""What a quantized decoder reads: vectors of a frozen encoder, rounded by a residual quantizer (paper §2.3.5).
 
 Shapes.  n vectors · D concept width
 """
@@ -29,7 +29,7 @@ class Rounding(nn.Module):
     def forward(self, vectors: Float[Tensor, "n D"], k: Int64[Tensor, " n"] | None = None) -> Float32[Tensor, "n D"]:
         """By the first k codebooks; without k, by all."""
         codes = self.quantizer.encode(self.normalizer(vectors))
-        return self.normalizer.inverse(self.quantizer.dequantise(codes, k))
+        return self.normalizer.inverse(self.quantizer.dequantize(codes, k))
 
     def in_training(self, vectors: Float[Tensor, "n D"]) -> Float32[Tensor, "n D"]:
         """By all codebooks or, with probability PARTIAL, by a number of them that is drawn."""
@@ -53,7 +53,7 @@ def load_rounding(path: str, start: Start) -> Rounding:
 
 
 def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: Start) -> Rounding:
-    """With codebooks, and a normaliser before them, that are fitted to these vectors of the start."""
+    """With codebooks, and a normalizer before them, that are fitted to these vectors of the start."""
     assert start.folder, "the settings refuse a frozen encoder without a codec"
     chosen, normalizer = settings.terms, Normalizer(vectors.shape[1])
     if len(vectors) < chosen.units:

@@ -1,4 +1,4 @@
-"""What training starts from: a codec, or an initialisation; with its vocabulary and its languages."""
+"""What training starts from: a codec, or an initialization; with its vocabulary and its languages."""
 
 import tempfile
 from collections.abc import Sequence

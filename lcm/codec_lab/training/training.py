@@ -34,7 +34,7 @@ from lcm.models import Normalizer, save_quantizer
 from lcm.training import LAST, AtomicCheckpointIO, MetricsFile, PlainLogger, latest, quiet_lightning, say
 
 FITTED = 20_000
-"""Sentences whose vectors a normaliser or a quantizer is fitted to."""
+"""Sentences whose vectors a normalizer or a quantizer is fitted to."""
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Not cuDNN's attention, which plans anew for each shape: batches of sentences have a new one nearly every time, and a
 step takes three times as long."""
