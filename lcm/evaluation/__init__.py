@@ -4,10 +4,21 @@ Read command, then examples (what is scored), scoring and summaries (how), metri
 page).
 """
 
-from lcm.evaluation.charts import line_chart
-from lcm.evaluation.command import Stages
-from lcm.evaluation.html import Html, card, facts, heading, page, paragraph, side_by_side, table, text
+from lcm.evaluation.html import (
+    Html,
+    card,
+    facts,
+    heading,
+    line_chart,
+    page,
+    paragraph,
+    render,
+    side_by_side,
+    table,
+    text,
+)
 from lcm.evaluation.metrics import Interval
+from lcm.evaluation.results import Stages, finite, output_folder
 
 __all__ = [
     "Html",
@@ -16,10 +27,13 @@ __all__ = [
     "card",
     "command",
     "facts",
+    "finite",
     "heading",
     "line_chart",
+    "output_folder",
     "page",
     "paragraph",
+    "render",
     "side_by_side",
     "table",
     "text",

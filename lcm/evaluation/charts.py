@@ -1,62 +1,64 @@
-"""Line charts as inline SVG: nothing is loaded from elsewhere, and the colours follow the page, dark or light."""
+"""Geometry of line charts: data → points and axis labels in a figure's coordinates. macros.html draws them as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
-
-WIDTH, HEIGHT = 460, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 24, 12, 44
+from dataclasses import dataclass
 
 Points = Sequence[tuple[float, float]]
+Marks = list[tuple[float, str]]
+"""Where a label of an axis stands, and the label."""
 
 
-def line_chart(name: str, series: Mapping[str, Points], x_label: str, marks: Mapping[float, str] | None = None) -> str:
-    """A figure with a legend, one line a series. Points that are not finite are left out.
+@dataclass(frozen=True)
+class Plot:
+    """A line chart in the units of its figure: x to the right, y down.
 
-    marks: labels of the x axis by place; without it round numbers
-    Empty where no series has a point.
+    lines:   the points of each series by its name; a series without a finite point is left out
+    x_marks: labels of the x axis
+    y_marks: labels of the y axis, each with a line across
     """
-    lines = {key: [(x, y) for x, y in points if math.isfinite(y)] for key, points in series.items()}
-    lines = {key: points for key, points in lines.items() if points}
-    if not lines:
-        return ""
-    xs, ys = ([point[i] for points in lines.values() for point in points] for i in (0, 1))
-    x_steps = round_steps(min(xs), max(xs), 6)
-    x_marks = marks or dict(zip(x_steps, _numbers(x_steps), strict=True))
-    y_marks = round_steps(min(ys), max(ys), 5)
-    x_low, x_high = min(*x_marks, *xs), max(*x_marks, *xs)
-    y_low, y_high = y_marks[0], y_marks[-1]
 
-    def across(x: float) -> float:
-        return LEFT + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
+    lines: dict[str, list[tuple[float, float]]]
+    x_marks: Marks
+    y_marks: Marks
+    width: int = 460
+    height: int = 240
+    left: int = 46
+    right: int = 436
+    top: int = 12
+    bottom: int = 196
 
-    def up(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
-        f'<text x="{LEFT - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{label}</text>'
-        for y, label in zip(y_marks, _numbers(y_marks), strict=True)
-    ]
-    parts += [
-        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(label)}</text>'
-        for x, label in x_marks.items()
-    ]
-    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>')
-    for number, points in enumerate(lines.values(), start=1):
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="s{number}" points="{path}"/>')
-        if len(points) <= 20:
-            parts += [f'<circle class="s{number}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3"/>' for x, y in points]
-    legend = "".join(f'<span class="s{i}">{escape(key)}</span>' for i, key in enumerate(lines, start=1))
-    return (
-        f'<figure><figcaption>{escape(name)} <span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg></figure>'
+def plot(series: Mapping[str, Points], marks: Mapping[float, str] | None = None) -> Plot | None:
+    """Lay out one line a series; None where no series has a finite point.
+
+    marks: labels of the x axis by their x; by default round numbers
+    """
+    finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    finite = {name: points for name, points in finite.items() if points}
+    if not finite:
+        return None
+    xs, ys = zip(*(point for points in finite.values() for point in points), strict=True)
+    x_labels = marks or _labelled(round_steps(min(xs), max(xs), 6))
+    y_labels = _labelled(round_steps(min(ys), max(ys), 5))
+
+    def x_of(x: float) -> float:
+        low, high = min(*x_labels, *xs), max(*x_labels, *xs)
+        return round(Plot.left + (x - low) / ((high - low) or 1) * (Plot.right - Plot.left), 1)
+
+    def y_of(y: float) -> float:
+        low, high = min(y_labels), max(y_labels)
+        return round(Plot.bottom - (y - low) / ((high - low) or 1) * (Plot.bottom - Plot.top), 1)
+
+    return Plot(
+        lines={name: [(x_of(x), y_of(y)) for x, y in points] for name, points in finite.items()},
+        x_marks=[(x_of(x), label) for x, label in x_labels.items()],
+        y_marks=[(y_of(y), label) for y, label in y_labels.items()],
     )
 
 
 def round_steps(low: float, high: float, about: int) -> list[float]:
-    """About so many round numbers, evenly spaced, from at most `low` to at least `high`."""
+    """Evenly spaced round numbers, `about` of them, from at most `low` to at least `high`."""
     span = (high - low) or abs(high) or 1.0
     rough = span / about
     unit = 10.0 ** math.floor(math.log10(rough))
@@ -65,7 +67,7 @@ def round_steps(low: float, high: float, about: int) -> list[float]:
     return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
 
 
-def _numbers(values: Sequence[float]) -> list[str]:
-    """All with as many decimals as the one that needs most."""
+def _labelled(values: Sequence[float]) -> dict[float, str]:
+    """Each value with its label, all with as many decimals as the value that needs most."""
     decimals = max(len(f"{value:.10f}".rstrip("0").split(".")[1]) for value in values)
-    return [f"{value:,.{decimals}f}" for value in values]
+    return {value: f"{value:,.{decimals}f}" for value in values}

@@ -5,11 +5,8 @@ Shapes.  D concept width · N sentences that are predicted
 
 import argparse
 import json
-import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import Examples, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.report import headline, write_report
+from lcm.evaluation.results import Stages, finite, output_folder
 from lcm.inference import LCM, Bank, add_sampling_arguments, load, sampling_of
 from lcm.models import Sampling, settle
 
@@ -62,20 +60,6 @@ class Evaluation:
     rows: list[dict[str, Any]]
 
 
-@dataclass
-class Stages:
-    """Tells on stderr what is being done, and keeps how long it took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, name: str, what: str) -> Iterator[None]:
-        print(f"{name} {what}", file=sys.stderr)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
-
-
 def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """Everything that this data tells about a model.
 
@@ -104,7 +88,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         "bank": {"sentences": len(bank.sentences) if bank else 0},
         "seconds": stages.seconds,
     }
-    return Evaluation(_finite(results), [_finite(row) for row in written + rows])
+    return Evaluation(finite(results), [finite(row) for row in written + rows])
 
 
 def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
@@ -180,18 +164,6 @@ def _counts(examples: Examples) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """The same with None where a number is not finite: JSON knows no NaN."""
-    match value:
-        case dict():
-            return {key: _finite(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_finite(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return None
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EvaluateOptions(data=())
     parser.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or one written by lcm export")
@@ -223,7 +195,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = Path(args.output)
     options = EvaluateOptions(
         data=tuple(args.data),
         split=args.split,
@@ -236,10 +207,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [path for path in options.data if not is_url(path) and not Path(path).exists()]
     if missing:
         raise UserError(f"--data {missing[0]}: no such file or folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be a folder ({error.strerror})") from error
+    output = output_folder(args.output)
     evaluation = evaluate(load(args.model, codec=args.codec), options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     (output / "results.json").write_text(text + "\n", encoding="utf-8")

@@ -2,16 +2,18 @@
 
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from fakes import FakeCodec, reciting, write_dataset
+from jinja2 import UndefinedError
 
-from lcm.evaluation.charts import line_chart, round_steps
+from lcm.evaluation.charts import round_steps
 from lcm.evaluation.command import EvaluateOptions, evaluate
-from lcm.evaluation.html import Html, paragraph, table
+from lcm.evaluation.html import render
 from lcm.evaluation.report import headline, write_report
 
 EVIL = '<script>alert("1 & 2")</script>'
@@ -65,7 +67,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(evaluation, tmp_path):
 def test_no_text_becomes_markup(evaluation, tmp_path):
     page = rendered(evaluation, tmp_path, model="<b>run</b>")
     assert "<script>" not in page
-    assert "&lt;script&gt;alert(&quot;1 &amp; 2&quot;)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert(&#34;1 &amp; 2&#34;)&lt;/script&gt;" in page
     assert "Evaluation of &lt;b&gt;" not in page  # the folder's last part is its name
     assert "<b>" not in page
 
@@ -113,13 +115,31 @@ def test_the_verdict_says_who_wins(evaluation, tmp_path):
     results["controls"]["mean"] |= {"l2": 2.0, "contrastive_accuracy": 0.3}
     results["controls"]["previous"] |= {"l2": 3.0, "contrastive_accuracy": 0.6}
     page = rendered(type(evaluation)(results, []), tmp_path)
-    assert "in L2 the model beats &#x27;always the mean&#x27; (1.00 against 2.00)" in page
-    assert "the model does not beat &#x27;the sentence before&#x27; (40.0% against 60.0%)" in page
+    assert "in L2 the model beats &#39;always the mean&#39; (1.00 against 2.00)" in page
+    assert "the model does not beat &#39;the sentence before&#39; (40.0% against 60.0%)" in page
 
 
-def test_text_is_escaped_and_html_is_not():
-    assert paragraph("a < b", Html("<i>c</i>")) == "<p>a &lt; b<i>c</i></p>"
-    assert "<th>&amp;</th>" in table(["&"], [(True, ["x"])])
+def fill(folder: Path, template: str, **values) -> str:
+    (folder / "mine.html").write_text(template)
+    return render(folder / "mine.html", values)
+
+
+def test_a_template_elsewhere_has_the_frame_and_the_macros(tmp_path):
+    template = """{% extends "page.html" %}{% from "macros.html" import card, facts, table %}
+        {% block title %}{{ name }}{% endblock %}
+        {% block body %}{% call table(["&"]) %}<tr><td>{{ name }}</td></tr>{% endcall %}
+        {% call card(name) %}{{ facts([("<", name)]) }}{% endcall %}{% endblock %}"""
+    page = fill(tmp_path, template, name="a < b")
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    for part in ("<h1>a &lt; b</h1>", "<th>&amp;</th>", "<td>a &lt; b</td>", "<dt>&lt;</dt><dd>a &lt; b</dd>"):
+        assert part in page
+
+
+def test_a_misspelt_value_is_refused(tmp_path):
+    with pytest.raises(UndefinedError, match="'nmae' is undefined"):
+        fill(tmp_path, "{{ nmae }}", name="a")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.35, 0.6), (-3.0, 14.0), (5.0, 5.0), (0.0, 0.0), (1e-5, 9e-5)])
@@ -132,8 +152,13 @@ def test_round_steps_enclose_the_values_evenly(low, high):
     assert len(gaps) == 1
 
 
-def test_a_chart_puts_points_where_the_axes_say():
-    figure = line_chart("Name", {"a": [(0.0, 0.0), (10.0, 100.0)], "empty": []}, "x")
+def chart(folder: Path, series, **values) -> str:
+    template = """{% from "macros.html" import chart %}{{ chart("Name", series, "x", marks) }}"""
+    return fill(folder, template, series=series, marks=None, **values)
+
+
+def test_a_chart_puts_points_where_the_axes_say(tmp_path):
+    figure = chart(tmp_path, {"a": [(0.0, 0.0), (10.0, 100.0)], "empty": []})
     (points,) = re.findall(r'points="([^"]*)"', figure)
     (x0, y0), (x1, y1) = (tuple(map(float, point.split(","))) for point in points.split())
     assert x0 < x1
@@ -141,4 +166,16 @@ def test_a_chart_puts_points_where_the_axes_say():
     grid = {float(y) for y in re.findall(r'class="grid"[^>]*y1="([\d.]+)"', figure)}
     assert {y0, y1} <= grid
     assert "empty" not in figure
-    assert line_chart("Name", {"a": []}, "x") == ""
+
+
+def test_a_chart_without_points_is_left_out(tmp_path):
+    assert chart(tmp_path, {"a": [], "b": [(1.0, float("nan"))]}).strip() == ""
+
+
+def test_every_template_is_installed_with_the_package():
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["lcm"]
+    installed = {path for pattern in patterns for path in (root / "lcm").glob(pattern)}
+    templates = set((root / "lcm").rglob("*.html"))
+    assert templates
+    assert templates <= installed

@@ -5,7 +5,7 @@ from typing import Any
 
 from lcm.codec_lab.report import decoding_page, glance, space_page
 from lcm.codec_lab.report.shown import percent, shown, systems_of
-from lcm.evaluation import Html, facts, heading, page, paragraph, table, text
+from lcm.evaluation import Html, facts, heading, page, paragraph, table
 
 Results = Mapping[str, Any]
 
@@ -35,7 +35,6 @@ def _opening(results: Results) -> list[Html]:
     of = f" of {counts['read']:,}" if counts["read"] > counts["judged"] else ""
     over = f"; {counts['over_limit']:,} of them are over its limit and were cut" if counts["over_limit"] else ""
     return [
-        Html(f"<h1>Codec {text(codec['name'])}</h1>"),
         paragraph(
             f"{codec['dim']:,} numbers a sentence, at most {codec['max_pieces']} pieces. "
             f"Judged on {counts['judged']:,}{of} sentences{over}.",
