@@ -50,7 +50,8 @@ try:
 except ImportError:
     from lcm.module import LCMModule
 path, data, way = sys.argv[1:]
-config = load_config(path, [f"data.path={data}", "data.workers=0", "data.slots=16", "data.rows=2", "trainer.max_steps=1"])
+overrides = [f"data.path={data}", "data.workers=0", "data.slots=16", "data.rows=2", "trainer.max_steps=1"]
+config = load_config(path, overrides)
 data = ConceptData(config, predicts_first=True)
 model = build_model(config.model)
 loss, opened = model.loss, data.train_dataloader

@@ -1,4 +1,4 @@
-"""What docs/data.md and docs/codec.md show runs: webdataset's recipe on our shards, the codec from Python."""
+"""The docs keep their promises: examples run, pictures are up to date, the README fits on a screen."""
 
 import re
 import subprocess
@@ -33,3 +33,23 @@ def test_the_documented_codec_gives_the_documented_sentence():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().replace("'", '"') == promised.strip()
+
+
+def test_the_pictures_of_the_architecture_are_up_to_date():
+    command = [sys.executable, str(ROOT / "docs/pictures/draw.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_has_at_most_150_lines_of_120_characters():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert not [line for line in lines if len(line) > 120]
+
+
+def test_every_file_that_the_docs_name_exists():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(
+            re.findall(r"`((?:lcm|tests|docs|benchmarks|data_prep|slurm|configs)/[\w./-]+\w)`", path.read_text("utf-8"))
+        )
+        assert not {name for name in named if not (ROOT / name).exists()}, path
