@@ -23,7 +23,7 @@ text { font: 15px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
 .step { fill: #d0542a; font-weight: 600; font-size: 13px }
 """
 COLUMNS = (
-    (("errors", "batch", "seeds", "files", "settings", "config"), 70),
+    (("errors", "options", "batch", "seeds", "files", "settings", "config"), 70),
     (("codec",), 235),
     (("data", "models"), 400),
     (("prepare", "training", "inference"), 590),
@@ -87,6 +87,8 @@ def imports() -> dict[str, set[str]]:
     def reached(room: str) -> set[str]:
         return {found for after in direct.get(room, ()) for found in {after, *reached(after)}}
 
+    if unknown := direct.keys() - {room for column, _ in COLUMNS for room in column}:
+        sys.exit(f"{HERE / 'draw.py'}: COLUMNS has no place for {', '.join(sorted(unknown))}")
     return {
         room: {after for after in found if not any(after in reached(other) for other in found - {after})}
         for room, found in sorted(direct.items())
@@ -97,7 +99,7 @@ def places() -> dict[str, tuple[float, float]]:
     """The middle of each room's box."""
     found = {}
     for column, x in COLUMNS:
-        gap = 56 if len(column) > 3 else 110
+        gap = 50 if len(column) > 3 else 110
         for number, room in enumerate(column):
             found[room] = (float(x), 190 + gap * (number - (len(column) - 1) / 2))
     return found
