@@ -18,6 +18,7 @@ import fsspec
 import pytest
 import torch
 from family_runs import train_and_break
+from forked import Forked
 from synthetic import record_batches
 
 import lcm.training.run
@@ -145,16 +146,25 @@ def start_together(runs, folder, processes, listens=False):
     for name, run in runs.items():
         save_config(run.config, folder / f"{name}.yaml")
     (folder / "runs.json").write_text(json.dumps(told))
-    return start([__file__, str(folder / "runs.json")], folder, processes, LISTENS="1" if listens else "")
+    path, environment = str(folder / "runs.json"), {"LISTENS": "1" if listens else ""}
+    if any(run.measures for run in runs.values()):
+        return start([__file__, path], folder, processes, **environment)
+    shared, logs = {**meeting(), **environment}, [folder / f"{rank}.log" for rank in range(processes)]
+    return [Forked(main, path, out=log, err=log, LOCAL_RANK=str(rank), **shared) for rank, log in enumerate(logs)]
+
+
+def meeting():
+    """Where processes meet, as their environment says it."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
 
 
 def start(command, folder, processes, **environment):
     """A Python script, as so many processes that will meet; RANK in its arguments is each one's number."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     here = Path(__file__).parent
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", **environment}
+    shared = {**os.environ, **meeting(), **environment}
     shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the machine at once
     shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
     started = []

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from ranks import Run, start_together, wait_together
 from same_run import assert_same_run
@@ -43,11 +44,9 @@ def scontrol(tmp_path, monkeypatch):
 
 
 def started(config, path, **environment):
-    """`lcm train` as a user starts it, in another process."""
+    """`lcm train` in another process."""
     save_config(config, path)
-    command = [sys.executable, "-m", "lcm.cli", "train", "--config", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.lcm(["train", "--config", str(path)], path, **environment)
 
 
 def listens(process, number):
@@ -74,7 +73,10 @@ def test_a_signal_during_the_imports_is_not_lost(data, tmp_path, scontrol):
     """It would kill a process that has no handler yet."""
     called = scontrol(f'echo "$@" >> {tmp_path}/called')
     config = tiny_config(data, tmp_path / "run")
-    process = started(config, tmp_path / "run.yaml")
+    save_config(config, tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "lcm.cli", "train", "--config", str(tmp_path / "run.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: listens(process, signal.SIGUSR1))
     imported = Path(f"/proc/{process.pid}/maps").read_text()
     process.send_signal(signal.SIGUSR1)
@@ -93,7 +95,7 @@ def test_a_run_that_leaves_and_comes_back_twice_is_the_run_that_never_left(data,
     Run(straight).here()
     left_at = []
     for rows in (40, 140):
-        process = started(leaves, tmp_path / "leaves.yaml")
+        process = started(leaves, tmp_path / f"leaves{rows}.yaml")
         until(lambda p=process, n=rows: steps_logged(tmp_path / "leaves") > n or p.poll() is not None)
         process.send_signal(signal.SIGUSR1)
         _, err = process.communicate(timeout=120)
