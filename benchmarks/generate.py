@@ -80,7 +80,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 @torch.no_grad()
 def read_plainly(naive: NaiveTwoTower, prompts: Tensor) -> Tensor:
     """The part of `naively` that comes before the first new concept."""
-    return naive.contextualizer(naive.pre(naive.normalizer(prompts)), cache=[])
+    return naive.contextualiser(naive.pre(naive.normalizer(prompts)), cache=[])
 
 
 def kept_bytes(context: TwoTowerContext) -> int:

@@ -8,7 +8,7 @@ is said.
 
 train   whole optimizer steps as `lcm train` makes them (bf16 autocast, fp32 weights and AdamW), on rows without
         padding, the most of ROWS that fit; the median of 10 after 3. Reading the data is not in it.
-        MFU = concepts/s · `lcm.training.training_flops` / 989 TFLOP/s, an H100: 6 · N + 12 · width · slots a
+        MFU = concepts/s · `ConceptModel.training_flops` / 989 TFLOP/s, an H100: 6 · N + 12 · width · slots a
         layer of attention for each concept. N are the parameters that a concept goes through: both towers of a
         Two-Tower; the blocks of One-Tower and Quant twice, clean and in the making; without modulators and timestep
         embeddings. What is computed again for the backward pass counts for nothing, and causality halves nothing.
@@ -39,7 +39,6 @@ from lcm.config import Config, load_config
 from lcm.models import ConceptModel, build_model
 from lcm.models.diffusing import draw_noising
 from lcm.models.interface import Sampling
-from lcm.training.flops import training_flops
 from lcm.training.module import LCMModule
 from lcm.training.optimizer import build_optimizer
 
@@ -140,7 +139,7 @@ def steps_of(bench: Bench, module: LCMModule, optimizer: Optimizer, batch: Batch
         "rows": rows,
         "ms": round(1000 * seconds, 1),
         "concepts_per_second": round(rows * slots / seconds),
-        "mfu": round(rows * slots / seconds * training_flops(model, slots) / PEAK, 4),
+        "mfu": round(rows * slots / seconds * model.training_flops(slots) / PEAK, 4),
         "peak_gb": bench.peak_gb(),
         "first_s": round(first + sum(warm), 1),
         "loss": round(float(losses[-1]), 2),

@@ -58,7 +58,7 @@ class NaiveTwoTower(nn.Module):
         self.normalizer = Normalizer(config.dim)
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.pre = nn.Linear(config.dim, config.width)
-        self.contextualizer = Transformer(config.width, config.heads, config.context_layers, config.dropout)
+        self.contextualiser = Transformer(config.width, config.heads, config.context_layers, config.dropout)
         self.denoiser = Denoiser(config.dim, config.width, config.heads, config.denoiser_layers, config.dropout)
 
     def loss(
@@ -68,7 +68,7 @@ class NaiveTwoTower(nn.Module):
         noising = noising or draw(z, settings.steps, settings.context_drop)
         x_t = noised(z, self.diffusion.alpha_bar, noising)
         seen = torch.ones(z.shape[1], z.shape[1], dtype=torch.bool).tril(-1) & ~noising.dropped[:, :, None]
-        out = self.denoiser(x_t, noising.t, self.contextualizer(self.pre(z)), pad(seen, (1, 0), value=True)[:, None])
+        out = self.denoiser(x_t, noising.t, self.contextualiser(self.pre(z)), pad(seen, (1, 0), value=True)[:, None])
         return (out - z).square().sum(-1)[is_target]
 
     @torch.no_grad()
@@ -78,10 +78,10 @@ class NaiveTwoTower(nn.Module):
         """A new concept for each entry of `noise`. The contextualizer's keys and values alone are kept."""
         cache: list[KeysAndValues] = []
         z = self.normalizer(prompts)
-        context, made = self.contextualizer(self.pre(z), cache=cache), []
+        context, made = self.contextualiser(self.pre(z), cache=cache), []
         for start in noise:
             made.append(self.denoised(start, context, settings))
-            new = self.contextualizer(self.pre(made[-1].unsqueeze(1)), cache=cache)
+            new = self.contextualiser(self.pre(made[-1].unsqueeze(1)), cache=cache)
             context = torch.cat([context, new], dim=1)
         return self.normalizer.inverse(torch.stack(made, dim=1))
 

@@ -14,8 +14,6 @@ import torch
 from ranks import start, status, wait_together
 
 from lcm.config import load_config, save_config
-from lcm.models.interleaved_blocks import Interleaved
-from lcm.models.transformer import Transformer
 from lcm.training import run as training
 from lcm.training.module import LCMModule
 
@@ -27,9 +25,8 @@ def measure(config):
     original, peak = LCMModule.training_step, []
 
     def training_step(self, batch, batch_idx):
-        for part in self.modules():
-            if isinstance(part, Transformer | Interleaved):
-                part.whole_rows = True
+        for stack in self.model.stacks():
+            stack.dense_mask = True
         peak.append(status("VmHWM"))
         return original(self, batch, batch_idx)
 

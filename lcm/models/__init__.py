@@ -12,8 +12,10 @@ from lcm.models.interface import ConceptModel, Sampling, option, settle
 from lcm.models.normalizer import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
 from lcm.models.quantizer_fitting import fit_quantizer, variance
+from lcm.models.transformer import BlockHook
 
 __all__ = [
+    "BlockHook",
     "ConceptModel",
     "Fragility",
     "Normalizer",
@@ -23,9 +25,7 @@ __all__ = [
     "alpha_bar",
     "assembled",
     "build_model",
-    "denoiser",
     "fit_quantizer",
-    "interleaved_blocks",
     "load_model",
     "load_quantizer",
     "option",
@@ -35,6 +35,5 @@ __all__ = [
     "save_quantizer",
     "save_state",
     "settle",
-    "transformer",
     "variance",
 ]

@@ -18,7 +18,7 @@ from lcm.models.fast_linear import packed
 from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import gaussian, read_prompts
-from lcm.models.transformer import Cache, Finished, Transformer, untouched
+from lcm.models.transformer import BlockHook, Cache, Transformer, no_hook
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class BaseLCM(ConceptModel):
     predicts_first: ClassVar[bool] = False
     defaults: ClassVar[BaseSampling] = BaseSampling()
 
-    def __init__(self, config: BaseLCMConfig, finished: Finished = untouched) -> None:
+    def __init__(self, config: BaseLCMConfig, on_block: BlockHook = no_hook) -> None:
         super().__init__()
         self.dim = config.dim
         self.normalizer = Normalizer(config.dim)
         self.register_buffer("end_of_text", torch.zeros(config.dim))
         self.pre = nn.Linear(config.dim, config.width)
-        self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout, finished)
+        self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout, on_block)
         self.post = nn.Linear(config.width, config.dim)
 
     def loss(self, batch: Batch) -> Losses:

@@ -5,25 +5,25 @@ from lcm.models.base import BaseLCM
 from lcm.models.interface import ConceptModel
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCMc, QuantLCMd
-from lcm.models.transformer import Finished, untouched
+from lcm.models.transformer import BlockHook, no_hook
 from lcm.models.two_tower import TwoTowerLCM
 
 
-def build_model(config: ModelConfig, finished: Finished = untouched) -> ConceptModel:
+def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptModel:
     """A freshly initialized model; its normalizer is the identity and its end-of-text vector zero until they are set.
 
     Works under `torch.device("meta")`, which gives shapes and counts without memory.
 
-    finished: called with each block as soon as it is built, and what it does may draw no random numbers
+    on_block: called with each block as soon as it is built, and what it does may draw no random numbers
     """
     match config:
         case BaseLCMConfig():
-            return BaseLCM(config, finished)
+            return BaseLCM(config, on_block)
         case TwoTowerConfig():
-            return TwoTowerLCM(config, finished)
+            return TwoTowerLCM(config, on_block)
         case OneTowerConfig():
-            return OneTowerLCM(config, finished)
+            return OneTowerLCM(config, on_block)
         case QuantConfig(kind="quant_c"):
-            return QuantLCMc(config, finished)
+            return QuantLCMc(config, on_block)
         case QuantConfig():
-            return QuantLCMd(config, finished)
+            return QuantLCMd(config, on_block)

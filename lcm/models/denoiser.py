@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, addcmul, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
-from torch.utils.checkpoint import checkpoint
 
-from lcm.models.transformer import Dropout, Finished, LayerCache, RMSNorm, SwiGLU, untouched
+from lcm.models.transformer import BlockHook, Dropout, LayerCache, RMSNorm, Stack, SwiGLU, count_parameters, no_hook
 
 FREQUENCIES = 128
 
@@ -139,25 +138,24 @@ def modulated(
     return addcmul(x + shift, x, scale)
 
 
-class Denoiser(nn.Module):
+class Denoiser(Stack):
     """Noisy concepts and their timesteps → what the model was asked to predict of them, each by itself."""
 
     def __init__(
-        self, dim: int, width: int, heads: int, layers: int, dropout: float, finished: Finished = untouched
+        self, dim: int, width: int, heads: int, layers: int, dropout: float, on_block: BlockHook = no_hook
     ) -> None:
         super().__init__()
+        self.heads = heads
         self.time = TimestepEmbedding(width)
         self.pre = nn.Linear(dim, width)
         self.blocks = nn.ModuleList()
         for _ in range(layers):
             block = DenoiserBlock(width, heads, dropout)
             for part in (block.modulator, block.cross.kv, block):  # the first two are called outside their block
-                finished(part)
+                on_block(part)
             self.blocks.append(block)
         self.norm = RMSNorm(width)
         self.post = nn.Linear(width, dim)
-        self.recompute = False
-        """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
 
     @property
     def layers(self) -> list[DenoiserBlock]:
@@ -184,9 +182,11 @@ class Denoiser(nn.Module):
         state = self.pre(x).float()
         for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
             modulation = nn.functional.embedding(which, table)
-            if self.recompute and torch.is_grad_enabled():
-                state = checkpoint(block, state, modulation, memory, layer, use_reentrant=False)
-            else:
-                state = block(state, modulation, memory, layer)
+            state = self.run(block, state, modulation, memory, layer)
         out: Tensor = self.post(self.norm(state)).float()
         return out
+
+    def training_flops(self, slots: int) -> int:
+        """Modulations count for nothing: they are made once a timestep, not once a concept."""
+        once = [self.time, *(block.modulator for block in self.layers)]
+        return super().training_flops(slots) - 6 * sum(count_parameters(part) for part in once)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.errors import UserError
 from lcm.models.normalizer import Normalizer
+from lcm.models.transformer import Stack, count_parameters
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,24 @@ class ConceptModel(nn.Module, ABC):
 
         Called once before training, when the normalizer is set; they become buffers, so a checkpoint needs no file.
         """
+
+    def stacks(self) -> list[Stack]:
+        """The towers: one transformer, or a contextualizer and a denoiser."""
+        return [part for part in self.modules() if isinstance(part, Stack)]
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of every stack: the unit of compiling, recomputing and sharding."""
+        return [block for stack in self.stacks() for block in stack.blocks]
+
+    def training_flops(self, slots: int) -> int:
+        """Floating-point operations of one concept in rows of `slots`, forward and backward.
+
+        6 a parameter and 12 · width · slots an attention layer (Chowdhery et al. 2022, appendix B): neither recomputed
+        activations nor empty slots count.
+        """
+        stacks = self.stacks()
+        elsewhere = count_parameters(self) - sum(count_parameters(stack) for stack in stacks)
+        return 6 * elsewhere + sum(stack.training_flops(slots) for stack in stacks)
 
     def forward(self, batch: Batch) -> "Losses":
         """`loss`: what is called in training, so that whoever slices the model sees its calls."""

@@ -19,7 +19,7 @@ from lcm.models.interface import ConceptModel, Context, Sampling
 from lcm.models.interleaved_blocks import Interleaved, Leaves
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import Cache, Finished, LayerCache
+from lcm.models.transformer import BlockHook, Cache, LayerCache
 
 
 @dataclass
@@ -61,7 +61,7 @@ class InterleavedLCM(ConceptModel):
 
     predicts_first: ClassVar[bool] = True
 
-    def __init__(self, config: InterleavedConfig, step_embedding: nn.Module, finished: Finished) -> None:
+    def __init__(self, config: InterleavedConfig, step_embedding: nn.Module, on_block: BlockHook) -> None:
         super().__init__()
         self.dim = config.dim
         self.normalizer = Normalizer(config.dim)
@@ -75,7 +75,7 @@ class InterleavedLCM(ConceptModel):
             config.dropout,
             config.step_width,
             config.max_positions if config.positions == "learned" else 0,
-            finished,
+            on_block,
         )
 
     @abstractmethod

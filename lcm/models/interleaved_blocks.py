@@ -14,12 +14,22 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
 from lcm.errors import UserError
-from lcm.models.packed_attention import Documents, are_quicker, attend
-from lcm.models.transformer import Attention, Block, Cache, Finished, LayerCache, RMSNorm, Rotation, untouched
+from lcm.models.packed_attention import Documents, attend
+from lcm.models.transformer import (
+    Attention,
+    Block,
+    BlockHook,
+    Cache,
+    LayerCache,
+    RMSNorm,
+    Rotation,
+    Stack,
+    count_parameters,
+    no_hook,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class TwinBlock(Block):
         return super().forward(clean, rotation, mask, cache)
 
 
-class Interleaved(nn.Module):
+class Interleaved(Stack):
     """Blocks, a final norm, and what goes in: the concept beside an embedding of its step, and its position."""
 
     def __init__(
@@ -110,7 +120,7 @@ class Interleaved(nn.Module):
         dropout: float,
         step_width: int,
         learned_positions: int,
-        finished: Finished = untouched,
+        on_block: BlockHook = no_hook,
     ) -> None:
         """learned_positions: how many there are; 0 turns queries and keys instead."""
         super().__init__()
@@ -121,13 +131,9 @@ class Interleaved(nn.Module):
             nn.init.normal_(self.positions.weight, std=0.02)
         self.blocks = nn.ModuleList()
         for _ in range(layers):
-            finished(block := TwinBlock(width, heads, dropout))
+            on_block(block := TwinBlock(width, heads, dropout))
             self.blocks.append(block)
         self.norm = RMSNorm(width)
-        self.recompute = False
-        """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
-        self.whole_rows = False
-        """Rows with a mask on every device, which is how a GPU computes them."""
 
     @property
     def layers(self) -> list[TwinBlock]:
@@ -174,7 +180,7 @@ class Interleaved(nn.Module):
     ) -> Float[Tensor, "N M"]:
         """The states of the concepts in the making, from their inputs and those of the clean ones."""
         mask: Tensor | Documents
-        if not self.whole_rows and are_quicker(doc, self.blocks):
+        if self.runs_per_document(doc):
             mask = Documents.of(doc)
             clean = clean.flatten(0, 1)[None, mask.index]
             leaves = Leaves.of_documents(mask, self.rotation(pos.flatten()[None, mask.index]), index, dropped)
@@ -183,10 +189,7 @@ class Interleaved(nn.Module):
             leaves = Leaves(mask.tril(-1) & ~dropped[:, None, :, None], self.rotation(pos), index)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.layers):
-            if self.recompute and torch.is_grad_enabled():
-                clean, making = checkpoint(block, clean, making, mask, leaves, number == last, use_reentrant=False)
-            else:
-                clean, making = block(clean, making, mask, leaves, number == last)
+            clean, making = self.run(block, clean, making, mask, leaves, number == last)
         out: Tensor = self.norm(making)
         return out
 
@@ -200,9 +203,10 @@ class Interleaved(nn.Module):
                 clean = block.read(clean, rotation, mask)
         return layers
 
-    def empty_cache(self, rows: int, slots: int) -> Cache:
-        """A cache of `rows` empty rows, each with room for `slots` clean concepts."""
-        return Cache.empty(self.norm, self.heads, len(self.blocks), rows, slots)
+    def training_flops(self, slots: int) -> int:
+        """A concept goes through the blocks twice, clean and in the making."""
+        attention = 12 * len(self.norm.weight) * slots * len(self.blocks)
+        return super().training_flops(slots) + 6 * count_parameters(self.blocks) + attention
 
     def extend(self, clean: Float[Tensor, "B S M"], cache: Cache, used: Int[Tensor, " B"]) -> Cache:
         """S more clean concepts a row, of which row i uses the first used[i]. Takes the cache over."""

@@ -17,7 +17,7 @@ from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noisi
 from lcm.models.diffusion import Diffusion
 from lcm.models.interface import Losses, Sampling, settle
 from lcm.models.interleaved import InterleavedLCM, Places
-from lcm.models.transformer import Finished, untouched
+from lcm.models.transformer import BlockHook, no_hook
 
 
 class StepEmbedding(nn.Module):
@@ -37,8 +37,8 @@ class OneTowerLCM(InterleavedLCM):
 
     defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
-    def __init__(self, config: OneTowerConfig, finished: Finished = untouched) -> None:
-        super().__init__(config, StepEmbedding(config.step_width), finished)
+    def __init__(self, config: OneTowerConfig, on_block: BlockHook = no_hook) -> None:
+        super().__init__(config, StepEmbedding(config.step_width), on_block)
         self.config = config
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.post = nn.Linear(config.width, config.dim)

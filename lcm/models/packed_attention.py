@@ -58,9 +58,9 @@ class Documents:
         return self.together([scaled_dot_product_attention(*part, is_causal=True) for part in parts])
 
 
-def are_quicker(doc: Int[Tensor, "B S"], blocks: nn.ModuleList) -> bool:
-    """Than rows with a mask: many small steps for few large ones suit a CPU, but others in every batch, no compiler."""
-    # Where `Module.compile` keeps what it made; torch has no other word for it.
+def prefer_per_document(doc: Int[Tensor, "B S"], blocks: nn.ModuleList) -> bool:
+    """True on an eager CPU: many small products beat one masked pass. torch.compile would recompile for every batch."""
+    # The attribute is where `Module.compile` keeps its result; torch has no public way to ask.
     compiled = torch.compiler.is_compiling() or any(block._compiled_call_impl is not None for block in blocks)
     return doc.device.type == "cpu" and not compiled
 

@@ -20,7 +20,7 @@ from lcm.errors import UserError
 from lcm.models.interface import Losses, Sampling, settle
 from lcm.models.interleaved import InterleavedLCM, Places
 from lcm.models.quantizer import ResidualQuantizer, load_quantizer
-from lcm.models.transformer import Finished, untouched
+from lcm.models.transformer import BlockHook, no_hook
 from lcm.seeds import generators
 
 
@@ -41,8 +41,8 @@ class QuantLCM(InterleavedLCM):
 
     defaults: ClassVar[QuantSampling]
 
-    def __init__(self, config: QuantConfig, outputs: int, finished: Finished) -> None:
-        super().__init__(config, nn.Embedding(config.codebooks + 1, config.step_width), finished)
+    def __init__(self, config: QuantConfig, outputs: int, on_block: BlockHook) -> None:
+        super().__init__(config, nn.Embedding(config.codebooks + 1, config.step_width), on_block)
         self.config = config
         self.quantizer = ResidualQuantizer(config.codebooks, config.units, config.dim)
         self.post = nn.Linear(config.width, outputs)
@@ -119,8 +119,8 @@ class QuantLCMd(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=1.0, top_k=3, guidance=1.0)
 
-    def __init__(self, config: QuantConfig, finished: Finished = untouched) -> None:
-        super().__init__(config, config.units, finished)
+    def __init__(self, config: QuantConfig, on_block: BlockHook = no_hook) -> None:
+        super().__init__(config, config.units, on_block)
 
     def losses(self, out: Float[Tensor, "N V"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Cross-entropy, in nats. Meter accuracy: how often the likeliest unit is the right one."""
@@ -139,8 +139,8 @@ class QuantLCMc(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=0.005, top_k=5, guidance=1.5)
 
-    def __init__(self, config: QuantConfig, finished: Finished = untouched) -> None:
-        super().__init__(config, config.dim, finished)
+    def __init__(self, config: QuantConfig, on_block: BlockHook = no_hook) -> None:
+        super().__init__(config, config.dim, on_block)
 
     def losses(self, out: Float[Tensor, "N D"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Squared error in normalized space, summed over channels. Meter l2: the distance as raw vectors."""

@@ -7,6 +7,7 @@ Shapes.  B rows · S slots · M model width · H heads · K head width · P pair
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,16 +16,16 @@ from torch.nn.functional import pad, rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.packed_attention import Documents, are_quicker, attend
+from lcm.models.packed_attention import Documents, attend, prefer_per_document
 
 ROPE_THETA = 10_000.0
 
-Finished = Callable[[nn.Module], None]
-"""Called with each block of a model as soon as it is built, so that blocks may be sliced one by one."""
+BlockHook = Callable[[nn.Module], None]
+"""Called with each block of a model as soon as it is built, so that a model can be sharded while it is built."""
 
 
-def untouched(block: nn.Module) -> None:
-    """`Finished`, where a process holds the whole model."""
+def no_hook(block: nn.Module) -> None:
+    """The `BlockHook` of a rank that holds the whole model."""
 
 
 class RMSNorm(nn.Module):
@@ -90,15 +91,6 @@ class Cache:
 
     layers: Sequence[LayerCache]
     lengths: Int[Tensor, " B"]
-
-    @staticmethod
-    def empty(norm: RMSNorm, heads: int, layers: int, rows: int, slots: int) -> "Cache":
-        """Of `rows` empty rows, each with room for `slots` concepts; norm: one of the transformer's, for its width."""
-        weight, device = norm.weight, norm.weight.device.type
-        shape = (rows, heads, slots, len(weight) // heads)
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        rooms = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in range(layers)]
-        return Cache(rooms, weight.new_zeros(rows, dtype=torch.long))
 
     def select(self, rows: Int[Tensor, " R"]) -> "Cache":
         """A copy for these rows, in this order; rows may be dropped and repeated."""
@@ -197,21 +189,55 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Transformer(nn.Module):
+class Stack(nn.Module):
+    """Blocks and a final norm: the part of a model that is sharded, compiled and recomputed block by block."""
+
+    heads: int
+    blocks: nn.ModuleList
+    norm: RMSNorm
+    recompute = False
+    """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
+    dense_mask = False
+    """Attend over whole rows under a mask on every device, as on a GPU, never document by document."""
+
+    def run(self, block: nn.Module, *inputs: Any) -> Any:
+        """Call one of the blocks."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def runs_per_document(self, doc: Int[Tensor, "B S"]) -> bool:
+        return not self.dense_mask and prefer_per_document(doc, self.blocks)
+
+    def empty_cache(self, rows: int, slots: int) -> Cache:
+        """A cache of `rows` empty rows, each with room for `slots` concepts."""
+        weight, device = self.norm.weight, self.norm.weight.device.type
+        shape = (rows, self.heads, slots, len(weight) // self.heads)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        layers = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in self.blocks]
+        return Cache(layers, weight.new_zeros(rows, dtype=torch.long))
+
+    def training_flops(self, slots: int) -> int:
+        """Operations of one concept, forward and backward: 6 a parameter, 12 · width · slots a block's attention."""
+        attention = 12 * len(self.norm.weight) * slots * len(self.blocks)
+        return 6 * count_parameters(self) + attention
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class Transformer(Stack):
     """Blocks and a final norm (paper §2.4.1). Under autocast the products are bf16, the residual stream stays fp32."""
 
-    def __init__(self, width: int, heads: int, layers: int, dropout: float, finished: Finished = untouched) -> None:
+    def __init__(self, width: int, heads: int, layers: int, dropout: float, on_block: BlockHook = no_hook) -> None:
         super().__init__()
         self.heads = heads
         self.blocks = nn.ModuleList()
         for _ in range(layers):
-            finished(block := Block(width, heads, dropout))
+            on_block(block := Block(width, heads, dropout))
             self.blocks.append(block)
         self.norm = RMSNorm(width)
-        self.recompute = False
-        """Recompute each block in the backward pass instead of keeping its activations; dropout is replayed."""
-        self.whole_rows = False
-        """Rows with a mask on every device, which is how a GPU computes them."""
 
     def forward(
         self, x: Float[Tensor, "B S M"], doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]
@@ -220,7 +246,7 @@ class Transformer(nn.Module):
 
         After an empty slot there is none: whatever is returned there is finite.
         """
-        if self.whole_rows or not are_quicker(doc, self.blocks):
+        if not self.runs_per_document(doc):
             return self._through(x, pos, document_mask(doc).unsqueeze(1))
         documents = Documents.of(doc)
         here = documents.index
@@ -233,15 +259,8 @@ class Transformer(nn.Module):
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()
         for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, mask, use_reentrant=False)
-            else:
-                x = block(x, rotation, mask)
+            x = self.run(block, x, rotation, mask)
         return self.norm(x)
-
-    def empty_cache(self, rows: int, slots: int) -> Cache:
-        """A cache of `rows` empty rows, each with room for `slots` concepts."""
-        return Cache.empty(self.norm, self.heads, len(self.blocks), rows, slots)
 
     def extend(
         self, x: Float[Tensor, "B S M"], cache: Cache, lengths: Int[Tensor, " B"] | None = None

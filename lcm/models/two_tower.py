@@ -21,7 +21,7 @@ from lcm.models.fast_linear import packed
 from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import Cache, Finished, LayerCache, Transformer, untouched
+from lcm.models.transformer import BlockHook, Cache, LayerCache, Transformer, no_hook
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
@@ -62,7 +62,7 @@ class TwoTowerLCM(ConceptModel):
     predicts_first: ClassVar[bool] = True
     defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
-    def __init__(self, config: TwoTowerConfig, finished: Finished = untouched) -> None:
+    def __init__(self, config: TwoTowerConfig, on_block: BlockHook = no_hook) -> None:
         super().__init__()
         self.dim, self.config = config.dim, config
         self.normalizer = Normalizer(config.dim)
@@ -70,8 +70,9 @@ class TwoTowerLCM(ConceptModel):
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.pre = nn.Linear(config.dim, config.width)
         sizes = config.width, config.heads
-        self.contextualizer = Transformer(*sizes, config.context_layers, config.dropout, finished)
-        self.denoiser = Denoiser(config.dim, *sizes, config.denoiser_layers, config.dropout, finished)
+        # The British spelling is in the tensors' names of every saved model.
+        self.contextualiser = Transformer(*sizes, config.context_layers, config.dropout, on_block)
+        self.denoiser = Denoiser(config.dim, *sizes, config.denoiser_layers, config.dropout, on_block)
 
     def read_fitted(self, codec: str) -> None:
         self.diffusion.read_fragility(self.normalizer, codec)
@@ -103,7 +104,7 @@ class TwoTowerLCM(ConceptModel):
         """A prompt may be empty: then the first concept comes from the zero vector."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         room = z.shape[1] + ROOM
-        reader = packed(self.contextualizer)
+        reader = packed(self.contextualiser)
         state, context = reader.extend(self.pre(z), reader.empty_cache(len(z), room), lengths)
         memory = Cache([layer.grown(1 + room) for layer in self.denoiser.remember(state)], lengths + 1)
         return TwoTowerContext(reader, context, DenoisingStep.of(self.denoiser), memory, number)
@@ -137,7 +138,7 @@ class TwoTowerLCM(ConceptModel):
         dropped: Bool[Tensor, "B S"] | None = None,
     ) -> Memory:
         """Of every slot: the zero vector, and the slots before it in its document unless they are dropped."""
-        state = self.contextualizer(self.pre(z), batch.doc, batch.pos)
+        state = self.contextualiser(self.pre(z), batch.doc, batch.pos)
         before = document_mask(batch.doc).tril(-1)
         if dropped is not None:
             before = before & ~dropped[:, :, None]

@@ -18,7 +18,7 @@ from lcm.models import build_model
 from lcm.plan.alternatives import RESERVED, Job, first_that_fits
 from lcm.plan.memory import STRATEGIES, Usage
 from lcm.settings import from_command_line
-from lcm.training import check_strategy, room_of_checkpoints, training_flops
+from lcm.training import check_strategy, room_of_checkpoints
 
 GPUS = {
     "h100": ("h100 sxm", 79.1),
@@ -83,7 +83,7 @@ def plan(job: Job, gpu: GPU, mfu: float) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     chosen = job.chosen(parameters)
     check_strategy(chosen, job.config)
-    flops = training_flops(model, job.config.data.slots)
+    flops = model.training_flops(job.config.data.slots)
     for name, text in _lines(job, gpu, mfu, parameters, flops):
         print(f"{name:12} {text}")
     names = STRATEGIES if chosen in STRATEGIES else (chosen, *STRATEGIES)

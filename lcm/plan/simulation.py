@@ -26,9 +26,6 @@ from torch.utils._pytree import tree_leaves
 from lcm.batch import Batch
 from lcm.config import Config, InterleavedConfig, ModelConfig
 from lcm.models import build_model
-from lcm.models.denoiser import Denoiser
-from lcm.models.interleaved_blocks import Interleaved
-from lcm.models.transformer import Dropout, Transformer
 
 Device = Literal["cuda", "cpu"]
 DRAWN = 2**27
@@ -88,11 +85,8 @@ def _simulated(
     without_contents = FakeTensorMode(allow_non_fake_inputs=True)
     _empty(model, without_contents)
     buffers = sum(b.untyped_storage().nbytes() for b in model.buffers())
-    for part in model.modules():
-        if isinstance(part, Transformer | Interleaved):
-            part.whole_rows = True
-        if isinstance(part, Transformer | Interleaved | Denoiser):
-            part.recompute = recompute
+    for stack in model.stacks():
+        stack.dense_mask, stack.recompute = True, recompute
     live = Live(model)
     with ExitStack() as simulation:
         if device == "cuda":
@@ -247,5 +241,5 @@ class FusedDropout(nn.Dropout):
 def _replace_dropout(model: nn.Module) -> None:
     for part in list(model.modules()):
         for name, child in part.named_children():
-            if isinstance(child, Dropout):
+            if isinstance(child, nn.Dropout):
                 setattr(part, name, FusedDropout(child.p))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcm.training.checkpoint import LAST, AtomicCheckpointIO, latest, room_of_checkpoints
-    from lcm.training.flops import training_flops
     from lcm.training.loggers import MetricsFile, PlainLogger, quiet_lightning, say
     from lcm.training.module import LCMModule
     from lcm.training.run import train
@@ -33,7 +32,6 @@ __all__ = [
     "say",
     "signals",
     "train",
-    "training_flops",
 ]
 
 _MODULES = {
@@ -43,7 +41,6 @@ _MODULES = {
     "AtomicCheckpointIO": "checkpoint",
     "latest": "checkpoint",
     "room_of_checkpoints": "checkpoint",
-    "training_flops": "flops",
     "MetricsFile": "loggers",
     "PlainLogger": "loggers",
     "quiet_lightning": "loggers",

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lcm import __version__
@@ -21,12 +21,9 @@ from lcm.batch import PAD, Batch
 from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.models.denoiser import Denoiser, DenoiserBlock
-from lcm.models.interleaved_blocks import Interleaved
-from lcm.models.transformer import Block, Transformer
 from lcm.seeds import derive_seed
 from lcm.training.deepspeed import ZeRO
-from lcm.training.flops import peak_flops, training_flops
+from lcm.training.flops import peak_flops
 from lcm.training.optimizer import build_optimizer, learning_rate
 from lcm.training.strategies import FSDP, clip, clipped_norm, divisor, left_out_by_engine, slicer
 
@@ -64,24 +61,19 @@ class LCMModule(L.LightningModule):
         if slice_up is None or self._fill is None:
             return
 
-        def finished(block: nn.Module) -> None:
-            self._set_up(block)
-            slice_up(block)
-
         torch.manual_seed(self.config.run.seed)
-        self.model = build_model(self.config.model, finished)
-        self._set_up(self.model, compiles=False)
+        self.model = build_model(self.config.model, slice_up)
+        self._set_up(self.model)
         self._fill(self.model)
         self._fill = None
         slice_up(self.model)
 
-    def _set_up(self, module: nn.Module, compiles: bool = True) -> None:
-        settings = self.config.trainer
-        for part in module.modules():
-            if isinstance(part, Transformer | Denoiser | Interleaved):
-                part.recompute = settings.checkpoint_activations
-            if isinstance(part, Block | DenoiserBlock) and settings.compile and compiles:
-                part.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
+    def _set_up(self, model: ConceptModel) -> None:
+        for stack in model.stacks():
+            stack.recompute = self.config.trainer.checkpoint_activations
+        if self.config.trainer.compile:
+            for block in model.blocks():
+                block.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
     # ---- one optimizer step ----
 
@@ -210,7 +202,7 @@ class LCMModule(L.LightningModule):
     def _flops(self) -> int:
         """Of one concept. Counted on a sketch: of the model itself this process may hold a slice."""
         with torch.device("meta"):
-            return training_flops(build_model(self.config.model), self.config.data.slots)
+            return build_model(self.config.model).training_flops(self.config.data.slots)
 
     def _notice_divergence(self) -> None:
         """By the gradient's norm, which is the same for every process."""

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from lcm.config import Config, InterleavedConfig, TrainerConfig
 from lcm.errors import UserError
-from lcm.models.transformer import Finished
+from lcm.models import BlockHook
 from lcm.training.deepspeed import ZeRO
 
 SLICED = ("fsdp", "deepspeed_3")
@@ -138,7 +138,7 @@ class FSDP(ModelParallelStrategy):
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
 
 
-def slicer(strategy: Strategy) -> Finished | None:
+def slicer(strategy: Strategy) -> BlockHook | None:
     """What slices a block that is complete; None where every process holds whole weights."""
     if isinstance(strategy, FSDP) or (isinstance(strategy, ZeRO) and strategy.stage == 3):
         return strategy.shard

@@ -248,9 +248,8 @@ def test_no_context_is_dropped_where_the_setting_is_zero(family):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_batch_without_a_document_has_no_loss_and_zero_gradients(family, recompute):
     model = build(family).train()
-    for part in model.modules():
-        if hasattr(part, "recompute"):
-            part.recompute = recompute
+    for stack in model.stacks():
+        stack.recompute = recompute
     loss = model.loss(pack([[], []], 6)).per_target
     assert loss.shape == (0,)
     loss.sum().backward()

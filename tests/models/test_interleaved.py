@@ -106,7 +106,7 @@ def test_documents_side_by_side_and_some_slots_alone(positions):
 
 
 @KINDS
-def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions, monkeypatch):
+def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions):
     """What a GPU and a compiler are given; values and gradients, with empty slots and dropped contexts."""
     model, clean, index = build(positions), torch.randn(3, 6, WIDTH), torch.tensor([1, 2, 5, 8, 12, 14])
     rows = [row([3, 3], 6), row([1, 3], 6), row([5], 6)]
@@ -114,8 +114,8 @@ def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions, monkeyp
     dropped, making = torch.rand(3, 6) < 0.4, torch.randn(6, WIDTH)
     assert dropped.flatten()[index].unique().tolist() == [False, True]
     found = []
-    for quicker in (True, False):
-        monkeypatch.setattr("lcm.models.interleaved_blocks.are_quicker", lambda *_, answer=quicker: answer)
+    for dense_mask in (False, True):
+        model.dense_mask = dense_mask
         model.zero_grad()
         state = model(clean, making, doc, pos, index, dropped)
         state.square().sum().backward()

@@ -50,7 +50,7 @@ def test_the_pieces_of_the_large_model():
     assert count(block) == 105_960_448 - idle
     assert (len(denoiser.layers), count(denoiser.time), count(denoiser.norm)) == (13, 4_722_688, 2_048)
     assert (count(denoiser.pre), count(denoiser.post), count(model.pre)) == (2_099_200, 2_098_176, 2_099_200)
-    assert count(model.contextualizer) == 5 * 51_405_824 + 2_048
+    assert count(model.contextualiser) == 5 * 51_405_824 + 2_048
     assert count(model.normalizer) == count(model.diffusion) == 0
 
 

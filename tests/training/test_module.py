@@ -17,7 +17,6 @@ from torch import nn
 
 from lcm.config import parse_config
 from lcm.models import build_model
-from lcm.training.flops import training_flops
 from lcm.training.module import LCMModule
 from lcm.training.strategies import FSDP
 
@@ -174,7 +173,7 @@ def test_flops_of_a_concept():
     """6 a parameter and 12 · layers · width · slots (Chowdhery et al. 2022)."""
     with torch.device("meta"):
         model = build_model(parse_config({"model": {"kind": "base"}}, [], where="test").model)
-    assert training_flops(model, slots=128) == 6 * 1_649_185_792 + 12 * 32 * 2048 * 128
+    assert model.training_flops(slots=128) == 6 * 1_649_185_792 + 12 * 32 * 2048 * 128
 
 
 # ---- options ----
