@@ -75,7 +75,7 @@ def check_bounds(options: Any) -> None:
         option, value = option_of(hint), getattr(options, name)
         if isinstance(value, int | float) and not option.least <= value <= option.most:
             both = f"{option.least:g} to {option.most:g}" if option.most < math.inf else f"{option.least:g} or more"
-            raise UserError(f"{option_name(name)}={value:g}: expected {both}")
+            raise UserError(f"{option_name(name)}={value}: expected {both}")
 
 
 def option_of(hint: Any) -> Option:

@@ -7,9 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,8 +21,9 @@ from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import Examples, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.results import Stages, finite, output_folder
-from lcm.inference import LCM, Bank, add_sampling_arguments, load, sampling_of
+from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling, settle
+from lcm.options import Option, add_options, check_bounds, options_from
 
 CONTINUATIONS = 4
 """Documents whose continuation is shown."""
@@ -30,26 +31,39 @@ CONTINUATIONS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What is scored. Each field but the last is an option of the same name.
+    """What is scored and how. Raises UserError for a number out of range."""
 
-    limit:     documents and pairs, drawn at random
-    roundtrip: sentences that go through the codec and back, drawn at random: the slow part
-    bootstrap: samples of each interval
-    sampling:  how concepts are drawn, seed included
-    """
-
-    data: tuple[str, ...]
-    split: str | None = None
-    limit: int = 500
-    roundtrip: int = 1000
-    seed: int = 0
-    bootstrap: int = 1000
+    data: Annotated[tuple[str, ...], Option("DIR|F")]
+    """Prepared folders or their URLs, or a file of {document, summary} or {text}."""
+    split: Literal["test", "validation", "train"] | None = None
+    """Split of the folders (default: test; validation where there is no test)."""
+    limit: Annotated[int, Option(least=1)] = 500
+    """Documents and pairs to score, drawn at random."""
+    roundtrip: Annotated[int, Option(least=0)] = 1000
+    """Sentences to send through the codec and back, drawn at random: the slow part."""
+    seed: Annotated[int, Option(least=0)] = 0
+    """Seed of everything that is drawn."""
+    bootstrap: Annotated[int, Option(least=1)] = 1000
+    """Bootstrap samples of each interval."""
     sampling: Sampling = field(default_factory=Sampling)
+    """How concepts are drawn, with a seed of its own."""
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("roundtrip", 0), ("seed", 0), ("bootstrap", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name}={getattr(self, name)}: expected {least} or more")
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """The options of `lcm evaluate` besides `EvaluateOptions` and `Sampling`."""
+
+    model: Annotated[str, Option("DIR")]
+    """A run's folder, or one written by lcm export."""
+    output: Annotated[str, Option("DIR")]
+    """Folder for results.json, examples.jsonl and report.html."""
+    codec: Annotated[str | None, Option("NAME")] = None
+    """Another codec with the same encoder, such as sonar-finetuned."""
+    json: bool = False
+    """Print results.json instead of a table."""
 
 
 @dataclass(frozen=True)
@@ -165,55 +179,25 @@ def _counts(examples: Examples) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = EvaluateOptions(data=())
-    parser.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or one written by lcm export")
-    parser.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="DIR|F",
-        help="prepared folders or their URLs, or a file of {document, summary} or {text}",
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="for results.json, examples.jsonl, report.html")
-    parser.add_argument(
-        "--split",
-        choices=("test", "validation", "train"),
-        help="of the folders (test; validation where there is no test)",
-    )
-    for name, what in (
-        ("limit", "documents and pairs to score, drawn at random"),
-        ("roundtrip", "sentences to send through the codec and back, drawn at random"),
-        ("seed", "of the draws"),
-        ("bootstrap", "samples of each interval"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=int, default=getattr(default, name), metavar="N", help=f"{what} (%(default)s)"
-        )
-    parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
-    parser.add_argument("--json", action="store_true", help="print results.json instead of a table")
-    add_sampling_arguments(parser)
+    add_options(parser, CommandOptions)
+    add_options(parser, EvaluateOptions, skip=["sampling"])
+    sampling = parser.add_argument_group("sampling", "by default what the paper uses for the model's kind")
+    add_options(sampling, Sampling, skip=["seed"])
 
 
 def run(args: argparse.Namespace) -> int:
-    options = EvaluateOptions(
-        data=tuple(args.data),
-        split=args.split,
-        limit=args.limit,
-        roundtrip=args.roundtrip,
-        seed=args.seed,
-        bootstrap=args.bootstrap,
-        sampling=sampling_of(args),
-    )
+    command = options_from(args, CommandOptions)
+    options = replace(options_from(args, EvaluateOptions), sampling=options_from(args, Sampling))
     missing = [path for path in options.data if not is_url(path) and not Path(path).exists()]
     if missing:
         raise UserError(f"--data {missing[0]}: no such file or folder")
-    output = output_folder(args.output)
-    evaluation = evaluate(load(args.model, codec=args.codec), options)
+    output = output_folder(command.output)
+    evaluation = evaluate(load(command.model, codec=command.codec), options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     (output / "results.json").write_text(text + "\n", encoding="utf-8")
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.rows]
     (output / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
-    write_report(output / "report.html", evaluation.results, evaluation.rows, Path(args.model))
-    print(text if args.json else headline(evaluation.results))
+    write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
+    print(text if command.json else headline(evaluation.results))
     print(f"{output / 'report.html'}", file=sys.stderr)
     return 0

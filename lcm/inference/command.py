@@ -3,67 +3,83 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lcm.errors import UserError, existing_file
 from lcm.inference.nearest import Bank
-from lcm.inference.pipeline import LCM, Generation, load
-from lcm.inference.sampling import add_sampling_arguments, sampling_of
+from lcm.inference.options import GenerateOptions
+from lcm.inference.pipeline import Generation, load
+from lcm.models import Sampling
+from lcm.options import Option, add_options, options_from
 
 CHUNK = 512
-"""Texts of a file that are continued and written together."""
+"""Texts of a file that are continued together; the output is written after each chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where prompts come from: one of the two."""
+
+    text: str | None = None
+    """Text to continue; prints the continuation only."""
+    input: Annotated[str | None, Option("F.jsonl")] = None
+    """Texts to continue: one {id, text} a line; without an id, the line's number."""
+
+    def __post_init__(self) -> None:
+        if self.text is not None and not self.text.strip():
+            raise UserError("--text is empty; expected at least one sentence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """The options of `lcm generate` besides `Source`, `GenerateOptions` and `Sampling`."""
+
+    model: Annotated[str, Option("DIR")]
+    """A run's folder, or one written by lcm export."""
+    output: Annotated[str | None, Option("F.jsonl")] = None
+    """File for --input: one {id, text, sentences, nearest, similarity, stop} a line (default: stdout)."""
+    bank: Annotated[tuple[str, ...], Option("DIR")] = ()
+    """Prepared folders whose sentences --decode nearest chooses among (default: the training shards)."""
+    codec: Annotated[str | None, Option("NAME")] = None
+    """Another codec with the same encoder, such as sonar-finetuned."""
+    json: bool = False
+    """With --text: one JSON object instead of plain text."""
+
+    def __post_init__(self) -> None:
+        if self.output and not Path(self.output).absolute().parent.is_dir():
+            raise UserError(f"--output={self.output}: its folder does not exist")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or one written by lcm export")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="what to continue; prints the continuation only")
-    source.add_argument("--input", metavar="F.jsonl", help="one {id, text} a line; without an id, the line's number")
-    parser.add_argument("--output", metavar="F.jsonl", help="{id, text, sentences, nearest, similarity, stop} (stdout)")
-    parser.add_argument("--max-sentences", type=int, metavar="N", help="(16, or half of the model's slots)")
-    parser.add_argument("--min-sentences", type=int, default=1, metavar="N", help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (%(default)s)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="draw N, keep the best (%(default)s)")
-    parser.add_argument(
-        "--decode",
-        choices=("codec", "nearest", "both"),
-        default="codec",
-        help="codec: what the decoder says; nearest: the closest real sentence of a bank (%(default)s)",
-    )
-    parser.add_argument("--bank", nargs="+", metavar="DIR", help="prepared folders for nearest (the training shards)")
-    parser.add_argument(
-        "--beam", type=int, default=1, metavar="N", help="beams of the decoder; 1 is greedy (%(default)s)"
-    )
-    parser.add_argument(
-        "--task",
-        choices=("continue", "answer"),
-        help="answer: as after the documents of the pairs that it was trained on (the model's default)",
-    )
-    parser.add_argument("--codec", metavar="NAME", help="another with the same encoder, such as sonar-finetuned")
-    parser.add_argument("--lang", metavar="CODE", help="FLORES code of the text (the training data's)")
-    parser.add_argument("--output-lang", metavar="CODE", help="of the continuation (the text's)")
-    parser.add_argument("--json", action="store_true", help="with --text: one JSON object instead of plain text")
-    add_sampling_arguments(parser)
+    add_options(parser, CommandOptions)
+    add_options(parser.add_mutually_exclusive_group(required=True), Source)
+    add_options(parser, GenerateOptions, skip=["sampling"])
+    sampling = parser.add_argument_group("sampling", "by default what the paper uses for the model's kind")
+    add_options(sampling, Sampling)
 
 
 def run(args: argparse.Namespace) -> int:
-    _check(args)
-    prompts = read_prompts(args.input) if args.input else [Prompt(id="text", text=args.text)]
-    lcm = load(args.model, codec=args.codec)
-    if args.bank:
-        lcm.bank = Bank.from_shards(args.bank, codec=lcm.record.fingerprint)
-    if args.text is not None:
-        (generation,) = _generate(lcm, prompts, args)
-        print(json.dumps(as_row(prompts[0], generation), ensure_ascii=False) if args.json else plain(generation))
+    source, command = options_from(args, Source), options_from(args, CommandOptions)
+    options = replace(options_from(args, GenerateOptions), sampling=options_from(args, Sampling))
+    if source.text is not None and command.output:
+        raise UserError(f"--output={command.output} goes with --input; the continuation of --text is printed")
+    prompts = [Prompt(id="text", text=source.text)] if source.text is not None else read_prompts(source.input or "")
+    lcm = load(command.model, codec=command.codec)
+    if command.bank:
+        lcm.bank = Bank.from_shards(command.bank, codec=lcm.record.fingerprint)
+    if source.text is not None:
+        (generation,) = lcm.continue_texts([prompts[0].text], options)
+        print(json.dumps(as_row(prompts[0], generation), ensure_ascii=False) if command.json else plain(generation))
         return 0
-    with open(args.output, "w", encoding="utf-8") if args.output else nullcontext(sys.stdout) as out:
+    with open(command.output, "w", encoding="utf-8") if command.output else nullcontext(sys.stdout) as out:
         for start in range(0, len(prompts), CHUNK):
             batch = prompts[start : start + CHUNK]
-            for prompt, generation in zip(batch, _generate(lcm, batch, args), strict=True):
+            generations = lcm.continue_texts([prompt.text for prompt in batch], options)
+            for prompt, generation in zip(batch, generations, strict=True):
                 print(json.dumps(as_row(prompt, generation), ensure_ascii=False), file=out)
             out.flush()
             print(f"{start + len(batch)} of {len(prompts)} texts", file=sys.stderr)
@@ -72,14 +88,14 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row of the input file. An id is kept as it was written: text or number."""
+    """A row of the input file. Its id stays as it was written: text or number."""
 
     id: str | int
     text: str
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Every line of a .jsonl file. Raises UserError with the line's number where one is not {id, text}."""
+    """Read a .jsonl file. Raises UserError with the number of the first line that is not {id, text}."""
     path = existing_file(path, "--input")
     prompts = [_prompt(f"{path}:{number}", number, line) for number, line in _lines(path)]
     if not prompts:
@@ -88,7 +104,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def as_row(prompt: Prompt, generation: Generation) -> dict[str, Any]:
-    """The output file's line for one prompt."""
+    """A line of the output file."""
     return {
         "id": prompt.id,
         "text": generation.text,
@@ -101,41 +117,11 @@ def as_row(prompt: Prompt, generation: Generation) -> dict[str, Any]:
 
 
 def plain(generation: Generation) -> str:
-    """The continuation; with decode="both" a line a sentence, and the nearest real one under it."""
+    """Format for a terminal: the text; with decode="both" a sentence a line, the nearest real one under it."""
     if generation.nearest is None or generation.similarity is None or generation.nearest == generation.sentences:
         return generation.text
     rows = zip(generation.sentences, generation.nearest, generation.similarity, strict=True)
     return "\n".join(f"{sentence}\n    nearest {similarity:.2f}: {near}" for sentence, near, similarity in rows)
-
-
-def _generate(lcm: LCM, prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Generation]:
-    return lcm.generate_many(
-        [prompt.text for prompt in prompts],
-        max_sentences=args.max_sentences,
-        min_sentences=args.min_sentences,
-        sampling=sampling_of(args),
-        samples=args.samples,
-        decode=args.decode,
-        beam=args.beam,
-        task=args.task,
-        lang=args.lang,
-        output_lang=args.output_lang,
-    )
-
-
-def _check(args: argparse.Namespace) -> None:
-    """What can be told before a model is loaded."""
-    sampling_of(args)
-    for name, least in (("max_sentences", 1), ("min_sentences", 0), ("seed", 0), ("samples", 1), ("beam", 1)):
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            raise UserError(f"--{name.replace('_', '-')}={value}: expected {least} or more")
-    if args.text is not None and not args.text.strip():
-        raise UserError("--text is empty; expected at least one sentence")
-    if args.text is not None and args.output:
-        raise UserError(f"--output={args.output} goes with --input; the continuation of --text is printed")
-    if args.output and not Path(args.output).absolute().parent.is_dir():
-        raise UserError(f"--output={args.output}: its folder does not exist")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

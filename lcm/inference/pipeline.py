@@ -1,4 +1,4 @@
-"""Text in, text out: a trained model beside its codec. `lcm.load` returns an `LCM`.
+"""Text in, text out: a trained model with its codec. `lcm.load` returns an `LCM`.
 
 Shapes.  D concept width · n concepts of one prompt or continuation
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
@@ -21,24 +21,22 @@ from lcm.data import MANIFEST, is_url
 from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
+from lcm.inference.options import GenerateKeywords, GenerateOptions, Task
 from lcm.models import ConceptModel, Sampling, load_model, settle
 from lcm.seeds import derive_seed
 
-Decode = Literal["codec", "nearest", "both"]
-Task = Literal["continue", "answer"]
-DEFAULT = Sampling()
 ROWS = 64
-"""Prompts that are continued side by side."""
+"""Prompts in a batch."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A continuation. `text` is its sentences, joined by blanks.
+    """A continuation. `text` is its sentences, joined by spaces.
 
-    sentences:  what the codec's decoder says, or with decode="nearest" the bank's sentences
-    nearest:    for every concept the closest sentence of the bank; None with decode="codec"
-    similarity: how close, a cosine (see Bank.nearest); None with decode="codec"
-    roundtrip:  of the best of several samples, the mean distance between a concept and encode(decode(concept))
+    sentences:  the decoder's; with decode="nearest" the bank's
+    nearest:    the closest sentence of the bank to each concept; None with decode="codec"
+    similarity: cosine of each concept and its nearest sentence (see Bank.nearest); None with decode="codec"
+    roundtrip:  with several samples, the mean distance between a concept of the best and encode(decode(concept))
     """
 
     text: str
@@ -50,7 +48,7 @@ class Generation:
 
 
 class LCM:
-    """What `lcm.load` returns: `.generate` and `.generate_many`, over `.model`, `.codec` and `.config`."""
+    """A trained `.model` with its `.codec` and `.config`; continues texts by `.generate` and `.generate_many`."""
 
     def __init__(self, model: ConceptModel, codec: Codec, config: Config) -> None:
         self.record = _codec_record(config, codec)
@@ -60,7 +58,7 @@ class LCM:
 
     @cached_property
     def bank(self) -> Bank:
-        """The sentences of the training shards; assign another bank to replace it."""
+        """Sentences of the training shards; assign another bank to replace them."""
         missing = [path for path in self.config.data.path if not is_url(path) and not Path(path, MANIFEST).is_file()]
         if missing or not self.config.data.path:
             raise UserError(
@@ -69,71 +67,33 @@ class LCM:
             )
         return Bank.from_shards(self.config.data.path, codec=self.record.fingerprint)
 
-    def generate(
-        self,
-        text: str,
-        *,
-        max_sentences: int | None = None,
-        min_sentences: int = 1,
-        sampling: Sampling = DEFAULT,
-        samples: int = 1,
-        decode: Decode = "codec",
-        beam: int = 1,
-        task: Task | None = None,
-        lang: str | None = None,
-        output_lang: str | None = None,
-    ) -> Generation:
-        """Continue `text`, or answer it where task="answer" (the default of a model trained on pairs alone).
+    def generate(self, text: str, **options: Unpack[GenerateKeywords]) -> Generation:
+        """Continue `text`, or answer it with task="answer". The options are the fields of `GenerateOptions`.
 
-        max_sentences: 16, or half of the model's slots where that is less
-        sampling:      how concepts are drawn; what is not set is the model family's default
-        samples:       draw so many continuations, and keep the one whose concepts are nearest to real sentences: the
-                       smallest mean distance between a concept and encode(decode(concept))
-        lang:          FLORES code of the text; the language of the training data where it is not given
-        output_lang:   of what is decoded; the text's where it is not given
-        Raises UserError where the text is empty, the bank that `decode` asks for is not there, or the model's family
-        has no such setting of `sampling`.
+        Raises UserError for an empty text, a number out of range, a setting of `sampling` that the model's family does
+        not have, and where `decode` needs a bank that is not there.
         """
-        return self.generate_many(
-            [text],
-            max_sentences=max_sentences,
-            min_sentences=min_sentences,
-            sampling=sampling,
-            samples=samples,
-            decode=decode,
-            beam=beam,
-            task=task,
-            lang=lang,
-            output_lang=output_lang,
-        )[0]
+        return self.generate_many([text], **options)[0]
 
-    def generate_many(
-        self,
-        texts: Sequence[str],
-        *,
-        max_sentences: int | None = None,
-        min_sentences: int = 1,
-        sampling: Sampling = DEFAULT,
-        samples: int = 1,
-        decode: Decode = "codec",
-        beam: int = 1,
-        task: Task | None = None,
-        lang: str | None = None,
-        output_lang: str | None = None,
-    ) -> list[Generation]:
-        """One result for each text, in order: what `generate` gives for it alone."""
+    def generate_many(self, texts: Sequence[str], **options: Unpack[GenerateKeywords]) -> list[Generation]:
+        """Continue several texts; each result is what `generate` gives for that text alone."""
+        return self.continue_texts(texts, GenerateOptions(**options))
+
+    def continue_texts(self, texts: Sequence[str], options: GenerateOptions) -> list[Generation]:
+        """`generate_many` with its options in one record."""
         if not texts:
             return []
-        settle(sampling, self.model.defaults)  # before the work, as the bank: either may be refused
-        bank = None if decode == "codec" else self.bank
-        stop = self.stop_rules(max_sentences, min_sentences)
-        prompts = self.shorten(self.prompts(texts, task, lang), stop, task)
-        results, distances = self.best_of(samples, prompts, stop, sampling)
-        generations = self.to_text(results, None if decode == "nearest" else beam, bank, output_lang or lang)
+        settle(options.sampling, self.model.defaults)  # first, as the bank: either may raise
+        bank = None if options.decode == "codec" else self.bank
+        stop = self.stop_rules(options.max_sentences, options.min_sentences)
+        prompts = self.shorten(self.prompts(texts, options.task, options.lang), stop, options.task)
+        results, distances = self.best_of(options.samples, prompts, stop, options.sampling)
+        beam = None if options.decode == "nearest" else options.beam
+        generations = self.to_text(results, beam, bank, options.output_lang or options.lang)
         return [replace(g, roundtrip=d) for g, d in zip(generations, distances, strict=True)]
 
     def stop_rules(self, max_sentences: int | None = None, min_sentences: int = 1) -> StopRules:
-        """The codec's threshold for the end of a text, and a length that leaves room for a prompt."""
+        """Combine the codec's end-of-text threshold with a length that leaves room for a prompt."""
         slots = self.config.data.slots
         most = min(16, slots // 2) if max_sentences is None else max_sentences
         if most > slots - 2:
@@ -143,9 +103,9 @@ class LCM:
         return StopRules(max_sentences=most, min_sentences=min_sentences, end_threshold=self.record.stop_threshold)
 
     def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
-        """Each text's sentences as concepts, cut as in training; then "[MODEL]:" where an answer is wanted.
+        """Split and encode each text as in training, with "[MODEL]:" after it if an answer is wanted.
 
-        "[MODEL]:" is in the language of the training data whatever the text's, as it was there.
+        "[MODEL]:" is in the language of the training data whatever the text's, as in training.
         """
         suffix = [self.record.prompt_suffix] if self._answers(task) else []
         split = [self.splitter.split(text) for text in texts]
@@ -161,18 +121,18 @@ class LCM:
     def shorten(
         self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, task: Task | None
     ) -> list[Float[Tensor, "_ D"]]:
-        """Prompts that leave room for `stop.max_sentences`; what is dropped is told once, on stderr.
+        """Cut prompts that leave no room for `stop.max_sentences`, with one warning on stderr for all of them.
 
-        A continuation needs what came last, so the oldest concepts go. A document to be answered keeps its beginning
-        and its suffix, as pairs that were too long did in training.
+        A continuation needs the end of its prompt, so the oldest concepts are dropped. An answer needs the document's
+        beginning and the suffix, so the concepts between them are dropped, as for long pairs in training.
         """
         room = self.config.data.slots - stop.max_sentences
         long = sum(len(prompt) > room for prompt in prompts)
         answers = self._answers(task)
         if long:
-            lost = "concepts before the prompt's suffix" if answers else "oldest concepts"
-            told = f"{long} of {len(prompts)} prompts are longer than {room} concepts; their {lost} were dropped"
-            print(told, file=sys.stderr)
+            dropped = "concepts before the prompt's suffix" if answers else "oldest concepts"
+            warning = f"{long} of {len(prompts)} prompts are longer than {room} concepts; their {dropped} were dropped"
+            print(warning, file=sys.stderr)
         if answers:
             return [p if len(p) <= room else torch.cat([p[: room - 1], p[-1:]]) for p in prompts]
         return [prompt[-room:] for prompt in prompts]
@@ -183,7 +143,7 @@ class LCM:
     def continue_concepts(
         self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
     ) -> list[Generated]:
-        """`generate`, in batches of ROWS prompts of about one length, on the model's device."""
+        """Run the generation loop in batches of ROWS prompts of similar length, on the model's device."""
         device = self.model.end_of_text.device
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         results: dict[int, Generated] = {}
@@ -196,39 +156,46 @@ class LCM:
     def best_of(
         self, samples: int, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
     ) -> tuple[list[Generated], list[float | None]]:
-        """The best of so many continuations of each prompt, and its mean round-trip distance.
+        """Draw `samples` continuations of each prompt; return the best of each and its mean round-trip distance.
 
-        The first is drawn with the given seed, so that more samples never do worse; of one, nothing is measured.
+        The first is drawn with the seed of `sampling`, so more samples are never worse. A single sample is not
+        measured: its distance is None, as for a continuation without a sentence.
         """
         if samples == 1:
             return self.continue_concepts(prompts, stop, sampling), [None] * len(prompts)
         seeds = [sampling.seed, *(derive_seed(sampling.seed, number) for number in range(1, samples))]
         drawn = [self.continue_concepts(prompts, stop, replace(sampling, seed=seed)) for seed in seeds]
-        distance = [self._round_trip(results) for results in drawn]
-        best = [min(range(samples), key=lambda sample: distance[sample][i]) for i in range(len(prompts))]
-        found = [distance[sample][i] for i, sample in enumerate(best)]
-        return [drawn[sample][i] for i, sample in enumerate(best)], [d if d < math.inf else None for d in found]
+        distances = [self._round_trip_distances(results) for results in drawn]
+        best = [min(range(samples), key=lambda sample: distances[sample][i]) for i in range(len(prompts))]
+        least = [distances[sample][i] for i, sample in enumerate(best)]
+        return [drawn[sample][i] for i, sample in enumerate(best)], [d if d < math.inf else None for d in least]
 
-    def _round_trip(self, results: Sequence[Generated]) -> list[float]:
-        """Mean |encode(decode(x)) - x| over each continuation; infinite where it has no concept."""
-        vectors, lang = torch.cat([result.vectors for result in results]).cpu(), self.record.lang
-        again = self.codec.encode(self.codec.decode(vectors, lang=lang), lang=lang)
-        each = (again - vectors).norm(dim=1)
-        parts = torch.split(each, [len(result.vectors) for result in results])
+    def round_trip(self, vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        """encode(decode(vectors)), in the language of the training data."""
+        lang = self.record.lang
+        return self.codec.encode(self.codec.decode(vectors, lang=lang), lang=lang)
+
+    def _round_trip_distances(self, results: Sequence[Generated]) -> list[float]:
+        """Mean |encode(decode(x)) - x| over each continuation; infinite if it has no concept."""
+        vectors = torch.cat([result.vectors for result in results]).cpu()
+        distances = (self.round_trip(vectors) - vectors).norm(dim=1)
+        parts = torch.split(distances, [len(result.vectors) for result in results])
         return [float(part.mean()) if len(part) else math.inf for part in parts]
 
     def to_text(
         self, results: Sequence[Generated], beam: int | None, bank: Bank | None, lang: str | None = None
     ) -> list[Generation]:
-        """All concepts of all results at once through the codec's decoder (unless `beam` is None) and the bank."""
+        """Decode all concepts of all results at once, and look up the nearest sentence of each if there is a bank.
+
+        beam: beams of the codec's decoder; None takes the bank's sentences instead
+        """
         vectors = torch.cat([result.vectors for result in results]).cpu()
-        counts = [len(result.vectors) for result in results]
         near, similarity = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
         nearest = [sentences[0] for sentences in near]
         decoded = nearest if beam is None else self.codec.decode(vectors, lang=lang or self.record.lang, beam=beam)
         generations, start = [], 0
-        for result, count in zip(results, counts, strict=True):
-            part = slice(start, start + count)
+        for result in results:
+            part = slice(start, start + len(result.vectors))
             generations.append(
                 Generation(
                     text=" ".join(decoded[part]),
@@ -238,16 +205,16 @@ class LCM:
                     stop_reason=result.reason,
                 )
             )
-            start += count
+            start = part.stop
         return generations
 
 
 def load(folder: str | Path, device: str | None = None, codec: str | Path | None = None) -> LCM:
-    """The model of a run's folder or an exported one, beside the codec that it was trained on.
+    """Load the model of a run's folder, or of an exported one, with the codec that it was trained on.
 
-    device: where both run; by default a GPU where there is one
+    device: where both run; by default a GPU if there is one
     codec:  another one with the same encoder, such as "sonar-finetuned", or the same one elsewhere
-    Raises UserError where the folder holds no model, or the codec is not the one of the training data.
+    Raises UserError where the folder holds no model, and for a codec other than the training data's.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, config = load_model(folder)
@@ -259,7 +226,7 @@ def load(folder: str | Path, device: str | None = None, codec: str | Path | None
 
 
 def _codec_record(config: Config, codec: Codec) -> CodecRecord:
-    """What the model was trained on, if `codec` is just that."""
+    """The codec that the model was trained on. Raises UserError if `codec` is another one."""
     record = config.codec
     assert record is not None, "load() refuses a model without one"
     if codec.fingerprint != record.fingerprint:

@@ -8,7 +8,7 @@ from lcm.models.build import build_model
 from lcm.models.diffusion import alpha_bar, sampling_timesteps
 from lcm.models.folder import assembled, load_model, save_model, save_state
 from lcm.models.fragility import Fragility, save_fragility
-from lcm.models.interface import ConceptModel, Sampling, option, settle
+from lcm.models.interface import ConceptModel, Sampling, settle
 from lcm.models.normalizer import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
 from lcm.models.quantizer_fitting import fit_quantizer, variance
@@ -28,7 +28,6 @@ __all__ = [
     "fit_quantizer",
     "load_model",
     "load_quantizer",
-    "option",
     "sampling_timesteps",
     "save_fragility",
     "save_model",

@@ -8,7 +8,7 @@ Every vector that crosses these methods is a raw codec vector. Inside, all mathe
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lcm.batch import Batch
 from lcm.errors import UserError
 from lcm.models.normalizer import Normalizer
 from lcm.models.transformer import Stack, count_parameters
+from lcm.options import Option, check_bounds, option_name
 
 
 @dataclass(frozen=True)
@@ -29,52 +30,38 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next concept is drawn. Settings are arguments of `next` and `predict`; a model keeps no such state.
+    """How the next concept is drawn: arguments of `next` and `predict`; a model keeps no such state.
 
-    None is the model family's own default; a setting that means nothing to a family is refused.
-
-    seed:            the noise of a prompt depends on (seed, prompt, position) alone: a batch draws what single rows do
-    temperature:     Base: spread of the noise added to the prediction. Quant: of the choice among units
-    top_k:           Quant: units to choose among
-    guidance:        how far to go from the prediction without context towards that with it, and beyond; 1 is with it
-    rescale:         diffusion: how much of guidance's larger spread is taken back, 0 to 1
-    steps:           diffusion: calls of the denoiser
-    sampler:         diffusion: ddim, or dpm for DPM-Solver++
-    initial_noise:   diffusion: spread of the noise to start from
-    epsilon_scaling: diffusion, ddim: λ_ε, what the noise is divided by at every step
-    eta:             diffusion, ddim: 0 adds no noise on the way, 1 as much as in training
+    None stands for the default of the model's family. A setting that the family does not have is refused. The noise of
+    a prompt depends on (seed, prompt, position) alone, so a batch draws what single rows do.
     """
 
-    seed: int = 0
-    temperature: float | None = None
-    top_k: int | None = None
-    guidance: float | None = None
-    rescale: float | None = None
-    steps: int | None = None
+    seed: Annotated[int, Option(least=0)] = 0
+    """Seed of everything that is drawn."""
+    temperature: Annotated[float | None, Option(least=0)] = None
+    """Base: spread of the noise added to the prediction (0); Quant: of the choice among units (d: 1, c: 0.005)."""
+    top_k: Annotated[int | None, Option(least=1)] = None
+    """Quant: units to choose among (d: 3, c: 5)."""
+    guidance: Annotated[float | None, Option(least=0)] = None
+    """How far to go from the prediction without context towards the one with it, and beyond; 1 is no guidance
+    (diffusion: 3, d: 1, c: 1.5)."""
+    rescale: Annotated[float | None, Option(least=0, most=1)] = None
+    """diffusion: how much of the larger spread that guidance causes is taken back, 0 to 1 (0.7)."""
+    steps: Annotated[int | None, Option(least=1)] = None
+    """diffusion: calls of the denoiser (40)."""
     sampler: Literal["ddim", "dpm"] | None = None
-    initial_noise: float | None = None
+    """diffusion: ddim, or dpm for DPM-Solver++ (ddim)."""
+    initial_noise: Annotated[float | None, Option(least=0)] = None
+    """diffusion: spread of the noise to start from (0.6)."""
     epsilon_scaling: float | None = None
-    eta: float | None = None
+    """diffusion, ddim: λ_ε, what the noise is divided by at every step (1.00045)."""
+    eta: Annotated[float | None, Option(least=0)] = None
+    """diffusion, ddim: noise added on the way, 1 as much as in training (0)."""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UserError(f"{option(name)}={value}: expected {least} or more")
-        if self.rescale is not None and self.rescale > 1:
-            raise UserError(f"--rescale={self.rescale}: expected 0 to 1")
+        check_bounds(self)
         if self.epsilon_scaling is not None and not self.epsilon_scaling > 0:
             raise UserError(f"--epsilon-scaling={self.epsilon_scaling}: expected more than 0")
-
-
-LEAST = {
-    "seed": 0, "temperature": 0, "top_k": 1, "guidance": 0, "rescale": 0, "steps": 1, "initial_noise": 0, "eta": 0,
-}  # fmt: skip
-
-
-def option(name: str) -> str:
-    """The command-line option of a field."""
-    return "--" + name.replace("_", "-")
 
 
 T = TypeVar("T")
@@ -89,8 +76,8 @@ def settle(sampling: Sampling, defaults: T) -> T:
     known = {field.name for field in fields(defaults)}  # type: ignore[arg-type]  # no bound says "a dataclass"
     for name in sorted(given.keys() - known):
         if given[name] is not None:
-            has = ", ".join(option(n) for n in sorted(known))
-            raise UserError(f"{option(name)}={given[name]}: means nothing to this kind of model, which has {has}")
+            has = ", ".join(option_name(n) for n in sorted(known))
+            raise UserError(f"{option_name(name)}={given[name]}: means nothing to this kind of model, which has {has}")
     return replace(defaults, **{n: v for n, v in given.items() if v is not None})  # type: ignore[type-var]
 
 

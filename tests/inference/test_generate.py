@@ -1,10 +1,8 @@
-"""Text in, text out: `lcm.load`'s object and the `lcm generate` command, around a model that recites one story."""
+"""Text in, text out: what `lcm.load` returns, around a model that recites one story."""
 
-import argparse
-import json
 import subprocess
 import sys
-from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -16,14 +14,12 @@ from lcm.codec import load_codec
 from lcm.codec.splitter import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
-from lcm.inference.command import add_arguments, read_prompts
 from lcm.inference.nearest import Bank
-from lcm.inference.pipeline import LCM
-from lcm.inference.sampling import sampling_of
+from lcm.inference.options import GenerateKeywords, GenerateOptions
 from lcm.models import build_model
 from lcm.models.base import BaseSampling
 from lcm.models.folder import save_model
-from lcm.models.interface import Sampling, option
+from lcm.models.interface import Sampling
 from lcm.seeds import derive_seed
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
@@ -35,6 +31,14 @@ def test_a_known_beginning_is_continued_to_its_end():
     assert result.text == "Then the wind rose. The boat came home. All were glad."
     assert result.stop_reason == "end"
     assert (result.nearest, result.similarity) == (None, None)
+
+
+def test_options_are_keywords_of_generate():
+    assert get_type_hints(GenerateKeywords) == get_type_hints(GenerateOptions)
+    with pytest.raises(TypeError, match="max_sentence"):
+        reciting(STORY).generate(STORY[0], max_sentence=1)
+    with pytest.raises(UserError, match="--samples=0: expected 1 or more"):
+        reciting(STORY).generate(STORY[0], samples=0)
 
 
 def test_many_texts_give_what_each_gives_alone_in_order():
@@ -143,81 +147,6 @@ def test_training_data_that_is_gone_is_told_with_the_way_out():
         reciting(STORY, data=("data/gone",)).generate(STORY[0], decode="nearest")
 
 
-def test_lines_of_the_input_file_keep_their_ids(tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "One."}\n\n{"text": "Two."}\n{"id": 7, "text": "Three."}\n')
-    assert [(p.id, p.text) for p in read_prompts(tmp_path / "in.jsonl")] == [("a", "One."), (3, "Two."), (7, "Three.")]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ('{"text": "cut', "in.jsonl:2: not valid JSON"),
-        ('["text"]', "in.jsonl:2: expected"),
-        ('{"text": ""}', "in.jsonl:2: expected"),
-        ('{"text": 3}', "in.jsonl:2: expected"),
-        ('{"id": [1], "text": "One."}', "in.jsonl:2: id"),
-    ],
-)
-def test_a_bad_line_is_named_by_its_number(line, expected, tmp_path):
-    (tmp_path / "in.jsonl").write_text(f'{{"text": "One."}}\n{line}\n')
-    with pytest.raises(UserError, match=expected):
-        read_prompts(tmp_path / "in.jsonl")
-
-
-def run(monkeypatch, model: LCM, *words: str) -> int:
-    """The command, with `model` in the place of the one in --model."""
-    monkeypatch.setattr(lcm.inference.command, "load", lambda folder, codec: model)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return lcm.inference.command.run(parser.parse_args(["--model", "runs/x", *words]))
-
-
-def test_text_prints_the_continuation_and_nothing_else(monkeypatch, capsys):
-    assert run(monkeypatch, reciting(STORY), "--text", STORY[2]) == 0
-    captured = capsys.readouterr()
-    assert captured.out == "The boat came home. All were glad.\n"
-    assert captured.err == ""
-
-
-def test_json_prints_one_object(monkeypatch, capsys):
-    run(monkeypatch, reciting(STORY), "--text", STORY[2], "--json")
-    assert json.loads(capsys.readouterr().out) == {
-        "id": "text", "text": "The boat came home. All were glad.", "sentences": STORY[3:],
-        "nearest": None, "similarity": None, "stop": "end",
-    }  # fmt: skip
-
-
-def test_a_file_of_texts_becomes_a_file_of_continuations(monkeypatch, capsys, tmp_path):
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "text": s}) + "\n" for i, s in enumerate(STORY)))
-    codec = FakeCodec()
-    write_dataset(tmp_path / "data", codec, {"train": [STORY]})
-    paths = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    assert run(monkeypatch, reciting(STORY, codec), *paths, "--decode", "both", "--bank", str(tmp_path / "data")) == 0
-    assert capsys.readouterr().out == ""
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [0, 1, 2, 3, 4]
-    assert rows[1]["sentences"] == rows[1]["nearest"] == STORY[2:]
-    assert rows[1]["similarity"] == pytest.approx([1, 1, 1], abs=1e-3)
-    assert rows[1]["stop"] == "end"
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--text", " "], "--text is empty"),
-        (["--text", "One.", "--max-sentences", "0"], "--max-sentences=0: expected 1 or more"),
-        (["--text", "One.", "--temperature", "-1"], "--temperature=-1.0: expected 0 or more"),
-        (["--text", "One.", "--output", "x"], "goes with --input"),
-        (["--input", "missing.jsonl"], "--input=missing.jsonl: no such file"),
-        (["--input", "in.jsonl", "--output", "no/such/out.jsonl"], "its folder does not exist"),
-    ],
-)
-def test_a_mistake_is_told_before_a_model_is_loaded(words, expected, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=expected):
-        run(monkeypatch, None, *words)
-
-
 def test_seed_and_temperature_reach_the_model():
     model = reciting(STORY)
     seen = []
@@ -235,20 +164,6 @@ def test_a_setting_that_the_family_does_not_have_is_refused_before_the_work(monk
         UserError, match=r"--guidance=2.0: means nothing to this kind of model, which has --temperature"
     ):
         model.generate(STORY[0], sampling=Sampling(guidance=2.0))
-
-
-def test_every_sampling_option_of_the_command_line_reaches_the_model():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["--model", "x", "--text", "One.", "--seed", "3"]
-    given = {
-        "temperature": 0.5, "top_k": 2, "guidance": 2.5, "rescale": 0.4, "steps": 7, "sampler": "dpm",
-        "initial_noise": 0.8, "epsilon_scaling": 1.01, "eta": 0.3,
-    }  # fmt: skip
-    for name, value in given.items():
-        words += [option(name), str(value)]
-    assert sampling_of(parser.parse_args(words)) == Sampling(seed=3, **given)
-    assert {field.name for field in fields(Sampling)} == {"seed", *given}
 
 
 def test_the_best_of_several_samples_is_the_one_nearest_to_real_sentences():
