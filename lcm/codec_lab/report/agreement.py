@@ -1,4 +1,4 @@
-"""Whether a codec finds the same sentences alike as a public encoder does: rank correlation of their similarities.
+"""Agreement with a public encoder on which sentences are alike: rank correlation of the two encoders' cosines.
 
 Shapes.  n sentences · p pairs · D concept width · E width of the public encoder
 """
@@ -8,29 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lcm.codec_lab.report.sample import Sample
-from lcm.codec_lab.report.space import centred
+from lcm.codec_lab.similarity import centred
 from lcm.evaluation import Interval
 
 PARTNERS = 10
-"""Random pairs each sentence begins."""
+"""Random pairs that each sentence begins."""
 
 
 def agreement(
-    sample: Sample,
-    public: Float[Tensor, "n E"],
-    neighbours: Int[Tensor, "n k"],
-    samples: int,
-    seed: int,
+    sample: Sample, public: Float[Tensor, "n E"], neighbours: Int[Tensor, "n k"], samples: int, seed: int
 ) -> dict[str, Any]:
-    """Spearman's correlation over random pairs and over each sentence with its nearest neighbour in the codec's space.
+    """Spearman's correlation over random pairs, and over pairs of nearest neighbours in the codec's space.
 
     raw:     the codec's plain cosine
-    centred: the cosine as seen from the mean of the sentences
+    centred: the cosine seen from the mean of the sentences
     """
     kinds = {"random": random_pairs(sample)}
     if neighbours.shape[1]:
@@ -49,10 +45,10 @@ def agreement(
 
 
 def random_pairs(sample: Sample) -> Int[Tensor, "p 2"]:
-    """Each sentence with those that follow it in the sample, whose order is random; no pair of equal texts."""
-    n = len(sample)
+    """Each sentence with the next ones of the sample, whose order is random. Equal texts are no pair."""
+    n, texts = len(sample), sample.texts
     steps = range(1, min(PARTNERS, (n - 1) // 2) + 1)
-    pairs = [(i, (i + step) % n) for step in steps for i in range(n) if sample.texts[i] != sample.texts[(i + step) % n]]
+    pairs = [(i, (i + step) % n) for step in steps for i in range(n) if texts[i] != texts[(i + step) % n]]
     return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
 
@@ -63,32 +59,42 @@ def cosines(directions: Float[Tensor, "n W"], pairs: Int[Tensor, "p 2"]) -> Floa
 def correlation(
     a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"], pairs: Int[Tensor, "p 2"], samples: int, seed: int
 ) -> Interval:
-    """Spearman's correlation and its 95% bootstrap interval over *sentences*.
+    """Spearman's correlation and its 95% bootstrap interval over *sentences*. NaN for fewer than three pairs.
 
     Pairs that share a sentence are not independent. A sentence that is drawn w times brings each of its pairs w times:
     a pair counts as the product of its two (Owen 2007, "The pigeonhole bootstrap": never too narrow, too wide by up to
-    √3 where hardly any pairs share a sentence). NaN where there are fewer than three pairs.
+    √3 where hardly any pairs share a sentence).
     """
     if len(a) < 3:
         return Interval(float("nan"), float("nan"), float("nan"))
     first, second = pairs.numpy().T
     size = int(pairs.max()) + 1
     present = np.unique(pairs.numpy())
-    groups = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
+    ranks = dense_ranks(a), dense_ranks(b)
     random = np.random.default_rng(seed)
     drawn = []
     for _ in range(samples):
         times = np.bincount(random.choice(present, len(present)), minlength=size)
-        drawn.append(_weighted(groups, (times[first] * times[second]).astype(np.float64)))
+        drawn.append(spearman(*ranks, (times[first] * times[second]).astype(np.float64)))
     low, high = np.nanquantile(drawn, (0.025, 0.975)) if drawn and not np.isnan(drawn).all() else (np.nan, np.nan)
-    return Interval(_weighted(groups, np.ones(len(a))), float(low), float(high))
+    return Interval(spearman(*ranks, np.ones(len(a))), float(low), float(high))
 
 
-def _weighted(groups: tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]], weights: Float64[np.ndarray, " p"]) -> float:
-    """Spearman's correlation of pairs that occur `weights` times; equal values, a group, share the middle rank."""
+def dense_ranks(values: Float64[np.ndarray, " p"]) -> Int64[np.ndarray, " p"]:
+    """Ranks from 0 without gaps; equal values share one."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def spearman(
+    a: Int64[np.ndarray, " p"], b: Int64[np.ndarray, " p"], weights: Float64[np.ndarray, " p"]
+) -> float:
+    """Spearman's correlation of dense ranks that occur `weights` times; equal ones share the middle rank.
+
+    NaN where either side is constant.
+    """
     total = weights.sum()
     ranks = []
-    for group in groups:
+    for group in (a, b):
         mass = np.bincount(group, weights=weights)
         middle = (np.cumsum(mass) - mass / 2)[group]
         ranks.append(middle - (weights @ middle) / total if total else middle)

@@ -1,6 +1,6 @@
-"""Attribute binding: whether "the black cat and the white dog" is told from "the white cat and the black dog".
+"""Attribute binding: does a codec tell "the black cat and the white dog" from "the white cat and the black dog"?
 
-Shapes.  n sentences · c cases · D concept width
+Shapes.  n sentences · W width of the vectors · D concept width · E width of the public encoder
 """
 
 import re
@@ -32,9 +32,9 @@ LANG = "eng_Latn"
 
 @dataclass(frozen=True)
 class Case:
-    """original, the same with its attributes exchanged, and the same with two other attributes in their places.
+    """A sentence, with its attributes exchanged, and with two other attributes in their places.
 
-    bound, swapped: the pairs of words that tell which attribute belongs to which thing
+    bound, swapped: the (attribute, thing) pairs of the original and of the swap
     """
 
     original: str
@@ -45,7 +45,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """40: every pair of attributes with every pair of things, the frames in turn."""
+    """The 40 cases: every pair of attributes with every pair of things, the frames in turn."""
     found = []
     for number, ((a, b), (x, y)) in enumerate(product(ATTRIBUTES, THINGS)):
         c, d = ATTRIBUTES[(number // len(THINGS) + 1) % len(ATTRIBUTES)]
@@ -62,15 +62,15 @@ def cases() -> list[Case]:
     return found
 
 
-def binding(
+def binding_scores(
     coder: Coder, mean: Float[Tensor, " D"], public: Callable[[list[str]], Float[Tensor, "n E"]] | None
 ) -> dict[str, Any]:
-    """Cosines of the original to its swap and to the unrelated change, and what the swap decodes to.
+    """Cosines of the original to its swap and to the unrelated change, and outcomes of decoding the swap.
 
     mean:   of the sentences, for the centred cosines
     public: encodes with the public encoder, for comparison
 
-    A bag of words puts the swap where the original is: cosine 1, and it cannot decode both rightly.
+    A bag of words maps the swap to the original's vector (cosine 1), so it cannot decode both.
     """
     made = cases()
     texts = [text for case in made for text in (case.original, case.swap, case.unrelated)]
@@ -90,7 +90,7 @@ def binding(
 
 
 def _cosines(vectors: Float[Tensor, "n W"]) -> dict[str, float]:
-    """Means over the cases, whose three sentences follow each other."""
+    """Means over the cases. Every three consecutive rows are the sentences of one case."""
     original = vectors[0::3]
     swap, unrelated = (cosine_similarity(original, vectors[start::3], dim=1) for start in (1, 2))
     return {
@@ -101,7 +101,7 @@ def _cosines(vectors: Float[Tensor, "n W"]) -> dict[str, float]:
 
 
 def _outcome(text: str, case: Case) -> str:
-    """Whether a decoded swap binds as the swap does, as the original does, or neither."""
+    """right: a decoded swap binds as the swap. confused: as the original. other: as neither."""
     said = " ".join(re.findall(r"\w+", text.lower()))
     if _has_all(said, case.swapped):
         return "right"

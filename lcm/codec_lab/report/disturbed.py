@@ -1,9 +1,9 @@
-"""What a codec makes of vectors that no sentence has: with noise on them, and halfway between two sentences.
+"""Decoding of vectors that no sentence has: with noise, and halfway between two sentences.
 
-Shapes.  n sentences · k neighbours · m midpoints · D concept width
+Shapes.  n sentences · k neighbours · D concept width
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,31 +11,31 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lcm.codec_lab.report.sample import Coder, Sample, gaussian
+from lcm.codec_lab.report.sample import Coder, Sample, noise_of
 from lcm.codec_lab.report.text_scores import sentence_bleu
 
 
 def under_noise(coder: Coder, sample: Sample, multiple: float, seed: int) -> list[str]:
-    """Sentences decoded from x + multiple · σ ⊙ ε: σ each channel's standard deviation, ε ~ N(0, I).
+    """Decode x + multiple · σ ⊙ ε, with σ each channel's standard deviation and ε ~ N(0, I).
 
-    The same ε at every multiple, so that the levels differ in nothing else.
+    ε does not depend on the multiple, so levels of noise differ in their size alone.
     """
     spread = sample.vectors.std(dim=0, correction=1 if len(sample) > 1 else 0)
-    noise = gaussian(sample.texts, sample.vectors.shape[1], seed, "noise")
+    noise = noise_of(sample.texts, sample.vectors.shape[1], seed, "noise")
     return coder.decode(sample.vectors + multiple * spread * noise, sample.langs)
 
 
 @dataclass(frozen=True)
 class Midpoint:
-    """Halfway between a sentence and its nearest neighbour.
+    """The vector halfway between a sentence and its nearest neighbour.
 
     places:     of the two in the sample
-    text:       what the midpoint decodes to
-    is_end:     whether that is one of the two, as it was or as it is decoded
+    text:       the decoded midpoint
+    is_end:     the text is one of the two, as it was or as it is decoded
     bleu:       sentence BLEU against the nearer of the two, 0 to 100
-    invented:   the share of its words that neither of the two has, as they were
-    round_trip: how far the text's own vector is from the midpoint, over how far the two are from it; below 1 the text
-                stands for the midpoint better than either of the two does
+    invented:   share of the text's words that neither of the two has
+    round_trip: distance of the text's own vector from the midpoint, over the distance of the two from it; below 1, the
+                text stands for the midpoint better than either of the two does
     """
 
     places: tuple[int, int]
@@ -47,9 +47,9 @@ class Midpoint:
 
 
 def halfway(coder: Coder, sample: Sample, decoded: Sequence[str], neighbours: Int[Tensor, "n k"]) -> list[Midpoint]:
-    """A midpoint for each pair of a sentence and its nearest neighbour, mutual ones once; in the first one's language.
+    """A midpoint for each sentence and its nearest neighbour, mutual pairs once; in the first one's language.
 
-    decoded: what the sentences themselves decode to
+    decoded: the sentences, decoded from their own vectors
     """
     if not neighbours.shape[1]:
         return []
@@ -73,21 +73,21 @@ def halfway(coder: Coder, sample: Sample, decoded: Sequence[str], neighbours: In
     ]
 
 
-def summary(points: Sequence[Midpoint]) -> dict[str, Any]:
-    """Means over the midpoints; None where there are none."""
+def _invented(text: str, ends: Sequence[str]) -> float:
+    known = {word.casefold() for end in ends for word in end.split()}
+    said = text.split()
+    return sum(word.casefold() not in known for word in said) / len(said) if said else 0.0
+
+
+def midpoint_means(points: Sequence[Midpoint]) -> dict[str, Any]:
+    """Means over the midpoints; None where there are none. closer_than_ends: the share of round trips below 1."""
     n = len(points)
-    means: Mapping[str, float] = {
-        "is_end": sum(p.is_end for p in points),
-        "bleu": sum(p.bleu for p in points),
-        "invented": sum(p.invented for p in points),
-        "round_trip": sum(p.round_trip for p in points),
-        "closer_than_ends": sum(p.round_trip < 1 for p in points),
-    }
-    return {"midpoints": n} | {name: total / n if n else None for name, total in means.items()}
+    columns = {name: [getattr(p, name) for p in points] for name in ("is_end", "bleu", "invented", "round_trip")}
+    columns["closer_than_ends"] = [p.round_trip < 1 for p in points]
+    return {"midpoints": n} | {name: sum(column) / n if n else None for name, column in columns.items()}
 
 
-def examples(points: Sequence[Midpoint], texts: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """The first midpoints: nobody has chosen them."""
+def midpoint_examples(points: Sequence[Midpoint], texts: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "ends": [texts[i] for i in point.places],
@@ -95,11 +95,5 @@ def examples(points: Sequence[Midpoint], texts: Sequence[str], count: int) -> li
             "is_end": point.is_end,
             "round_trip": point.round_trip,
         }
-        for point in points[:count]
+        for point in points
     ]
-
-
-def _invented(text: str, ends: Sequence[str]) -> float:
-    known = {word.casefold() for end in ends for word in end.split()}
-    said = text.split()
-    return sum(word.casefold() not in known for word in said) / len(said) if said else 0.0

@@ -1,9 +1,8 @@
-"""The sentences that are judged, in an order of their own, and the ways through the codec and back.
+"""The sentences that are judged, in an order of their own, with their vectors; and the codec that judges them.
 
 Shapes.  n sentences · D concept width
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,21 @@ from torch import Tensor
 
 from lcm.codec import Codec
 from lcm.codec_lab.report.reading import Sentence
+from lcm.seeds import text_seed
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A codec with its beam: hypotheses of a decoding, 1 is greedy."""
+
+    codec: Codec
+    beam: int = 1
+
+    def encode(self, texts: Sequence[str], langs: Sequence[str]) -> Float[Tensor, "n D"]:
+        return self.codec.encode(texts, langs)
+
+    def decode(self, vectors: Float[Tensor, "n D"], langs: Sequence[str]) -> list[str]:
+        return self.codec.decode(vectors, langs, beam=self.beam)
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,10 @@ class Sample:
 
     sentences: Sequence[Sentence]
     vectors: Float[Tensor, "n D"]
+
+    @classmethod
+    def encoded(cls, coder: Coder, sentences: Sequence[Sentence]) -> "Sample":
+        return cls(sentences, coder.encode([s.text for s in sentences], [s.lang for s in sentences]))
 
     @cached_property
     def texts(self) -> list[str]:
@@ -39,50 +57,17 @@ class Sample:
 
 
 def drawn(sentences: Sequence[Sentence], limit: int, seed: int) -> list[Sentence]:
-    """At most `limit` of them, in an order that depends on the seed and on each sentence alone.
+    """At most `limit` sentences, in an order that depends on the seed and on each sentence alone.
 
     So no result depends on the order of the input, neighbours in this order are a random pair, and its beginning is a
     random sample.
     """
-    return sorted(sentences, key=lambda s: (_number(seed, "order", s.text), s.lang, s.row))[:limit]
+    return sorted(sentences, key=lambda s: (text_seed(seed, "order", s.text), s.lang, s.row))[:limit]
 
 
-def gaussian(texts: Sequence[str], dim: int, seed: int, purpose: str) -> Float[Tensor, "n D"]:
-    """N(0, I) for each sentence, a function of seed, purpose and sentence: nothing depends on who stands beside it."""
+def noise_of(texts: Sequence[str], dim: int, seed: int, purpose: str) -> Float[Tensor, "n D"]:
+    """N(0, I) for each sentence: a function of seed, purpose and sentence, whatever the other sentences are."""
     noise = torch.empty(len(texts), dim)
     for row, text in zip(noise, texts, strict=True):
-        row.normal_(generator=torch.Generator().manual_seed(_number(seed, purpose, text)))
+        row.normal_(generator=torch.Generator().manual_seed(text_seed(seed, purpose, text)))
     return noise
-
-
-def _number(seed: int, purpose: str, text: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}|{purpose}|{text}".encode("utf-8", "surrogatepass")).digest()[:7])
-
-
-@dataclass(frozen=True)
-class Coder:
-    """A codec whose sentences have a language each. beam: hypotheses of a decoding, 1 is greedy."""
-
-    codec: Codec
-    beam: int = 1
-
-    def encode(self, texts: Sequence[str], langs: Sequence[str]) -> Float[Tensor, "n D"]:
-        vectors = torch.empty(len(texts), self.codec.dim)
-        for lang, places in by_language(langs).items():
-            vectors[places] = self.codec.encode([texts[i] for i in places], lang=lang)
-        return vectors
-
-    def decode(self, vectors: Float[Tensor, "n D"], langs: Sequence[str]) -> list[str]:
-        texts = [""] * len(vectors)
-        for lang, places in by_language(langs).items():
-            for place, text in zip(places, self.codec.decode(vectors[places], lang=lang, beam=self.beam), strict=True):
-                texts[place] = text
-        return texts
-
-
-def by_language(langs: Sequence[str]) -> dict[str, list[int]]:
-    """The places of each language, languages in alphabetical order."""
-    places: dict[str, list[int]] = {lang: [] for lang in sorted(set(langs))}
-    for place, lang in enumerate(langs):
-        places[lang].append(place)
-    return places

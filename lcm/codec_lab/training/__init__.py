@@ -1,8 +1,9 @@
-"""Training a codec of one's own, or going on with one: `train_codec(load_settings("configs/codec/mini.yaml"))`.
+"""Training a codec, new or existing: `train_codec(load_settings("configs/codec/mini.yaml"))`.
 
-    corpus → sentences → pieces → batches of one length → SonarText → cross-entropy and its companions → a codec folder
+    corpus → sentences → pieces → batches of one length → SonarText → cross-entropy and other terms → a codec folder
 
-The mathematics of the start is in `analytic`; nothing outside this folder needs more than the two names above.
+Read training (the whole run), then settings, then corpus, pieces and batches (the data), start and analytic (the
+initial weights), module and terms (one step). rounding and teacher belong to single terms; ablation compares terms.
 """
 
 from lcm.codec_lab.training.settings import CodecTraining, load_settings

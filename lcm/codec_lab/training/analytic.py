@@ -1,12 +1,12 @@
-"""Weights, set and not learned, with which an untrained codec already reconstructs short sentences.
+"""The analytic start: weights that are set, not learned, with which a codec already reconstructs short sentences.
 
 The width is split into three orthogonal parts. S holds the sinusoids of the positions, R a code of signs for each
 position, T the pieces. The encoder's first feed-forward block reads the position in S and writes its code into R; the
-second turns the sign of every channel of T by one bit of that code, so that the mean over the pieces is a
-superposition of pieces bound to their places. The decoder writes the same code, and turns the same signs back: of the
-superposition, the piece at its own position comes out in order, all others as noise of √(pieces / T).
+second flips the sign of every channel of T by one bit of that code, so that the mean over the pieces is a superposition
+of pieces bound to their positions. The decoder writes the same code and flips the same signs back: the piece at its own
+position is restored, and all others remain as noise of √(pieces / T).
 
-Shapes.  P positions with a code · D width · S, R, T directions of each part · N channels of T with a bit · V vocabulary
+Shapes.  P positions with a code · D width · S, R, T directions of each part · N channels of T with a bit
 """
 
 import math
@@ -22,48 +22,48 @@ from lcm.errors import UserError
 CODE = 2.0
 """Amplitude of the code in the residual stream."""
 PIECE = 0.4
-"""Amplitude of a piece in each channel of T, as LayerNorm sees it."""
+"""Amplitude of a piece in each channel of T, after LayerNorm."""
 MEMORY, UNBIND = 6.0, 12.0
-"""How loudly the decoder adds the vector, and writes what it has unbound from it."""
+"""Gains with which the decoder adds the vector, and writes the unbound pieces."""
 ENCODER_GATE, DECODER_GATE = 2.0, 4.0
-"""How far a gate closes: more than the loudest channel of T over CODE."""
+"""Strength with which a gate closes: above the largest channel of T over CODE."""
 OUTPUT = 3.0
-"""Gain of the decoder's last norm, over PIECE: how sure the untrained codec is."""
+"""Gain of the decoder's last norm, over PIECE: the confidence of the untrained codec."""
 BAG, COARSE = 0.2, 0.2
-"""Shares of the channels of T that no bit turns (a bag of words), and that a bit of the block turns; the rest are
-turned by a bit of the single position."""
+"""Shares of the channels of T that no bit flips (a bag of words), and that a bit of the block flips; a bit of the
+single position flips the rest."""
 BLOCK = 4
 """Positions that share their coarse code."""
 RIDGE = 1e-3
-"""Of the inverse covariance of the sinusoids, relative to its mean diagonal."""
+"""Ridge of the inverse covariance of the sinusoids, relative to its mean diagonal."""
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Three orthonormal sets of directions, and the signs of the positions."""
+    """Three orthonormal sets of directions, and the signs that encode the positions."""
 
     sinusoid: Float[Tensor, "S D"]
-    """Centred sinusoids and the all-ones vector, which LayerNorm takes away."""
+    """Centred sinusoids, and the all-ones vector, which LayerNorm removes."""
     code: Float[Tensor, "R D"]
     piece: Float[Tensor, "T D"]
     signs: Float[Tensor, "P R"]
     bit: Int[Tensor, " T"]
-    """The column of `signs` that turns each channel of T: column 0 is constant and turns none."""
+    """The column of `signs` that flips each channel of T: column 0 is constant and flips none."""
 
     @property
-    def turned(self) -> Int[Tensor, " N"]:
+    def flipped(self) -> Int[Tensor, " N"]:
         return self.bit.nonzero()[:, 0]
 
 
 def coded_positions(max_pieces: int) -> int:
-    """A power of two with room for a sentence, its language and its end."""
+    """Positions that get a code: a power of two with room for a sentence, its language and its end."""
     return max(16, 1 << (max_pieces + 1).bit_length())
 
 
 def initialize(model: SonarText, max_pieces: int, seed: int) -> None:
     """Set all weights of `model`. Raises UserError where its sizes leave no room for the construction.
 
-    Computed in fp64: what a linear algebra library rounds differently from call to call is gone after rounding to fp32.
+    In fp64, so that differences in rounding between linear algebra libraries vanish when the result becomes fp32.
     """
     sizes, generator = model.sizes, torch.Generator().manual_seed(seed)
     basis = build_basis(sizes, coded_positions(max_pieces), generator)
@@ -76,13 +76,13 @@ def initialize(model: SonarText, max_pieces: int, seed: int) -> None:
         _silence(model)
         positions = model.encoder.embed.positions[: len(basis.signs)].double()
         for side in (model.encoder, model.decoder):
-            _write_code(_feed_forward(side, 0), positions, basis)
-        _bind(_feed_forward(model.encoder, 1), positions, basis)
+            _write_code(feed_forward(side, 0), positions, basis)
+        _bind(feed_forward(model.encoder, 1), positions, basis)
         _unbind(model.decoder, basis)
 
 
 def spread(model: SonarText, generator: torch.Generator) -> None:
-    """Xavier's uniform matrices, zero biases, pieces of unit norm: what a random start is made of."""
+    """The random start: Xavier's uniform matrices, zero biases, embeddings of unit norm."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -92,7 +92,7 @@ def spread(model: SonarText, generator: torch.Generator) -> None:
 
 
 def hadamard(size: int) -> Float[Tensor, "{size} {size}"]:
-    """Sylvester's matrix of orthogonal rows of signs; its first column is constant. `size` is a power of two."""
+    """Sylvester's matrix of orthogonal rows of signs, for a power of two. Its first column is constant."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
@@ -100,7 +100,7 @@ def hadamard(size: int) -> Float[Tensor, "{size} {size}"]:
 
 
 def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Basis:
-    """S spans what the sinusoids use; R and T share the rest, rotated at random."""
+    """S spans the sinusoids; R and T share the other directions, in a random rotation."""
     if sizes.positions <= positions:
         raise UserError(f"model.max_pieces needs {positions} positions with a code, but there are {sizes.positions}")
     coarse, fine = positions // BLOCK, positions // 2
@@ -128,7 +128,7 @@ def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Bas
 
 
 def _sinusoid_span(sizes: Sizes, positions: int) -> Float[Tensor, "S D"]:
-    """The directions of singular values over 0.05: what is below tells no position from another."""
+    """Directions of singular values over 0.05: those below do not help to tell positions apart."""
     table = sinusoids(sizes)[: positions + 1].double()
     ones = torch.full((1, sizes.dim), 100 / math.sqrt(sizes.dim), dtype=torch.float64)
     values, directions = torch.linalg.svd(torch.cat([ones, _centred(table)]), full_matrices=False)[1:]
@@ -140,23 +140,23 @@ def _centred(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
 
 
 def _deviation(total: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """What LayerNorm divides by, from the mean square of the channels."""
+    """The divisor of LayerNorm, from the mean square of the channels."""
     return (total + 1e-5).sqrt()
 
 
 def _piece_power(basis: Basis) -> float:
-    """Mean square, over all channels, of a piece."""
+    """Mean square of a piece over all channels."""
     return PIECE**2 * len(basis.piece) / basis.piece.shape[1]
 
 
-def _feed_forward(side: Encoder | Decoder, layer: int) -> FeedForward:
+def feed_forward(side: Encoder | Decoder, layer: int) -> FeedForward:
     block = side.layers[layer].ffn
     assert isinstance(block, FeedForward)
     return block
 
 
 def _refuse_small(sizes: Sizes, basis: Basis) -> None:
-    channels, bag = len(basis.turned), len(basis.piece) - len(basis.turned)
+    channels, bag = len(basis.flipped), len(basis.piece) - len(basis.flipped)
     cancelled = len(basis.code) + len(basis.sinusoid)
     needed = {
         # Fewer pieces than channels would leave directions empty that carry no position.
@@ -175,7 +175,7 @@ def _refuse_small(sizes: Sizes, basis: Basis) -> None:
 
 
 def _silence(model: SonarText) -> None:
-    """Blocks that hold nothing of the construction begin by writing nothing."""
+    """Zero the outputs of all blocks: those outside the construction start by writing nothing."""
     for side in (model.encoder, model.decoder):
         for name, module in side.named_modules():
             if name.endswith("output_proj") and isinstance(module, nn.Linear):
@@ -183,10 +183,10 @@ def _silence(model: SonarText) -> None:
 
 
 def _write_code(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basis) -> None:
-    """Unit k opens at position k alone; together the units write CODE · signs into R, exactly.
+    """Make unit k open at position k alone, and all units together write CODE · signs into R, exactly.
 
-    A unit matches its own sinusoid through the inverse covariance of all; what its strongest neighbour still makes of
-    it is the threshold. The outputs are solved for, with the true deviation of every position.
+    A unit matches its own sinusoid through the inverse covariance of all; its threshold is the response to its
+    strongest neighbour. The outputs are a least-squares solution, with the true deviation of every position.
     """
     count = len(basis.signs)
     centred = _centred(positions)
@@ -207,23 +207,23 @@ def _write_code(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basi
 
 
 def _gate(basis: Basis, strength: float, sign: int = 1) -> Float[Tensor, "N D"]:
-    """What closes a channel's units where its bit is `sign`, and nothing where it is not.
+    """Input weights that close a channel's units where its bit is `sign`, and leave them open elsewhere.
 
-    The constant bit is in it, and not a bias: so the gate grows and shrinks with LayerNorm's deviation.
+    The constant bit takes the place of a bias, so the gate scales with LayerNorm's deviation.
     """
-    return strength * (sign * basis.code[basis.bit[basis.turned]] + basis.code[0])
+    return strength * (sign * basis.code[basis.bit[basis.flipped]] + basis.code[0])
 
 
 def _set_units(block: FeedForward, read: list[Tensor], write: list[Tensor]) -> None:
-    """The first units of a block, without biases; matrices of (units, D), one after the other."""
+    """Set the first units of a block, without biases. read, write: matrices of (units, D), concatenated."""
     inner, outer = torch.cat(read), torch.cat(write)
     block.inner_proj.weight[: len(inner)] = inner
     block.output_proj.weight[:, : len(outer)] = outer.T
 
 
 def _bind(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basis) -> None:
-    """Turn the channels whose bit is -1 (x - 2x), and take positions and codes away: pieces alone go into the mean."""
-    channel, gate = basis.piece[basis.turned], _gate(basis, ENCODER_GATE)
+    """Flip the channels whose bit is -1 (x - 2x) and cancel positions and codes: only pieces reach the mean."""
+    channel, gate = basis.piece[basis.flipped], _gate(basis, ENCODER_GATE)
     cancelled = torch.cat([basis.code, basis.sinusoid])
     dim = positions.shape[1]
     power = _centred(positions).square().mean() + CODE**2 * len(basis.code) / dim + _piece_power(basis)
@@ -236,13 +236,13 @@ def _bind(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basis) -> 
 
 
 def _unbind(decoder: Decoder, basis: Basis) -> None:
-    """Add the vector to every position, turn its channels by that position's bits, and write the result loudly."""
+    """Add the vector to every position, flip its channels by that position's bits, and write the result with gain."""
     layer = decoder.layers[1]
     assert isinstance(layer, DecoderLayer)
     memory, dim = layer.encoder_decoder_attn, basis.piece.shape[1]
     memory.v_proj.weight.copy_(math.sqrt(MEMORY) * basis.piece.T @ basis.piece)
     memory.output_proj.weight.copy_(math.sqrt(MEMORY) * torch.eye(dim))
-    channel, bag = basis.piece[basis.turned], basis.piece[basis.bit == 0]
+    channel, bag = basis.piece[basis.flipped], basis.piece[basis.bit == 0]
     closed, opened = _gate(basis, DECODER_GATE), _gate(basis, DECODER_GATE, sign=-1)
     _set_units(
         layer.ffn,

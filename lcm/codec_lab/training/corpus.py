@@ -1,4 +1,4 @@
-"""Text files → distinct sentences to train on, translations, and sentences that training never meets."""
+"""Text files → distinct training sentences, translations, and held-out sentences that are never trained on."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lcm.codec import Splitter, SplitterSettings
-from lcm.codec_lab.training.settings import Data
+from lcm.codec_lab.training.settings import CorpusSettings
 from lcm.errors import UserError, existing_file
 from lcm.prepare import Columns, DamagedFile, Refused, Sources, find_inputs, opened, split_of
 
@@ -29,30 +29,33 @@ class Pair:
 
 @dataclass
 class Corpus:
-    """sentences: every distinct one with its language, in the order met; validation: likewise, none of them trained."""
+    """sentences: distinct (text, language), in order of appearance. validation: likewise, none of them trained on.
+
+    left_out: documents and pairs that hold a held-out sentence
+    refused:  rows that are no documents
+    """
 
     sentences: list[tuple[str, str]] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     validation: list[tuple[str, str]] = field(default_factory=list)
     documents: int = 0
     left_out: int = 0
-    """Documents and pairs that hold a sentence which is held out."""
     refused: int = 0
 
     @property
     def texts(self) -> list[str]:
-        """Everything that is trained on."""
+        """All training text, for a vocabulary."""
         return [text for text, _ in self.sentences] + [text for p in self.pairs for text in (p.source, p.target)]
 
     @property
     def languages(self) -> list[str]:
-        """In the order met."""
+        """Languages in order of appearance."""
         both = [lang for pair in self.pairs for lang in (pair.source_lang, pair.target_lang)]
         return list(dict.fromkeys([*(lang for _, lang in self.sentences), *both]))
 
 
 class HeldOut:
-    """Sentences that training must never meet, as the splitter cuts them."""
+    """Finds held-out sentences in documents, as the splitter cuts them."""
 
     def __init__(self, sentences: Iterable[str], splitter: Splitter) -> None:
         self._by_first: dict[str, list[list[str]]] = {}
@@ -61,7 +64,7 @@ class HeldOut:
                 self._by_first.setdefault(parts[0], []).append(parts)
 
     def touches(self, sentences: Sequence[str]) -> bool:
-        """Whether one of them is among these, whole."""
+        """True if a whole held-out sentence is among these."""
         return any(
             list(sentences[place : place + len(parts)]) == parts
             for place, sentence in enumerate(sentences)
@@ -69,31 +72,31 @@ class HeldOut:
         )
 
 
-def read_corpus(data: Data) -> Corpus:
-    """Everything that `data` names. Raises UserError for files that are not there, and where nothing is left."""
+def read_corpus(data: CorpusSettings) -> Corpus:
+    """Read all files of `data`. Raises UserError for a missing file, and where no sentence is left to train on."""
     if not data.text:
         raise UserError("data.text is empty: name the files to train on, such as examples/corpus")
     splitter = Splitter(SplitterSettings(max_characters=data.max_characters))
     held_out = [sentence for name in data.held_out for sentence in read_held_out(name)]
-    corpus, barred = Corpus(), HeldOut(held_out, splitter)
-    trained: dict[tuple[str, str], None] = {}
-    watched: dict[tuple[str, str], None] = {}
+    corpus, found = Corpus(), HeldOut(held_out, splitter)
+    train: dict[tuple[str, str], None] = {}
+    validation: dict[tuple[str, str], None] = {}
     for lang, split, sentences in _documents(data, splitter, corpus):
-        if barred.touches(sentences):
+        if found.touches(sentences):
             corpus.left_out += 1
         elif split == "train":
-            trained |= dict.fromkeys((sentence, lang) for sentence in sentences)
+            train |= dict.fromkeys((sentence, lang) for sentence in sentences)
         elif split == "validation":
-            watched |= dict.fromkeys((sentence, lang) for sentence in sentences)
+            validation |= dict.fromkeys((sentence, lang) for sentence in sentences)
     for pair in read_pairs(data.pairs):
-        if any(barred.touches(splitter.split(text)) for text in (pair.source, pair.target)):
+        if any(found.touches(splitter.split(text)) for text in (pair.source, pair.target)):
             corpus.left_out += 1
         else:
             corpus.pairs.append(pair)
     if held_out:
-        watched = dict.fromkeys((" ".join(sentence.split()), data.text[0].lang) for sentence in held_out)
-    corpus.sentences = [sentence for sentence in trained if sentence not in watched]
-    corpus.validation = list(watched)
+        validation = dict.fromkeys((" ".join(sentence.split()), data.text[0].lang) for sentence in held_out)
+    corpus.sentences = [sentence for sentence in train if sentence not in validation]
+    corpus.validation = list(validation)
     if not corpus.sentences:
         raise UserError(
             f"data.text has no sentence to train on: {corpus.documents} documents were read, {corpus.left_out} of them "
@@ -102,8 +105,8 @@ def read_corpus(data: Data) -> Corpus:
     return corpus
 
 
-def _documents(data: Data, splitter: Splitter, corpus: Corpus) -> Iterator[tuple[str, str, list[str]]]:
-    """Language, split and sentences of each document; counts them in `corpus`."""
+def _documents(data: CorpusSettings, splitter: Splitter, corpus: Corpus) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield language, split and sentences of each document, and count documents and refused rows in `corpus`."""
     for text in data.text:
         for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
             if isinstance(document, Refused):
@@ -114,13 +117,13 @@ def _documents(data: Data, splitter: Splitter, corpus: Corpus) -> Iterator[tuple
 
 
 def read_held_out(name: str) -> list[str]:
-    """The sentences of a file of one a line; where a line has tabs, what follows the last."""
+    """Read a file of one sentence a line; in a line with tabs, the sentence follows the last one."""
     lines = existing_file(name, "data.held_out").read_text(encoding="utf-8").splitlines()
     return [sentence for line in lines if (sentence := line.rsplit("\t", 1)[-1].strip())]
 
 
 def read_pairs(names: Sequence[str]) -> Iterator[Pair]:
-    """The translations of .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
+    """Read translations from .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
     for path in find_inputs(names, setting="data.pairs") if names else ():
         try:
             with opened(path) as (_, plain):

@@ -1,18 +1,18 @@
-"""The Lightning side of training a codec: the loss, the learning rates, protection, validation.
+"""Lightning's side of training a codec: loss, learning rates, protection, validation.
 
 Shapes.  B rows · P pieces of the source · Q pieces of the target · D concept width · K protected directions
+         V vocabulary
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -29,7 +29,11 @@ from lcm.seeds import derive_seed
 
 
 class CodecModule(L.LightningModule):
-    """Trains a codec. `seconds` and `pieces` count what is trained; `reported` holds the newest metrics."""
+    """Trains a codec.
+
+    seconds, pieces: of training so far, without validation; target pieces with their ends
+    reported:        the newest metrics by name
+    """
 
     directions: Float[Tensor, "K D"]
 
@@ -40,29 +44,28 @@ class CodecModule(L.LightningModule):
         teacher: Teacher | None = None,
         bottleneck: Rounding | Normalizer | None = None,
     ) -> None:
-        """bottleneck: what a recipe on a frozen encoder has fitted to its vectors."""
+        """bottleneck: fitted to the vectors of a frozen encoder, by its recipe."""
         super().__init__()
         self.settings, self.start, self.teacher, self.bottleneck = settings, start, teacher, bottleneck
         self.model = start.model
-        frozen = settings.freeze == "encoder"
         self.model.requires_grad_(True)
-        self.model.encoder.requires_grad_(not frozen)
-        found = protection.empty_directions(self.model) if settings.protect else torch.empty(0, self.model.sizes.dim)
+        self.model.encoder.requires_grad_(settings.freeze == "none")
+        none = torch.empty(0, self.model.sizes.dim)
         # In the checkpoint, because between two projections the table is not exactly empty there.
-        self.register_buffer("directions", found)
+        self.register_buffer("directions", protection.empty_directions(self.model) if settings.protect else none)
         self.seconds = 0.0
         self.pieces = 0
         self.reported: dict[str, float] = {}
         self._clock = time.perf_counter()
-        self._window: list[tuple[float, int, float]] = []
+        self._window = (0.0, 0)
         self._gradient_norm = torch.zeros(())
-        self._validation: dict[str, float] = {}
+        self._sums: dict[str, float] = {}
 
     # ---- one step ----
 
     @property
     def share_done(self) -> float:
-        """How much of the limit is behind: of the steps, or of the minutes."""
+        """Share of the limit that is reached, from 0 to 1."""
         return share_done(self.settings.limit, self.global_step, self.seconds)
 
     def on_train_batch_start(self, batch: PieceBatch, batch_idx: int) -> None:
@@ -74,25 +77,25 @@ class CodecModule(L.LightningModule):
     def training_step(self, batch: PieceBatch, batch_idx: int) -> Tensor:
         torch.manual_seed(derive_seed(self.settings.run.seed, self.global_step))
         loss = self.loss(batch)
-        counted = int((batch.target_lengths + 1).sum())
-        self.pieces += counted
-        self._window.append((float(loss.detach()), counted, time.perf_counter()))
+        pieces = int((batch.target_lengths + 1).sum())
+        self.pieces += pieces
+        self._window = (self._window[0] + float(loss.detach()) * pieces, self._window[1] + pieces)
         return loss
 
     def loss(self, batch: PieceBatch) -> Float[Tensor, ""]:
         """All terms of a batch of sentences, or of a batch of translations."""
         chosen = self.settings.terms
         vectors = self._encode_source(batch)
-        said = self._piece_loss(batch, self._noised(vectors))
-        if batch.is_translation:
-            loss = chosen.translation * said
-            if chosen.translation_mse:
-                other = self.encode(batch.target, batch.target_lengths, batch.target_lang)
-                loss = loss + chosen.translation_mse * (vectors - other).square().sum(1).mean()
+        reconstruction = self._reconstruction(batch, self._disturbed(vectors))
+        if not batch.is_translation:
+            loss = chosen.autoencode * reconstruction
+            if chosen.similarity and self.teacher is not None:
+                loss = loss + chosen.similarity * self._similarity(batch, vectors, self.teacher)
             return loss
-        loss = chosen.autoencode * said
-        if chosen.similarity and self.teacher is not None:
-            loss = loss + chosen.similarity * self._similarity(batch, vectors)
+        loss = chosen.translation * reconstruction
+        if chosen.translation_mse:
+            other = self.encode(batch.target, batch.target_lengths, batch.target_lang)
+            loss = loss + chosen.translation_mse * (vectors - other).square().sum(1).mean()
         return loss
 
     def encode(
@@ -102,8 +105,16 @@ class CodecModule(L.LightningModule):
             ended = terms.targets(pieces, lengths, self.start.tokenizer.end).clamp(min=0)
             return self.model.encoder(torch.cat([lang[:, None], ended], 1), lengths + 2).float()
 
+    def logits(
+        self, pieces: Int[Tensor, "B Q"], lang: Int[Tensor, " B"], vectors: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B Q+1 V"]:
+        """Scores of every next piece, given the vector and the pieces before it."""
+        ends, memory = torch.full_like(lang, self.start.tokenizer.end), self.model.decoder.memory(vectors)
+        states = self.model.decoder(torch.cat([ends[:, None], lang[:, None], pieces], 1), memory)
+        return self.model.decoder.logits(states[:, 1:])
+
     def _encode_source(self, batch: PieceBatch) -> Float[Tensor, "B D"]:
-        """The vectors of the sources, some of them damaged."""
+        """Vectors of the sources, some of which are damaged first."""
         chosen = self.settings.terms
         if not chosen.denoise or batch.is_translation:
             return self.encode(batch.source, batch.source_lengths, batch.source_lang)
@@ -115,8 +126,8 @@ class CodecModule(L.LightningModule):
         source, lengths = (x.to(self.device) for x in padded(rows))
         return self.encode(source, lengths, batch.source_lang)
 
-    def _noised(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """What the decoder reads while training."""
+    def _disturbed(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The vectors that the decoder reads in training."""
         chosen = self.settings.terms
         if isinstance(self.bottleneck, Normalizer):
             return terms.robust(vectors, self.bottleneck, chosen.robust)
@@ -124,92 +135,69 @@ class CodecModule(L.LightningModule):
             vectors = self.bottleneck.in_training(vectors)
         return terms.with_noise(vectors, chosen.noise) if chosen.noise else vectors
 
-    def _piece_loss(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-        unknown = self.settings.terms.unknown
-        read = terms.with_unknowns(batch.target, unknown, self.start.unknown) if unknown else batch.target
-        return terms.cross_entropy(self.logits(read, batch.target_lang, vectors), self._wanted(batch))
+    def _reconstruction(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+        """Cross-entropy of the target, given the vectors and an input of which some pieces are hidden."""
+        unknown, pieces = self.settings.terms.unknown, batch.target
+        if unknown:
+            pieces = terms.with_unknowns(pieces, unknown, self.start.unknown)
+        return terms.cross_entropy(self.logits(pieces, batch.target_lang, vectors), self._targets(batch))
 
-    def logits(
-        self, pieces: Int[Tensor, "B Q"], lang: Int[Tensor, " B"], vectors: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B Q+1 V"]:
-        """Scores of every next piece, given the pieces before it."""
-        ends = torch.full_like(lang, self.start.tokenizer.end)
-        states = self.model.decoder(
-            torch.cat([ends[:, None], lang[:, None], pieces], 1), self.model.decoder.memory(vectors)
-        )
-        return self.model.decoder.logits(states[:, 1:])
-
-    def _wanted(self, batch: PieceBatch) -> Int[Tensor, "B W"]:
+    def _targets(self, batch: PieceBatch) -> Int[Tensor, "B Q+1"]:
         return terms.targets(batch.target, batch.target_lengths, self.start.tokenizer.end)
 
-    def _similarity(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-        assert self.teacher is not None
-        chosen, rows = self.settings.terms, self.teacher.rows(batch.sentence)
+    def _similarity(self, batch: PieceBatch, vectors: Float[Tensor, "B D"], teacher: Teacher) -> Float[Tensor, ""]:
+        chosen, rows = self.settings.terms, teacher.rows(batch.sentence)
         known = (rows >= 0).nonzero()[:, 0]
-        teacher = self.teacher.vectors[rows[known]].float().to(self.device)
+        theirs = teacher.vectors[rows[known]].float().to(self.device)
         return terms.similarity_loss(
-            vectors[known.to(self.device)], teacher, chosen.similarity_kind, chosen.similarity_temperature
+            vectors[known.to(self.device)], theirs, chosen.similarity_kind, chosen.similarity_temperature
         )
 
     # ---- the optimizer ----
 
     def configure_optimizers(self) -> Optimizer:
         groups = parameter_groups(self.model, self.settings.optimizer)
-        return AdamW(groups, betas=self.settings.optimizer.betas, weight_decay=0.0, fused=True)
+        optimizer = AdamW(groups, betas=self.settings.optimizer.betas, weight_decay=0.0, fused=True)
+        # On the optimizer, because Lightning's hooks after the step come after checkpoints are saved.
+        optimizer.register_step_post_hook(lambda *_: self._after_step())
+        return optimizer
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip by the norm over all parameters, and keep the norm for the report."""
         if len(self.directions):
             protection.hold_code_units(self.model, self.start.max_pieces)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm over all parameters, and keep it for the report."""
         self._gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self.settings.optimizer.clip or math.inf)
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+    def _after_step(self) -> None:
         self.protect(embedding=self.global_step % protection.EMBEDDING_EVERY == 0)
         self.seconds += time.perf_counter() - self._clock
 
     def protect(self, embedding: bool) -> None:
-        """Here and not after the batch, before which checkpoints are saved."""
         if len(self.directions):
             protection.protect(self.model, self.directions, self.start.max_pieces, embedding)
 
-    def on_train_batch_end(self, outputs: Any, batch: PieceBatch, batch_idx: int) -> None:
-        if self.global_step % self.settings.trainer.log_every == 0:
-            self.report_training()
+    # ---- reports ----
 
-    def report_training(self) -> None:
-        """Log the mean over the steps since the last report. Raises UserError where training has diverged."""
-        if not self._window:
+    def on_train_batch_end(self, outputs: Any, batch: PieceBatch, batch_idx: int) -> None:
+        """Report the mean over the steps since the last report. Raises UserError where training has diverged."""
+        if self.global_step % self.settings.trainer.log_every:
             return
         if not self._gradient_norm.isfinite():
             raise UserError(
                 f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; "
                 f"lower optimizer.lr={self.settings.optimizer.lr} and go on from the last checkpoint"
             )
-        pieces = sum(count for _, count, _ in self._window)
+        loss, pieces = self._window
+        self._window = (0.0, 0)
         self._report(
             {
-                "train/loss": sum(loss * count for loss, count, _ in self._window) / pieces,
+                "train/loss": loss / pieces,
                 "train/gradient_norm": float(self._gradient_norm),
                 "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
                 "train/pieces": float(self.pieces),
                 "train/minutes": self.seconds / 60,
             }
         )
-        self._window = []
 
     def _report(self, metrics: dict[str, float]) -> None:
         self.reported = {**self.reported, **metrics}
@@ -219,34 +207,33 @@ class CodecModule(L.LightningModule):
     # ---- validation ----
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = {"pieces": 0.0, "loss": 0.0, "accuracy": 0.0}
+        self._sums = defaultdict(float)
 
     def validation_step(self, batch: PieceBatch, batch_idx: int) -> None:
         vectors = self.encode(batch.source, batch.source_lengths, batch.source_lang)
         if isinstance(self.bottleneck, Rounding):
             vectors = self.bottleneck(vectors)
-        self._measure(batch, vectors, "")
+        self._measure(batch, vectors)
         if isinstance(self.bottleneck, Normalizer):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(batch_idx)
-                self._measure(batch, terms.robust(vectors, self.bottleneck, self.settings.terms.robust), "noised_")
+                noised = terms.robust(vectors, self.bottleneck, self.settings.terms.robust)
+                self._measure(batch, noised, "noised_")
 
-    def _measure(self, batch: PieceBatch, vectors: Float[Tensor, "B D"], name: str) -> None:
-        logits, wanted = self.logits(batch.target, batch.target_lang, vectors), self._wanted(batch)
+    def _measure(self, batch: PieceBatch, vectors: Float[Tensor, "B D"], prefix: str = "") -> None:
+        logits, wanted = self.logits(batch.target, batch.target_lang, vectors), self._targets(batch)
         counts = wanted != terms.IGNORED
-        sums = {
-            f"{name}pieces": float(counts.sum()),
-            f"{name}loss": float(F.cross_entropy(logits.float()[counts], wanted[counts], reduction="sum")),
-            f"{name}accuracy": float((logits.argmax(-1) == wanted)[counts].sum()),
-        }
-        for key, value in sums.items():
-            self._validation[key] = self._validation.get(key, 0.0) + value
+        loss = F.cross_entropy(logits.float()[counts], wanted[counts], reduction="sum")
+        self._sums[f"{prefix}pieces"] += float(counts.sum())
+        self._sums[f"{prefix}loss"] += float(loss)
+        self._sums[f"{prefix}accuracy"] += float((logits.argmax(-1) == wanted)[counts].sum())
 
     def on_validation_epoch_end(self) -> None:
-        measured = self._validation
-        shares = {f"val/{k}": v / measured["pieces"] for k, v in measured.items() if not k.endswith("pieces")}
-        if measured["pieces"]:
-            self._report(shares)
+        """Sums over the pieces, divided by their number: no batch counts more than another."""
+        pieces = self._sums["pieces"]
+        if pieces:
+            shares = {f"val/{name}": total / pieces for name, total in self._sums.items()}
+            self._report({name: value for name, value in shares.items() if not name.endswith("pieces")})
 
     # ---- checkpoints ----
 

@@ -1,4 +1,4 @@
-"""What a quantized decoder reads: vectors of a frozen encoder, rounded by a residual quantizer (paper §2.3.5).
+"""Vectors of a frozen encoder, rounded by a residual quantizer, for a quantized decoder to read (paper §2.3.5).
 
 Shapes.  n vectors · D concept width
 """
@@ -12,11 +12,11 @@ from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
 from lcm.data import fit
 from lcm.errors import UserError
-from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, load_quantizer
+from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, load_quantizer, variance
 from lcm.training import say
 
 PARTIAL = 0.3
-"""How likely a vector is to be rounded, in training, by some of the codebooks: by 2/3 of them at least."""
+"""Chance that a training vector is rounded by some of the codebooks only, 2/3 of them at least."""
 
 
 class Rounding(nn.Module):
@@ -27,12 +27,12 @@ class Rounding(nn.Module):
         self.quantizer, self.record, self.normalizer = quantizer, record, record.normalizer
 
     def forward(self, vectors: Float[Tensor, "n D"], k: Int64[Tensor, " n"] | None = None) -> Float32[Tensor, "n D"]:
-        """By the first k codebooks; without k, by all."""
+        """Round by the first k codebooks; without k, by all."""
         codes = self.quantizer.encode(self.normalizer(vectors))
         return self.normalizer.inverse(self.quantizer.dequantize(codes, k))
 
     def in_training(self, vectors: Float[Tensor, "n D"]) -> Float32[Tensor, "n D"]:
-        """By all codebooks or, with probability PARTIAL, by a number of them that is drawn."""
+        """Round by all codebooks or, with probability PARTIAL, by a random number of them."""
         most = len(self.quantizer.codebooks)
         some = torch.randint(-(-2 * most // 3), most + 1, (len(vectors),), device=vectors.device)
         drawn = torch.rand(len(vectors), device=vectors.device) < PARTIAL
@@ -40,7 +40,7 @@ class Rounding(nn.Module):
 
 
 def load_rounding(path: str, start: Start) -> Rounding:
-    """With codebooks that exist, such as a Quant-LCM's. Raises UserError where they are another codec's."""
+    """Rounding by existing codebooks. Raises UserError where they were fitted to another codec."""
     assert start.folder, "the settings refuse a frozen encoder without a codec"
     quantizer, record = load_quantizer(path)
     fingerprint = storage.fingerprint(start.folder)
@@ -53,7 +53,7 @@ def load_rounding(path: str, start: Start) -> Rounding:
 
 
 def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: Start) -> Rounding:
-    """With codebooks, and a normalizer before them, that are fitted to these vectors of the start."""
+    """Rounding by codebooks, and a normalizer before them, that are fitted to these vectors of the start."""
     assert start.folder, "the settings refuse a frozen encoder without a codec"
     chosen, normalizer = settings.terms, Normalizer(vectors.shape[1])
     if len(vectors) < chosen.units:
@@ -62,6 +62,6 @@ def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: 
     quantizer = fit_quantizer(normalizer(vectors), chosen.codebooks, chosen.units, settings.run.seed)
     record = QuantizerRecord(settings.start, storage.fingerprint(start.folder), "normalised", normalizer)
     rounding = Rounding(quantizer, record)
-    left = (vectors - rounding(vectors)).square().sum() / (vectors - vectors.mean(0)).square().sum()
-    say(f"{chosen.codebooks} codebooks of {chosen.units} units leave {float(left):.1%} of the variance")
+    left = float((vectors - rounding(vectors)).square().sum()) / variance(vectors)
+    say(f"{chosen.codebooks} codebooks of {chosen.units} units leave {left:.1%} of the variance")
     return rounding

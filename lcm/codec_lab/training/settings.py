@@ -5,20 +5,23 @@ settings = load_settings("configs/codec/mini.yaml", ["limit.minutes=30", "terms.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lcm.settings import Section, Settings, load, parse
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One string or several."""
 
-class Sizes(Section):
-    """The model. Where training starts from a codec, its own sizes count and these are ignored."""
+
+class SizeSettings(Section):
+    """Sizes of a new model. Ignored where training starts from a codec: that one's sizes count."""
 
     vocabulary: int = Field(8000, gt=16)
-    """Pieces, languages and reserved ids together."""
+    """Ids of pieces, languages and reserved tokens together."""
     reserved: int = Field(8, ge=1)
-    """Ids at the end of the vocabulary for languages: no piece of text gets them."""
+    """Ids at the end of the vocabulary that are kept for languages: no piece of text gets them."""
     dim: int = Field(512, ge=8)
     """Width of the model and of a concept."""
     heads: int = Field(8, gt=0)
@@ -27,46 +30,41 @@ class Sizes(Section):
     encoder_ffn: int = Field(896, gt=0)
     decoder_ffn: int = Field(1664, gt=0)
     max_pieces: int = Field(61, gt=0)
-    """The longest sentence that is encoded whole; longer ones are cut as `lcm prepare` cuts them."""
+    """The longest sentence that is encoded whole, in pieces; longer ones are cut as `lcm prepare` cuts them."""
 
     @model_validator(mode="after")
-    def _heads_divide_dim(self) -> "Sizes":
+    def _heads_divide_dim(self) -> "SizeSettings":
         if self.dim % (2 * self.heads):
             raise ValueError(f"model.dim={self.dim} cannot be split over model.heads={self.heads}; change either")
         return self
 
 
-class Text(Section):
+class TextSettings(Section):
     """Files of one language."""
 
-    files: tuple[str, ...]
+    files: Names
     """.txt, .jsonl, .parquet, plain or compressed; folders and globs."""
     lang: str = "eng_Latn"
     column: str = "text"
 
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
+class CorpusSettings(Section):
+    """Which text is read, and how it becomes batches."""
 
-class Data(Section):
-    """What is read."""
-
-    text: tuple[Text, ...] = ()
+    text: tuple[TextSettings, ...] = ()
     """Entries such as {files: [a.jsonl, b.txt], lang: fra_Latn}; a file name alone is English."""
-    pairs: tuple[str, ...] = ()
+    pairs: Names = ()
     """Translations: .jsonl with the columns source, target, source_lang, target_lang."""
-    held_out: tuple[str, ...] = ()
-    """One sentence a line; where the line has tabs, what follows the last. They are validated on, and any document
-    that holds one of them is left out whole. Without such files: the documents of the validation split."""
+    held_out: Names = ()
+    """Files of one sentence a line; where a line has tabs, the sentence follows the last. They are the validation set,
+    and no document that holds one of them is trained on. Without such files, the validation split is the set."""
     max_characters: int = Field(256, ge=1)
     short_pieces: int = Field(12, ge=0)
-    """Sentences of fewer pieces are short, …"""
+    """Sentences of fewer pieces count as short, …"""
     short_share: float = Field(1.0, gt=0, le=1)
     """… and an epoch takes only this share of them: they are learned first."""
     spans: float = Field(0.0, ge=0, le=1)
-    """The share of sentences of which an epoch takes a run of words only: many epochs then differ from one another."""
+    """Share of the sentences from which an epoch takes a random run of words instead: epochs then differ."""
     tokens: int = Field(2400, gt=0)
     """Target pieces of a batch, language and end included. All sentences of a batch have one length."""
     validation_sentences: int = Field(300, ge=1)
@@ -77,77 +75,73 @@ class Data(Section):
         entries = (value,) if isinstance(value, str | dict) else value
         return [{"files": (entry,)} if isinstance(entry, str) else entry for entry in entries]
 
-    @field_validator("pairs", "held_out", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
-
-class Terms(Section):
-    """What the loss is made of. 0 switches a term off."""
+class TermSettings(Section):
+    """The terms of the loss. 0 switches a term off."""
 
     autoencode: float = Field(1.0, ge=0)
-    """Weight of the cross-entropy of a sentence given its own vector."""
+    """Weight of the cross-entropy of a sentence, given its own vector."""
     denoise: float = Field(0.0, ge=0, le=1)
     """Share of the sentences whose source is damaged while the target stays clean (paper §2.1)."""
     drop_words: float = Field(0.1, ge=0, lt=1)
-    """Chance of each word of a damaged source to be left out."""
+    """Chance that a word of a damaged source is dropped."""
     swap_words: float = Field(0.1, ge=0, lt=1)
-    """Chance of each word of a damaged source to change places with the next."""
+    """Chance that a word of a damaged source changes places with the next."""
     unknown: float = Field(0.04, ge=0, le=0.5)
-    """Mean share of the decoder's input pieces that become <unk>: what it cannot read there, the vector must say."""
+    """Mean share of the decoder's input pieces that become <unk>: the decoder must read them from the vector instead."""
     noise: float = Field(0.3, ge=0)
-    """Gaussian noise on the vector, up to so many standard deviations of the channel over the batch."""
+    """Largest Gaussian noise on the vector, in standard deviations of each channel over the batch."""
     translation: float = Field(0.0, ge=0)
-    """Weight of the cross-entropy of a target given the vector of its source in another language."""
+    """Weight of the cross-entropy of a target, given the vector of its source in another language."""
     translation_mse: float = Field(0.0, ge=0)
     """Weight of the squared distance between the vectors of a pair, summed over the channels (paper §2.1)."""
     similarity: float = Field(0.0, ge=0)
-    """Weight of the disagreement with a public sentence encoder about which sentences of a batch are alike."""
+    """Weight of the difference from a public sentence encoder's similarities between the sentences of a batch."""
     similarity_kind: Literal["mse", "kl"] = "mse"
-    """mse: of the cosines. kl: of their softmax."""
+    """mse: squared difference of the cosines. kl: Kullback-Leibler divergence of their softmax."""
     similarity_temperature: float = Field(0.1, gt=0)
-    """Of that softmax."""
+    """Temperature of the softmax of kl."""
     similarity_sentences: int = Field(0, ge=0)
-    """How many training sentences the public encoder reads, once; 0 stands for all. The others lack this term."""
+    """Training sentences that the public encoder encodes, once; 0 stands for all. The others do without this term."""
     similarity_folder: str | None = None
-    """The public encoder's folder; none: the one that is installed."""
+    """The public encoder's folder; null: the installed package."""
     robust: float = Field(0.0, ge=0, le=1)
-    """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). A frozen encoder's."""
+    """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). Needs freeze: encoder."""
     codebooks: int = Field(0, ge=0)
-    """The decoder reads vectors that a residual quantizer of so many codebooks has rounded. A frozen encoder's."""
+    """Codebooks of a residual quantizer that rounds what the decoder reads. Needs freeze: encoder."""
     units: int = Field(256, ge=2)
-    """Vectors of each codebook."""
+    """Vectors in each codebook."""
     quantizer: str = ""
-    """Instead of codebooks that are fitted here: those of a file of data_prep/fit_quantizer.py, as a Quant-LCM's."""
+    """A file of data_prep/fit_quantizer.py, such as a Quant-LCM's, to use instead of fitting codebooks here."""
 
 
-class Optimizer(Section):
-    """AdamW without weight decay: warm-up, constant, a long straight line down."""
+class OptimizerSettings(Section):
+    """AdamW without weight decay. Its rate warms up, stays constant, and decays linearly."""
 
     lr: float = Field(2e-4, gt=0)
-    """Of the parts that the analytic start has set."""
+    """Rate of the weights that the analytic start has set."""
     free_factor: float = Field(2.5, ge=0)
-    """Times lr: self-attention, and the feed-forward and cross-attention blocks that it has left alone."""
+    """Factor of lr for the weights that it has not: self-attention, and the other feed-forward and cross-attention."""
     embedding_factor: float = Field(0.5, ge=0)
+    """Factor of lr for the embedding table."""
     betas: tuple[float, float] = (0.9, 0.98)
     warmup_steps: int = Field(40, ge=0)
     decay: float = Field(0.55, ge=0, le=1)
-    """The last part of the limit, over which the rate falls to final_factor · lr."""
+    """Share of the limit, at its end, over which the rate falls to final_factor · lr."""
     final_factor: float = Field(0.0, ge=0, le=1)
     clip: float = Field(1.0, ge=0)
     """Largest gradient norm; 0 switches clipping off."""
 
 
-class Limit(Section):
-    """When training ends: one of the two. The decay follows it."""
+class LimitSettings(Section):
+    """End of training, in steps or in minutes. The decay of the rate follows it."""
 
     steps: int | None = Field(None, gt=0)
     minutes: float | None = Field(None, gt=0)
-    """Of training itself: reading, validation and the public encoder do not count."""
+    """Minutes of training steps: reading, validation and the public encoder do not count."""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Limit":
+    def _exactly_one(self) -> "LimitSettings":
         if (self.steps is None) == (self.minutes is None):
             raise ValueError(
                 f"limit.steps={self.steps} and limit.minutes={self.minutes}: give one of them, and the other as null"
@@ -155,10 +149,12 @@ class Limit(Section):
         return self
 
 
-class Trainer(Section):
+class TrainerSettings(Section):
+    """Device, precision, and how often to report, validate and save."""
+
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
     threads: int = Field(0, ge=0)
-    """0: as many as torch takes."""
+    """CPU threads; 0: torch's default."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     validate_every: int = Field(100, gt=0)
     """Steps between validations."""
@@ -167,7 +163,9 @@ class Trainer(Section):
     log_every: int = Field(20, gt=0)
 
 
-class Run(Section):
+class RunSettings(Section):
+    """Folder of the results, and the seed of everything random."""
+
     dir: str = "runs/codec"
     seed: int = Field(0, ge=0)
 
@@ -176,21 +174,21 @@ class CodecTraining(Settings):
     """The training of one codec. Values come from the YAML file and the command line only."""
 
     start: str = "analytic"
-    """analytic, random, or a codec to go on with: mini or a folder."""
+    """analytic, random, or a codec to train further: mini or a folder."""
     spm: str | None = None
-    """A SentencePiece vocabulary for analytic and random starts; none: one is trained on the corpus."""
+    """A SentencePiece vocabulary for analytic and random starts; null: one is trained on the corpus."""
     freeze: Literal["none", "encoder"] = "none"
-    """encoder: it keeps every bit, and with it the embedding table that it may share with the decoder. The result then
-    has its start's fingerprint: models that were trained on that one's vectors can be decoded by it."""
+    """encoder: the encoder keeps every bit, and so does an embedding table that it shares with the decoder. The result
+    has its start's fingerprint, so it decodes models that were trained on the start's vectors."""
     protect: bool = True
-    """Keep what is learned out of the directions that carry positions, where the start has such directions."""
-    model: Sizes = Sizes()
-    data: Data = Data()
-    terms: Terms = Terms()
-    optimizer: Optimizer = Optimizer()
-    limit: Limit
-    trainer: Trainer = Trainer()
-    run: Run = Run()
+    """Keep updates out of the directions that carry positions, where the start has such directions."""
+    model: SizeSettings = SizeSettings()
+    data: CorpusSettings = CorpusSettings()
+    terms: TermSettings = TermSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    limit: LimitSettings
+    trainer: TrainerSettings = TrainerSettings()
+    run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
     def _terms_fit_together(self) -> "CodecTraining":

@@ -1,4 +1,4 @@
-"""What the public encoder says of the training sentences: asked once, kept in the run's folder as float16.
+"""The public encoder's vectors of the training sentences: computed once, kept in the run's folder as float16.
 
 Shapes.  n sentences · E width of the public encoder
 """
@@ -6,73 +6,55 @@ Shapes.  n sentences · E width of the public encoder
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lcm.codec_lab.similarity import load_public_encoder
+from lcm.codec_lab.training.settings import CodecTraining
 from lcm.files import atomic
+from lcm.training import say
 
 CHUNK = 2048
 """Sentences between two lines of progress."""
 
 
-@runtime_checkable
-class SentenceEncoder(Protocol):
-    """What is used of `lcm.codec_lab.similarity.PublicEncoder`."""
-
-    def encode(self, sentences: list[str]) -> Float[Tensor, "n E"]: ...
-
-
-LoadTeacher = Callable[[str | None], SentenceEncoder]
-
-
-def load_teacher(folder: str | None) -> SentenceEncoder:
-    from lcm.codec_lab.similarity import load_public_encoder
-
-    return load_public_encoder(folder)
-
-
+@dataclass(frozen=True)
 class Teacher:
-    """The vectors of some training sentences, by number."""
+    """Vectors of some training sentences. row_of: for each training sentence its row, or -1."""
 
-    def __init__(self, vectors: Float[Tensor, "n E"], row_of: Int[Tensor, " sentences"]) -> None:
-        self.vectors = vectors
-        self.row_of = row_of
-        """For each training sentence its row, or -1."""
+    vectors: Float[Tensor, "n E"]
+    row_of: Int[Tensor, " sentences"]
 
     def rows(self, sentences: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         return self.row_of[sentences.cpu()]
 
 
-def ask_teacher(
-    texts: Sequence[str],
-    most: int,
-    seed: int,
-    folder: Path | None,
-    load: LoadTeacher,
-    name: str | None,
-    say: Callable[[str], None],
-) -> Teacher:
-    """The teacher of `most` sentences drawn at random (0: of all), from `folder` where it was asked the same before."""
+def make_teacher(texts: Sequence[str], settings: CodecTraining, folder: Path | None) -> Teacher:
+    """A teacher of `terms.similarity_sentences` of the texts, drawn at random (0: of all).
+
+    folder: keeps the vectors for the next run with the same sentences; None keeps nothing.
+    """
+    most, name = settings.terms.similarity_sentences, settings.terms.similarity_folder
     chosen = list(range(len(texts)))
-    if most and most < len(texts):
-        chosen = sorted(random.Random(seed).sample(chosen, most))
+    if 0 < most < len(texts):
+        chosen = sorted(random.Random(settings.run.seed).sample(chosen, most))
     row_of = torch.full((len(texts),), -1)
     row_of[chosen] = torch.arange(len(chosen))
-    asked = [texts[i] for i in chosen]
-    digest = hashlib.sha256(json.dumps([name, asked]).encode()).hexdigest()[:16]
+    sentences = [texts[i] for i in chosen]
+    digest = hashlib.sha256(json.dumps([name, sentences]).encode()).hexdigest()[:16]
     path = folder / f"teacher-{digest}.npy" if folder else None
     if path and path.is_file():
         return Teacher(torch.from_numpy(np.load(path)), row_of)
-    encoder, parts = load(name), []
-    for start in range(0, len(asked), CHUNK):
-        parts.append(encoder.encode(asked[start : start + CHUNK]).half())
-        say(f"public encoder: {min(start + CHUNK, len(asked)):,} of {len(asked):,} sentences")
+    encoder, parts = load_public_encoder(name), []
+    for start in range(0, len(sentences), CHUNK):
+        parts.append(encoder.encode(sentences[start : start + CHUNK]).half())
+        say(f"public encoder: {min(start + CHUNK, len(sentences)):,} of {len(sentences):,} sentences")
     vectors = torch.cat(parts)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

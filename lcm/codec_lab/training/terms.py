@@ -1,4 +1,4 @@
-"""The terms of a codec's loss, and the damage that they repair: pure functions, random by torch's generator.
+"""The terms of a codec's loss, and the damage they learn to repair: pure functions, random by torch's generator.
 
 Shapes.  B rows · P pieces of the source · Q pieces of the target · D concept width · E width of the public encoder
          V vocabulary
@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lcm.codec_lab.similarity import similarities
 from lcm.models import Normalizer
 
 IGNORED = -100
-"""The target of a place that does not count."""
+"""Target of a position that does not count."""
 
 
 def damaged(row: Sequence[int], starts_word: Bool[Tensor, " V"], drop: float, swap: float) -> list[int]:
-    """`row` with words left out and neighbours swapped; at least one word is left (paper §2.1: denoising)."""
+    """Drop words of `row` and swap neighbours; at least one word stays (paper §2.1: denoising)."""
     words: list[list[int]] = []
     for piece in row:
         if not words or bool(starts_word[piece]):
@@ -36,13 +37,13 @@ def damaged(row: Sequence[int], starts_word: Bool[Tensor, " V"], drop: float, sw
 
 
 def with_unknowns(pieces: Int[Tensor, "B Q"], mean_share: float, unknown: int) -> Int[Tensor, "B Q"]:
-    """Each row loses a share of its pieces, which is uniform from 0 to twice the mean."""
+    """Replace a share of each row's pieces by `unknown`. The share is uniform from 0 to twice the mean."""
     share = 2 * mean_share * torch.rand(len(pieces), 1, device=pieces.device)
     return pieces.masked_fill(torch.rand(pieces.shape, device=pieces.device) < share, unknown)
 
 
 def with_noise(vectors: Float[Tensor, "B D"], size: float) -> Float[Tensor, "B D"]:
-    """Gaussian noise of up to `size` standard deviations of each channel over the batch, uniform for each row."""
+    """Add Gaussian noise of up to `size` standard deviations of each channel over the batch, uniform for each row."""
     if len(vectors) < 2:
         return vectors
     sigma = size * torch.rand(len(vectors), 1, device=vectors.device)
@@ -57,30 +58,24 @@ def robust(vectors: Float[Tensor, "B D"], normalizer: Normalizer, most: float) -
 
 
 def targets(pieces: Int[Tensor, "B Q"], lengths: Int[Tensor, " B"], end: int) -> Int[Tensor, "B Q+1"]:
-    """The pieces and their end; what lies beyond is ignored."""
+    """The pieces and their end; positions beyond are IGNORED."""
     place = torch.arange(pieces.shape[1] + 1, device=pieces.device)
     longer = F.pad(pieces, (0, 1)).masked_fill(place == lengths[:, None], end)
     return longer.masked_fill(place > lengths[:, None], IGNORED)
 
 
 def cross_entropy(logits: Float[Tensor, "B Q V"], wanted: Int[Tensor, "B Q"]) -> Float[Tensor, ""]:
-    """The mean over the pieces that count."""
+    """Mean over the pieces that count."""
     return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED)
-
-
-def similarities(vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
-    """Cosines of all pairs after the mean of the batch is taken away: a direction that all share tells nothing."""
-    directions = F.normalize(vectors.float() - vectors.float().mean(0), dim=1)
-    return directions @ directions.T
 
 
 def similarity_loss(
     vectors: Float[Tensor, "B D"], teacher: Float[Tensor, "B E"], kind: str, temperature: float
 ) -> Float[Tensor, ""]:
-    """How far the similarities of a batch are from the public encoder's, a sentence's to itself left out.
+    """Distance between the batch's similarities and the public encoder's, self-similarities excluded.
 
-    mse: squared difference of the cosines. kl: Kullback-Leibler divergence of their softmax over each row. At least
-    three rows: after centring, two always point away from each other.
+    mse: squared difference of the cosines. kl: Kullback-Leibler divergence of their softmax over each row. 0 for fewer
+    than three rows: after centring, two always point away from each other.
     """
     if len(vectors) < 3:
         return vectors.sum() * 0
@@ -90,9 +85,3 @@ def similarity_loss(
         return (ours - theirs).square().mean()
     ours, theirs = ((x / temperature).log_softmax(1) for x in (ours, theirs))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-
-
-def participation_ratio(vectors: Float[Tensor, "n D"]) -> float:
-    """How many directions the vectors use: (Σλ)² / Σλ² of their covariance."""
-    covariance = torch.cov(vectors.double().T)
-    return float(covariance.trace() ** 2 / covariance.square().sum())

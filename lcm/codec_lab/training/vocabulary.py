@@ -1,4 +1,4 @@
-"""Sentences → a SentencePiece vocabulary, its last ids left free for languages."""
+"""Sentences → a SentencePiece vocabulary."""
 
 import io
 import re
@@ -10,11 +10,11 @@ from lcm.errors import UserError
 
 SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
 SAMPLE = 120_000
-"""Sentences that the vocabulary is made from."""
+"""Sentences that the vocabulary is trained on, at most about twice as many."""
 
 
 def train_vocabulary(sentences: Sequence[str], size: int) -> bytes:
-    """The file of a unigram vocabulary of `size` pieces. Raises UserError where the text is too small for so many."""
+    """The file of a unigram vocabulary of `size` pieces. Raises UserError where the text is too small for it."""
     file = io.BytesIO()
     step = max(1, len(sentences) // SAMPLE)
     try:
