@@ -8,19 +8,17 @@ reports beside this one's. sentences.parquet has each sentence's fragility, by w
 
 import argparse
 import sys
-from pathlib import Path
 
 from lcm.codec import load_codec
 from lcm.codec_lab.report import ReportOptions, judge, read_results, read_sentences, write
-from lcm.codec_lab.report.glance import headline
-from lcm.codec_lab.report.shown import systems_of
-from lcm.codec_lab.report.writing import make_folder
+from lcm.codec_lab.report.glance import headline, systems_of
 from lcm.codec_lab.similarity import load_public_encoder
 from lcm.errors import run_command
+from lcm.evaluation import output_folder
+from lcm.options import add_options, options_from
 
 
 def arguments() -> argparse.ArgumentParser:
-    default = ReportOptions()
     parser = argparse.ArgumentParser(description="judge a codec on sentences it has not seen")
     parser.add_argument("--codec", default="mini", metavar="NAME|DIR", help="(%(default)s)")
     parser.add_argument("--input", required=True, nargs="+", metavar="F", help="a sentence a line or row")
@@ -28,17 +26,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--text-column", metavar="C", help="name, or number in .tsv (text; the last in .tsv)")
     parser.add_argument("--lang-column", default="lang", metavar="C", help="(%(default)s)")
     parser.add_argument("--lang", default="eng_Latn", metavar="CODE", help="of rows without one (%(default)s)")
-    for name, metavar, what in (
-        ("limit", "N", "sentences, drawn at random"),
-        ("fragility-limit", "N", "of these, how many have their fragility measured; 0 for none"),
-        ("beam", "N", "hypotheses of a decoding, 1 is greedy"),
-        ("bootstrap", "N", "samples of each interval"),
-        ("seed", "N", "of the draws and of all noise"),
-    ):
-        value = getattr(default, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=value, metavar=metavar, help=f"{what} (%(default)s)")
+    add_options(parser, ReportOptions, skip=("noise",))
     parser.add_argument(
-        "--noise", type=float, nargs="*", default=default.noise, metavar="X", help="multiples of each channel's σ"
+        "--noise", type=float, nargs="*", default=argparse.SUPPRESS, metavar="X", help="multiples of each channel's σ"
     )
     parser.add_argument("--public-encoder", metavar="DIR", help="a sentence-transformers model (all-MiniLM-L6-v2)")
     parser.add_argument("--no-public-encoder", action="store_true", help="leave out what needs it")
@@ -47,18 +37,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Everything that `arguments` asks for; the table on stdout."""
-    options = ReportOptions(
-        limit=args.limit,
-        fragility_limit=args.fragility_limit,
-        beam=args.beam,
-        noise=tuple(args.noise),
-        bootstrap=args.bootstrap,
-        seed=args.seed,
-    )
-    output = Path(args.output)
+    """Judge as `arguments` says; the table goes to stdout, the place of the page to stderr."""
+    options = options_from(args, ReportOptions)
     others = [read_results(path) for path in args.compare]
-    make_folder(output)
+    output = output_folder(args.output)
     sentences = read_sentences(args.input, text_column=args.text_column, lang_column=args.lang_column, lang=args.lang)
     codec = load_codec(args.codec)
     public = None if args.no_public_encoder else load_public_encoder(args.public_encoder)

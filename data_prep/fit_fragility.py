@@ -25,7 +25,7 @@ from torch.optim import AdamW
 
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report import Sentence, read_results, read_sentences
-from lcm.codec_lab.report.fragility import LEVELS, fragility
+from lcm.codec_lab.report.fragility import LEVELS, noise_scores
 from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data import fit as fit_normalizer
@@ -101,7 +101,7 @@ def measured(codec: Codec, sentences: Sequence[Sentence], limit: int, seed: int)
     def tell(stage: str) -> None:
         print(f"{stage}, the last is {LEVELS[-1]}: decoding {len(sample):,} sentences", file=sys.stderr)
 
-    found = fragility(Coder(codec), sample, sample.vectors, seed, tell=tell)
+    found = noise_scores(Coder(codec), sample, sample.vectors, seed, tell=tell)
     return sample.vectors, torch.from_numpy(1 + found.by_bleu).float()
 
 
@@ -130,8 +130,7 @@ def _encoded(codec: Codec, sentences: list[Sentence]) -> Sample:
     if unknown := [s.lang for s in sentences if s.lang not in codec.languages]:
         raise UserError(f"codec {codec.name!r} does not know the language {unknown[0]!r}; expected {codec.languages}")
     print(f"encoding {len(sentences):,} sentences", file=sys.stderr)
-    texts, langs = [s.text for s in sentences], [s.lang for s in sentences]
-    return Sample(sentences, Coder(codec).encode(texts, langs))
+    return Sample.encoded(Coder(codec), sentences)
 
 
 def arguments() -> argparse.ArgumentParser:

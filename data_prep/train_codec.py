@@ -10,7 +10,7 @@ import sys
 
 from lcm.codec_lab.training.ablation import ablate
 from lcm.codec_lab.training.settings import load_settings
-from lcm.codec_lab.training.training import dry_run, train_codec
+from lcm.codec_lab.training.training import dry_run_codec, train_codec
 from lcm.errors import run_command
 
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, overrides: list[str]) -> int:
     settings = load_settings(args.config, overrides)
     if args.dry_run:
-        dry_run(settings)
+        dry_run_codec(settings)
     elif args.ablation:
         print(ablate(settings, args.ablation))
     else:

@@ -1,5 +1,5 @@
 import pytest
-from tiny_codec import fake_teacher, settings_for
+from tiny_codec import settings_for
 
 from lcm.codec_lab.training.training import train_codec
 
@@ -9,4 +9,4 @@ def start(tmp_path_factory):
     """A codec after sixty steps, for what goes on from one."""
     folder = tmp_path_factory.mktemp("start")
     overrides = ("limit.steps=60", "trainer.validate_every=20", "trainer.checkpoint_every=60")
-    return train_codec(settings_for(folder, *overrides), fake_teacher)
+    return train_codec(settings_for(folder, *overrides))

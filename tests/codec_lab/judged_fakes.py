@@ -63,14 +63,14 @@ class BagOfWords(Perfect):
 
 
 class Translator(Perfect):
-    """Vectors and texts that tell which language was asked for."""
+    """Vectors that know their language, and texts in no other."""
 
     def encode(self, sentences, lang="eng_Latn", *, progress=None):
-        return super().encode([f"{lang}|{sentence}" for sentence in sentences], lang)
+        return super().encode([f"{own}|{sentence}" for own, sentence in zip(lang, sentences, strict=True)])
 
     def decode(self, vectors, lang="eng_Latn", *, beam=1, progress=None):
-        found = [text.partition("|") for text in super().decode(vectors, lang)]
-        return [text if own == lang else "wrong language" for own, _, text in found]
+        found = [text.partition("|") for text in super().decode(vectors)]
+        return [text if own == wanted else "wrong language" for (own, _, text), wanted in zip(found, lang, strict=True)]
 
 
 class FakePublic(PublicEncoder):
@@ -80,7 +80,7 @@ class FakePublic(PublicEncoder):
         self.codec, self.dim = codec, codec.dim
 
     def encode(self, sentences):
-        return torch.nn.functional.normalize(self.codec.encode(sentences), dim=1)
+        return torch.nn.functional.normalize(self.codec.encode(sentences, ["eng_Latn"] * len(sentences)), dim=1)
 
 
 def sample_of(codec: FakeCodec, found: list[Sentence]) -> Sample:

@@ -7,7 +7,8 @@ from tiny_codec import MAX_PIECES, SIZES, model_with
 from lcm.codec import load_codec
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec_lab.training import analytic
-from lcm.codec_lab.training.protection import empty_directions, first_block
+from lcm.codec_lab.training.analytic import feed_forward
+from lcm.codec_lab.training.protection import empty_directions
 from lcm.errors import UserError
 
 END, LANG = 3, 190
@@ -101,7 +102,7 @@ def test_the_embedded_codec_has_75_empty_directions_and_its_code_lies_in_them():
     spread = positions - positions.mean(1, keepdim=True)
     for inside in (
         spread,
-        *(first_block(side).output_proj.weight[:, :64].T for side in (model.encoder, model.decoder)),
+        *(feed_forward(side, 0).output_proj.weight[:, :64].T for side in (model.encoder, model.decoder)),
     ):
         assert (inside - inside @ found.T @ found).norm() < 0.02 * inside.norm()
 

@@ -7,7 +7,7 @@ from tiny_codec import settings_for, write_corpus
 
 from lcm.codec.splitter import Splitter, SplitterSettings
 from lcm.codec_lab.training.corpus import Corpus, HeldOut, Pair, read_corpus
-from lcm.codec_lab.training.examples import make_examples
+from lcm.codec_lab.training.pieces import tokenize
 from lcm.codec_lab.training.start import make_start
 from lcm.errors import UserError
 
@@ -101,7 +101,7 @@ def test_translations_go_both_ways_and_those_over_the_limit_on_either_side_are_l
     assert len(start.tokenizer.encode([long])[0]) > start.max_pieces
     pairs = [Pair("A fox.", other, "eng_Latn", "fra_Latn") for other in ("A boat.", long)]
     corpus = Corpus(sentences=[("A red fox sees.", "eng_Latn")], pairs=pairs)
-    _, *translations = make_examples(corpus, start, 256, 10).train
+    _, *translations = tokenize(corpus, start, settings.data).train
     languages = {code: start.tokenizer.language(code) for code in ("eng_Latn", "fra_Latn")}
     fox, boat = (tuple(pieces) for pieces in start.tokenizer.encode(["A fox.", "A boat."]))
     assert [(e.source, e.target, e.source_lang, e.target_lang) for e in translations] == [

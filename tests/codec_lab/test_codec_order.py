@@ -1,24 +1,24 @@
-"""The order of training is a pure function of examples, seed and step; every example comes once an epoch."""
+"""The order of training is a pure function of rows, seed and step; every row comes once an epoch."""
 
 from collections import Counter
 from itertools import islice
 
 import torch
 
-from lcm.codec_lab.training.batches import Example, Order, TrainingBatches, ValidationBatches, collate
+from lcm.codec_lab.training.batches import Order, PieceRow, TrainingBatches, ValidationBatches, collate
 
 
 def example(length, number, taught=False):
     pieces = tuple(range(10, 10 + length))
-    return Example(pieces, pieces, 90, 90, number, taught)
+    return PieceRow(pieces, pieces, 90, 90, number, taught)
 
 
 SENTENCES = [example(2 + i % 5, i, taught=i % 3 == 0) for i in range(60)]
-PAIRS = [Example((4,) * (1 + i % 4), (5,) * (1 + i % 3), 90, 91) for i in range(20)]
+PAIRS = [PieceRow((4,) * (1 + i % 4), (5,) * (1 + i % 3), 90, 91) for i in range(20)]
 ORDER = Order(tokens=30, seed=1)
 
 
-def test_an_epoch_takes_every_example_once():
+def test_an_epoch_takes_every_row_once():
     counts = Counter(i for batch in ORDER.epoch(SENTENCES + PAIRS, 0) for i in batch)
     assert counts == Counter(range(80))
 

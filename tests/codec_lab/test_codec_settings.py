@@ -6,7 +6,7 @@ import pytest
 from tiny_codec import model_with
 
 from lcm.codec_lab.training.rates import parameter_groups, rate, share_done
-from lcm.codec_lab.training.settings import Limit, Optimizer, load_settings, parse_settings
+from lcm.codec_lab.training.settings import LimitSettings, OptimizerSettings, load_settings, parse_settings
 from lcm.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "codec"
@@ -61,23 +61,23 @@ def test_every_shipped_codec_config_loads_and_opens_with_command_machines_hours_
 
 
 def test_the_rate_warms_up_stays_and_falls_straight():
-    optimizer = Optimizer(warmup_steps=4, decay=0.5, final_factor=0.1)
+    optimizer = OptimizerSettings(warmup_steps=4, decay=0.5, final_factor=0.1)
     assert [rate(step, 0.0, optimizer) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rate(9, 0.5, optimizer) == 1
     assert rate(9, 0.75, optimizer) == pytest.approx(0.55)
     assert rate(9, 1.0, optimizer) == pytest.approx(0.1)
-    assert rate(9, 1.0, Optimizer(warmup_steps=0, decay=0)) == 1
+    assert rate(9, 1.0, OptimizerSettings(warmup_steps=0, decay=0)) == 1
 
 
 def test_the_limit_counts_steps_or_minutes():
-    assert share_done(Limit(steps=4), steps=1, seconds=1e9) == 0.25
-    assert share_done(Limit(minutes=2), steps=10**9, seconds=30.0) == 0.25
-    assert share_done(Limit(minutes=2), steps=0, seconds=1e9) == 1
+    assert share_done(LimitSettings(steps=4), steps=1, seconds=1e9) == 0.25
+    assert share_done(LimitSettings(minutes=2), steps=10**9, seconds=30.0) == 0.25
+    assert share_done(LimitSettings(minutes=2), steps=0, seconds=1e9) == 1
 
 
 def test_every_weight_is_in_one_group_and_the_analytic_parts_learn_slowly():
     model = model_with()
-    groups = parameter_groups(model, Optimizer(lr=1.0, free_factor=3.0, embedding_factor=0.5))
+    groups = parameter_groups(model, OptimizerSettings(lr=1.0, free_factor=3.0, embedding_factor=0.5))
     assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in model.parameters())
     rate_of = {id(p): g["base"] for g in groups for p in g["params"]}
     rates = {name: rate_of[id(p)] for name, p in model.named_parameters()}

@@ -108,10 +108,3 @@ def test_following_the_similarity_loss_makes_vectors_agree_with_the_teacher(kind
 
 def test_two_rows_have_no_similarity_to_learn():
     assert float(terms.similarity_loss(torch.randn(2, 4), torch.randn(2, 3), "mse", 0.1)) == 0
-
-
-def test_the_participation_ratio_counts_directions():
-    torch.manual_seed(0)
-    assert terms.participation_ratio(torch.randn(50_000, 7)) == pytest.approx(7, rel=0.01)
-    line = torch.randn(50, 1) * torch.ones(7)
-    assert terms.participation_ratio(line) == pytest.approx(1, abs=1e-4)

@@ -4,7 +4,8 @@ import torch
 from tiny_codec import MAX_PIECES, model_with
 
 from lcm.codec_lab.training import analytic
-from lcm.codec_lab.training.protection import empty_directions, first_block, hold_code_units, protect
+from lcm.codec_lab.training.analytic import feed_forward
+from lcm.codec_lab.training.protection import empty_directions, hold_code_units, protect
 
 CODE_UNITS = 16
 
@@ -23,7 +24,9 @@ def stirred():
 
 def test_after_protection_only_the_code_units_write_into_the_directions():
     model, directions = stirred()
-    before = [first_block(side).output_proj.weight[:, :CODE_UNITS].clone() for side in (model.encoder, model.decoder)]
+    before = [
+        feed_forward(side, 0).output_proj.weight[:, :CODE_UNITS].clone() for side in (model.encoder, model.decoder)
+    ]
     protect(model, directions, MAX_PIECES, embedding=True)
     for side, code in zip((model.encoder, model.decoder), before, strict=True):
         for layer in side.layers:
@@ -32,7 +35,7 @@ def test_after_protection_only_the_code_units_write_into_the_directions():
             for writer in writers:
                 assert (directions @ writer.weight).abs().max() < 1e-4
                 assert (directions @ writer.bias).abs().max() < 1e-4
-        output = first_block(side).output_proj
+        output = feed_forward(side, 0).output_proj
         assert (directions @ output.weight[:, CODE_UNITS:]).abs().max() < 1e-4
         assert (directions @ output.bias).abs().max() < 1e-4
         assert torch.equal(output.weight[:, :CODE_UNITS], code)
@@ -61,7 +64,7 @@ def test_code_units_get_no_gradient_and_all_others_keep_theirs():
     hold_code_units(model, MAX_PIECES)
     held = 0
     for side in (model.encoder, model.decoder):
-        block = first_block(side)
+        block = feed_forward(side, 0)
         assert bool((block.inner_proj.weight.grad[:CODE_UNITS] == 0).all())
         assert bool((block.inner_proj.bias.grad[:CODE_UNITS] == 0).all())
         assert bool((block.output_proj.weight.grad[:, :CODE_UNITS] == 0).all())

@@ -7,8 +7,8 @@ import pytest
 import torch
 from judged_fakes import Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.agreement import _weighted as weighted
-from lcm.codec_lab.report.agreement import agreement, correlation, cosines, random_pairs
+from lcm.codec_lab.report.agreement import agreement, correlation, cosines, dense_ranks, random_pairs
+from lcm.codec_lab.report.agreement import spearman as weighted
 from lcm.codec_lab.report.space import nearest
 
 
@@ -46,9 +46,9 @@ def test_it_agrees_with_scipy():
 
 def test_a_pair_of_weight_three_counts_like_three_pairs():
     a, b, times = np.array([1.0, 2, 3, 4]), np.array([2.0, 1, 4, 3]), np.array([3, 1, 2, 0])
-    groups = [np.unique(x, return_inverse=True)[1] for x in (a, b)]
-    repeated = [np.unique(np.repeat(x, times), return_inverse=True)[1] for x in (a, b)]
-    assert weighted(tuple(groups), times.astype(float)) == pytest.approx(weighted(tuple(repeated), np.ones(6)))
+    ranks = [dense_ranks(x) for x in (a, b)]
+    repeated = [dense_ranks(np.repeat(x, times)) for x in (a, b)]
+    assert weighted(*ranks, times.astype(float)) == pytest.approx(weighted(*repeated, np.ones(6)))
 
 
 def test_values_that_are_all_equal_have_no_correlation():

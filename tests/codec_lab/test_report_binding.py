@@ -6,7 +6,7 @@ import pytest
 import torch
 from judged_fakes import BagOfWords, FakePublic, Perfect
 
-from lcm.codec_lab.report.binding import binding, cases
+from lcm.codec_lab.report.binding import binding_scores, cases
 from lcm.codec_lab.report.sample import Coder
 
 
@@ -24,7 +24,7 @@ def test_the_cases_are_forty_and_a_swap_has_the_same_words():
 
 def test_a_bag_of_words_fails():
     codec = BagOfWords()
-    found = binding(Coder(codec), torch.zeros(codec.dim), None)
+    found = binding_scores(Coder(codec), torch.zeros(codec.dim), None)
     assert found["cosines"]["raw"]["swap"] == pytest.approx(1)
     assert found["cosines"]["raw"]["unrelated"] < 0.9
     assert found["cosines"]["raw"]["swap_farther"] == 0
@@ -33,7 +33,7 @@ def test_a_bag_of_words_fails():
 
 def test_a_codec_that_keeps_sentences_apart_passes():
     codec = Perfect()
-    found = binding(Coder(codec), torch.zeros(codec.dim), FakePublic(codec).encode)
+    found = binding_scores(Coder(codec), torch.zeros(codec.dim), FakePublic(codec).encode)
     assert found["decoded"] == {"right": 1, "confused": 0, "other": 0}
     assert abs(found["cosines"]["raw"]["swap"]) < 0.1
     assert found["cosines"]["public"] == pytest.approx(found["cosines"]["raw"], abs=1e-5)
@@ -47,14 +47,14 @@ def test_punctuation_and_case_do_not_matter_but_words_do():
             texts[1] = "The whiteman and the blackwoman were the white man and the black womans."
             return texts
 
-    found = binding(Coder(Says(16)), torch.zeros(16), None)
+    found = binding_scores(Coder(Says(16)), torch.zeros(16), None)
     assert [row["outcome"] for row in found["examples"][:2]] == ["right", "other"]
 
 
 def test_centring_takes_the_mean_off():
     codec = Perfect()
-    plain = binding(Coder(codec), torch.zeros(codec.dim), None)["cosines"]
+    plain = binding_scores(Coder(codec), torch.zeros(codec.dim), None)["cosines"]
     assert plain["raw"] == plain["centred"]
-    far = binding(Coder(codec), torch.full((codec.dim,), 50.0), None)["cosines"]
+    far = binding_scores(Coder(codec), torch.full((codec.dim,), 50.0), None)["cosines"]
     assert far["raw"] == plain["raw"]
     assert far["centred"]["swap"] > 0.99

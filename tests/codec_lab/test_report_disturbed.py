@@ -4,8 +4,8 @@ import pytest
 import torch
 from judged_fakes import Deaf, Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.disturbed import examples, halfway, summary, under_noise
-from lcm.codec_lab.report.sample import Coder, drawn, gaussian
+from lcm.codec_lab.report.disturbed import halfway, midpoint_examples, midpoint_means, under_noise
+from lcm.codec_lab.report.sample import Coder, drawn, noise_of
 from lcm.codec_lab.report.space import nearest
 
 
@@ -33,10 +33,10 @@ def test_levels_of_noise_differ_in_their_size_alone():
 
 def test_a_sentence_gets_its_noise_whoever_stands_beside_it():
     texts = [s.text for s in sentences(8)]
-    noise = gaussian(texts, 50, 0, "noise")
-    torch.testing.assert_close(gaussian(texts[::-1], 50, 0, "noise"), noise.flip(0), rtol=0, atol=0)
-    torch.testing.assert_close(gaussian(texts[3:4], 50, 0, "noise"), noise[3:4], rtol=0, atol=0)
-    for other in (gaussian(texts, 50, 1, "noise"), gaussian(texts, 50, 0, "fragility")):
+    noise = noise_of(texts, 50, 0, "noise")
+    torch.testing.assert_close(noise_of(texts[::-1], 50, 0, "noise"), noise.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(noise_of(texts[3:4], 50, 0, "noise"), noise[3:4], rtol=0, atol=0)
+    for other in (noise_of(texts, 50, 1, "noise"), noise_of(texts, 50, 0, "fragility")):
         assert not bool((other == noise).any())
 
 
@@ -51,7 +51,7 @@ def test_a_steadfast_codec_says_one_of_the_two_halfway():
     codec = Perfect()
     sample = sample_of(codec, sentences(12))
     points = halfway(Coder(codec), sample, sample.texts, nearest(sample, 1)[0])
-    found = summary(points)
+    found = midpoint_means(points)
     assert found["midpoints"] == len({p.places for p in points}) <= 12
     assert (found["is_end"], found["invented"], found["bleu"]) == (1, 0, pytest.approx(100))
     # It answers with one of the two, which are as far from the midpoint as the two are.
@@ -82,13 +82,13 @@ def test_the_round_trip_is_measured_in_distances_of_the_two():
     assert point.round_trip == pytest.approx(3)
     assert not point.is_end
     assert point.invented == pytest.approx(2 / 3), "of A, new, word the two have only the first"
-    assert summary([point])["closer_than_ends"] == 0
+    assert midpoint_means([point])["closer_than_ends"] == 0
 
 
 def test_one_sentence_has_no_midpoint():
     sample = sample_of(Deaf(4), sentences(1))
     points = halfway(Coder(Deaf(4)), sample, sample.texts, nearest(sample, 3)[0])
-    assert summary(points) == {
+    assert midpoint_means(points) == {
         "midpoints": 0, "is_end": None, "bleu": None, "invented": None, "round_trip": None, "closer_than_ends": None,
     }  # fmt: skip
-    assert examples(points, sample.texts, 5) == []
+    assert midpoint_examples(points, sample.texts) == []

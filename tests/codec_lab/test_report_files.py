@@ -10,9 +10,8 @@ import pytest
 from judged_fakes import FakePublic, Perfect, Translator, sentences
 
 from lcm.codec_lab.report import ReportOptions, Sentence, judge, read_results, write
-from lcm.codec_lab.report.glance import headline
-from lcm.codec_lab.report.report_page import report_page
-from lcm.codec_lab.report.shown import shown, systems_of
+from lcm.codec_lab.report.glance import headline, shown, systems_of
+from lcm.codec_lab.report.page import report_page
 from lcm.codec_lab.report.writing import finite
 from lcm.errors import UserError
 

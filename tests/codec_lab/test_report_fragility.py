@@ -5,7 +5,7 @@ import pytest
 import torch
 from judged_fakes import Deaf, FakePublic, Perfect, sample_of, sentences
 
-from lcm.codec_lab.report.fragility import LEVELS, examples, fragility, summary
+from lcm.codec_lab.report.fragility import LEVELS, fragility_examples, fragility_means, noise_scores
 from lcm.codec_lab.report.sample import Coder
 from lcm.codec_lab.report.text_scores import sentence_bleu
 from lcm.data.statistics import fit
@@ -14,13 +14,13 @@ from lcm.models.normalizer import Normalizer
 
 def measured(codec, count=12, public=None):
     sample = sample_of(codec, sentences(count))
-    return sample, fragility(Coder(codec), sample, sample.vectors, 0, public)
+    return sample, noise_scores(Coder(codec), sample, sample.vectors, 0, public)
 
 
 def test_what_no_noise_harms_is_minus_one():
     sample, found = measured(Perfect(2048))
     assert found.by_bleu.tolist() == pytest.approx([-1] * 12)
-    told = summary(found, sample)
+    told = fragility_means(found, sample)
     assert (told["bleu"], told["cosine"], told["sentences"]) == (pytest.approx(-1), None, 12)
 
 
@@ -37,7 +37,7 @@ def test_the_noise_follows_the_formula():
     codec = Perfect(3000)
     sample = sample_of(codec, sentences(12))
     sample.vectors[:] = sample.vectors * torch.linspace(0.1, 10, 3000) - 4
-    fragility(Coder(codec), sample, sample.vectors, 0)
+    noise_scores(Coder(codec), sample, sample.vectors, 0)
     normalizer = Normalizer(3000)
     normalizer.set(*fit(sample.vectors))
     z, noises = normalizer(sample.vectors), []
@@ -54,9 +54,9 @@ def test_a_sentence_is_as_fragile_in_any_company():
     """Only the normalizer looks at the others, and that is fitted on what one gives it."""
     codec = Perfect(24)
     sample = sample_of(codec, sentences(30))
-    all_of_them = fragility(Coder(codec), sample, sample.vectors, 0)
+    all_of_them = noise_scores(Coder(codec), sample, sample.vectors, 0)
     some = sample.part([20, 3, 11])
-    alone = fragility(Coder(codec), some, sample.vectors, 0)
+    alone = noise_scores(Coder(codec), some, sample.vectors, 0)
     assert alone.by_bleu == pytest.approx(all_of_them.by_bleu[[20, 3, 11]])
     assert len(set(all_of_them.by_bleu.round(4))) > 10, "or nothing was compared"
 
@@ -74,7 +74,7 @@ def test_the_cosine_is_the_public_encoders():
 
 def test_the_summary_is_the_mean_whichever_way_it_is_cut():
     sample, found = measured(Perfect(24), count=60)
-    told = summary(found, sample)
+    told = fragility_means(found, sample)
     assert told["bleu"] == pytest.approx(-np.mean([row["bleu"] for row in told["levels"]]) / 100)
     assert sum(row["sentences"] for row in told["by_length"]) == 60
     weighted = sum(row["sentences"] * row["bleu"] for row in told["by_length"]) / 60
@@ -85,7 +85,7 @@ def test_the_summary_is_the_mean_whichever_way_it_is_cut():
 
 def test_examples_are_the_extremes():
     sample, found = measured(Perfect(24), count=40)
-    shown = examples(found, sample, 3)
+    shown = fragility_examples(found, sample, 3)
     order = sorted(found.by_bleu)
     assert [row["fragility"] for row in shown["least"]] == pytest.approx(order[:3])
     assert [row["fragility"] for row in shown["most"]] == pytest.approx(order[::-1][:3])

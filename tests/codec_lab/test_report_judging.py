@@ -90,7 +90,8 @@ def test_each_language_is_asked_for_and_told_alone():
 
     class Half(Translator):
         def decode(self, vectors, lang="eng_Latn", *, beam=1, progress=None):
-            return super().decode(vectors, lang) if lang == "fra_Latn" else ["nil"] * len(vectors)
+            texts = super().decode(vectors, lang)
+            return [text if own == "fra_Latn" else "nil" for text, own in zip(texts, lang, strict=True)]
 
     french = [Sentence(s.text + " fr", "fra_Latn", s.row + 40) for s in sentences(40)]
     codec = Half(2048)

@@ -6,7 +6,6 @@ import pytest
 import sacrebleu
 from judged_fakes import sentences
 
-from lcm.codec_lab.report import text_scores
 from lcm.codec_lab.report.text_scores import BANDS, by_length, scores, sentence_bleu
 from lcm.errors import UserError
 
@@ -62,6 +61,5 @@ def test_groups_without_sentences_are_left_out():
 
 def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    text_scores._bleu.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[judge\]'"):
         scores(TEXTS, TEXTS, ENGLISH)

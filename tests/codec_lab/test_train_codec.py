@@ -8,10 +8,10 @@ import torch
 from tiny_codec import FakeTeacher, fake_teacher, settings_for
 
 from lcm.codec import load_codec
-from lcm.codec_lab.training import training
-from lcm.codec_lab.training.ablation import ablate, rows_of
+from lcm.codec_lab.training import ablation, teacher, training
+from lcm.codec_lab.training.ablation import ablate, variants
+from lcm.codec_lab.training.analytic import feed_forward
 from lcm.codec_lab.training.corpus import read_corpus
-from lcm.codec_lab.training.protection import first_block
 from lcm.errors import UserError
 
 
@@ -20,13 +20,19 @@ def weights(folder):
     return {name: value.clone() for name, value in codec.model.state_dict().items()}
 
 
-def never(folder):
-    raise AssertionError("the public encoder is not needed")
+@pytest.fixture(autouse=True)
+def public_encoder(monkeypatch):
+    for module in (teacher, ablation):
+        monkeypatch.setattr(module, "load_public_encoder", fake_teacher)
 
 
-def trained(folder, *overrides, load=fake_teacher):
-    settings = settings_for(folder, *overrides)
-    return training.train_codec(settings, load), settings
+@pytest.fixture
+def no_public_encoder(monkeypatch):
+    monkeypatch.setattr(teacher, "load_public_encoder", lambda folder: pytest.fail("the public encoder is not needed"))
+
+
+def trained(folder, *overrides):
+    return training.train_codec(settings_for(folder, *overrides))
 
 
 def test_a_tiny_run_learns_and_leaves_a_codec_that_reconstructs(start):
@@ -56,7 +62,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
     for folder in (whole, part):
         folder.mkdir()
     terms = ("terms.denoise=0.5", "terms.similarity=1", "terms.unknown=0.1")
-    expected = trained(whole, *terms)[0]
+    expected = trained(whole, *terms)
     step = training.CodecModule.training_step
 
     def dies(self, batch, batch_idx):
@@ -69,17 +75,17 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
         trained(part, *terms)
     assert not (part / "run" / "codec").exists()
     monkeypatch.undo()
-    found = weights(trained(part, *terms)[0])
+    found = weights(trained(part, *terms))
     assert all(torch.equal(value, found[name]) for name, value in weights(expected).items())
     steps = [int(line.split(",")[0]) for line in (part / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_pieces_that_are_counted_are_those_of_the_batches_with_their_ends(tmp_path):
+def test_the_pieces_that_are_counted_are_those_of_the_batches_with_their_ends(tmp_path, no_public_encoder):
     settings = settings_for(tmp_path, "limit.steps=3", "trainer.log_every=3")
-    run = training.assemble(settings, never, None)
-    run.fit(training.build_trainer(settings, None))
-    batches = [batch for batch, _ in zip(run.order.batches(run.examples.train), range(3), strict=False)]
+    run = training.prepare_run(settings, None)
+    run.fit(None)
+    batches = [batch for batch, _ in zip(run.order.batches(run.rows.train), range(3), strict=False)]
     assert run.module.pieces == sum(int((batch.target_lengths + 1).sum()) for batch in batches)
 
 
@@ -90,20 +96,20 @@ def test_training_that_diverges_ends_in_a_line(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_trains_no_step_more(tmp_path):
-    first = weights(trained(tmp_path)[0])
+    first = weights(trained(tmp_path))
     shutil.rmtree(tmp_path / "run" / "codec")
-    again, _ = trained(tmp_path)
+    again = trained(tmp_path)
     assert load_codec(again, device="cpu").config["training"]["steps"] == 6
     assert all(torch.equal(value, first[name]) for name, value in weights(again).items())
 
 
 def test_training_keeps_the_code_and_the_directions_of_the_positions(start, tmp_path):
-    again, _ = trained(tmp_path, f"start={start}")
+    again = trained(tmp_path, f"start={start}")
     before, after = load_codec(start, device="cpu").model, load_codec(again, device="cpu").model
     directions = training.CodecModule(settings_for(tmp_path), _start(start)).directions
     assert len(directions) > 20
     for side in ("encoder", "decoder"):
-        old, new = (first_block(getattr(model, side)) for model in (before, after))
+        old, new = (feed_forward(getattr(model, side), 0) for model in (before, after))
         assert torch.equal(old.inner_proj.weight[:16], new.inner_proj.weight[:16])
         assert torch.equal(old.output_proj.weight[:, :16], new.output_proj.weight[:, :16])
         assert not torch.equal(old.inner_proj.weight[16:], new.inner_proj.weight[16:])
@@ -124,19 +130,19 @@ def test_a_quantized_decoder_is_trained_and_validated_on_rounded_vectors(start, 
         folder = tmp_path / str(units)
         folder.mkdir()
         overrides = (f"start={start}", "freeze=encoder", "terms.codebooks=1", f"terms.units={units}")
-        again, _ = trained(folder, *overrides, "limit.steps=1", "optimizer.lr=1e-9")
+        again = trained(folder, *overrides, "limit.steps=1", "optimizer.lr=1e-9")
         losses.append(load_codec(again, device="cpu").card["training"]["validation"]["loss"])
     assert losses[0] > losses[1] + 0.5, "two units say little of a sentence"
     assert "1 codebooks of 2 units leave" in capsys.readouterr().err
 
 
-def test_the_teacher_is_asked_once_for_so_many_sentences(tmp_path):
-    FakeTeacher.asked = 0
+def test_the_public_encoder_encodes_the_sentences_once(tmp_path, monkeypatch):
+    FakeTeacher.encoded = 0
     trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")
-    assert FakeTeacher.asked == 30
+    assert FakeTeacher.encoded == 30
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30", load=never)
-    assert FakeTeacher.asked == 30
+    monkeypatch.setattr(teacher, "load_public_encoder", None)
+    trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")
 
 
 def test_translations_teach_a_second_language(tmp_path):
@@ -145,33 +151,33 @@ def test_translations_teach_a_second_language(tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     overrides = (f"data.pairs={pairs}", "terms.translation=1", "terms.translation_mse=0.1", "limit.steps=3")
-    codec = load_codec(trained(tmp_path, *overrides)[0], device="cpu")
+    codec = load_codec(trained(tmp_path, *overrides), device="cpu")
     assert codec.languages == ("eng_Latn", "fra_Latn")
     assert len(codec.decode(codec.encode(["The fox sees."]), lang="fra_Latn")) == 1
 
 
-def test_a_dry_run_writes_nothing_and_tells_the_size(tmp_path, capsys):
+def test_a_dry_run_writes_nothing_and_prints_the_size(tmp_path, capsys, no_public_encoder):
     settings = settings_for(tmp_path, "limit.steps=null", "limit.minutes=5", "terms.similarity=1")
-    training.dry_run(settings, load=never)
+    training.dry_run_codec(settings)
     assert not (tmp_path / "run").exists()
     assert "batches an epoch" in capsys.readouterr().out
 
 
 def test_minutes_end_training(tmp_path):
-    again, _ = trained(tmp_path, "limit.steps=null", "limit.minutes=0.005")
+    again = trained(tmp_path, "limit.steps=null", "limit.minutes=0.005")
     record = load_codec(again, device="cpu").config["training"]
     assert record["minutes"] >= 0.005
     assert record["steps"] < 200
 
 
 def test_the_ablation_never_compares_parts_of_sentences_with_a_teacher(tmp_path):
-    names = [[row.name for row in rows_of(settings_for(tmp_path, f"data.spans={spans}"))] for spans in (0, 0.5)]
+    names = [list(variants(settings_for(tmp_path, f"data.spans={spans}"))) for spans in (0, 0.5)]
     assert [any("similarity" in name for name in found) for found in names] == [True, False]
 
 
 def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypatch):
     settings = settings_for(tmp_path, "terms.unknown=0")
-    text = ablate(settings, 2, load=fake_teacher)
+    text = ablate(settings, 2)
     names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
     assert names == [
         f"{name}, 2 steps"
@@ -185,10 +191,10 @@ def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypat
         )
     ]
     assert (tmp_path / "run" / "ablation.md").read_text() == text
-    monkeypatch.setattr("lcm.codec_lab.training.ablation.assemble", None)
-    assert ablate(settings, 2, load=fake_teacher) == text
+    monkeypatch.setattr(ablation, "prepare_run", None)
+    assert ablate(settings, 2) == text
     with pytest.raises(UserError, match="holds an ablation of other settings"):
-        ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2, load=fake_teacher)
+        ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2)
 
 
 def test_nothing_to_validate_on_is_said_before_training(tmp_path):
@@ -205,13 +211,13 @@ def test_too_small_a_text_for_the_vocabulary_is_said(tmp_path):
 
 def test_each_sentence_gets_its_own_vector_and_the_teachers_answer_to_it(start, tmp_path):
     overrides = (f"start={start}", "terms.similarity=1", "terms.similarity_sentences=7")
-    run = training.assemble(settings_for(tmp_path, *overrides), fake_teacher, None)
-    codec, texts = load_codec(start, device="cpu"), run.examples.texts
-    found = training.encode_all(run.module, run.examples.train, tokens=40)
+    run = training.prepare_run(settings_for(tmp_path, *overrides), None)
+    codec, texts = load_codec(start, device="cpu"), run.rows.texts
+    found = training.encode_all(run.module, run.rows.train, tokens=40)
     assert torch.allclose(found, codec.encode(texts), atol=1e-4)
     rows = run.module.teacher.rows(torch.arange(len(texts)))
     assert (rows >= 0).sum() == 7
     for number in (rows >= 0).nonzero()[:, 0].tolist():
         wanted = fake_teacher(None).encode([texts[number]])[0].half()
         assert torch.equal(run.module.teacher.vectors[rows[number]], wanted)
-        assert run.examples.train[number].taught
+        assert run.rows.train[number].taught

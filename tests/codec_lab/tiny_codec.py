@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from lcm.codec.architecture import Sizes, SonarText
+from lcm.codec_lab.similarity import PublicEncoder
 from lcm.codec_lab.training.settings import parse_settings
 
 SUBJECTS = ("fox", "boat", "king", "river", "child", "stone")
@@ -73,17 +74,20 @@ def model_with(seed=0):
     return SonarText(SIZES)
 
 
-class FakeTeacher:
-    """Sentences are alike where they share words. Counts what it was asked."""
+class FakeTeacher(PublicEncoder):
+    """Sentences are alike where they share words. Counts the sentences that it encodes."""
 
-    asked = 0
+    encoded = 0
+
+    def __init__(self):
+        pass
 
     def encode(self, sentences):
-        FakeTeacher.asked += len(sentences)
+        FakeTeacher.encoded += len(sentences)
         words = [*SUBJECTS, *VERBS, *COLOURS]
         counts = torch.tensor([[float(word in text) for word in words] + [0.1] for text in sentences])
         return torch.nn.functional.normalize(counts, dim=1)
 
 
-def fake_teacher(folder):
+def fake_teacher(folder=None):
     return FakeTeacher()

@@ -1,9 +1,9 @@
-"""How good a codec is: what comes back, what noise does to it, and what its space knows about sentences.
+"""Measures of a codec: what comes back, what noise does to it, and what its space knows about sentences.
 
     judged = judge(load_codec("mini"), read_sentences(["heldout.txt"]), ReportOptions())
     write(judged, Path("report"))                  # results.json, report.html, sentences.parquet
 
-Read `judging.py` first; each measure has a file of its own.
+Read judging first; each measure has a file of its own. glance and page show the results.
 """
 
 from lcm.codec_lab.report.judging import Judged, ReportOptions, judge

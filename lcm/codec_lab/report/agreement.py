@@ -85,9 +85,7 @@ def dense_ranks(values: Float64[np.ndarray, " p"]) -> Int64[np.ndarray, " p"]:
     return np.unique(values, return_inverse=True)[1]
 
 
-def spearman(
-    a: Int64[np.ndarray, " p"], b: Int64[np.ndarray, " p"], weights: Float64[np.ndarray, " p"]
-) -> float:
+def spearman(a: Int64[np.ndarray, " p"], b: Int64[np.ndarray, " p"], weights: Float64[np.ndarray, " p"]) -> float:
     """Spearman's correlation of dense ranks that occur `weights` times; equal ones share the middle rank.
 
     NaN where either side is constant.

@@ -108,7 +108,5 @@ def fragility_means(scores: NoiseScores, sample: Sample) -> dict[str, Any]:
 def fragility_examples(scores: NoiseScores, sample: Sample, count: int) -> dict[str, list[dict[str, Any]]]:
     """The most and the least fragile sentences, and their texts at SHOWN."""
     order = np.argsort(-scores.by_bleu, kind="stable").tolist()
-    rows = [
-        {"text": sample.texts[i], "fragility": float(scores.by_bleu[i]), "decoded": scores.texts[i]} for i in order
-    ]
+    rows = [{"text": sample.texts[i], "fragility": float(scores.by_bleu[i]), "decoded": scores.texts[i]} for i in order]
     return {"most": rows[:count], "least": rows[::-1][:count]}

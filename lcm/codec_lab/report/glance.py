@@ -1,127 +1,105 @@
-"""The report in one table, for the page and for a terminal: a row a measure, a column a codec."""
+"""The report in one table, for the page and for a terminal: a row for each measure, a column for each codec."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lcm.codec_lab.report.shown import Systems, percent, shown
-from lcm.evaluation import Html, facts, heading, paragraph, table, text
-
 Results = Mapping[str, Any]
-Measure = Callable[[Results], str]
+Systems = Mapping[str, Results]
+"""Results by the name of their codec on the page, this report's own first."""
 GOOD = 90
-"""AutoBLEU from which a length counts as coming back nearly verbatim."""
+"""AutoBLEU from which sentences of a length count as coming back nearly verbatim."""
 
 
-def _noisy(multiple: float) -> Measure:
-    return lambda found: shown(next((row["bleu"] for row in found["noise"] if row["multiple"] == multiple), None))
+def systems_of(results: Results, others: Sequence[Results]) -> dict[str, Results]:
+    """Results by codec name; a name that is taken already gets a number."""
+    named: dict[str, Results] = {}
+    for found in (results, *others):
+        name = str(found["codec"]["name"])
+        same = sum(str(earlier["codec"]["name"]) == name for earlier in named.values())
+        named[f"{name} ({same + 1})" if same else name] = found
+    return named
 
 
-def _agreed(kind: str, space: str) -> Measure:
-    return lambda found: shown(found["agreement"] and found["agreement"].get(kind, {}).get(space, {}).get("value"), 2)
+def shown(value: float | None, digits: int = 1) -> str:
+    """A number for people; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
-MEASURES: dict[str, Measure] = {
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def middle_noise(noise: Sequence[Results]) -> Results:
+    """The level of noise that stands for all: half a standard deviation, or the nearest to it."""
+    return min(noise, key=lambda row: abs(row["multiple"] - 0.5))
+
+
+def _agreed(kind: str) -> Callable[[Results], str]:
+    def measure(found: Results) -> str:
+        pairs = (found["agreement"] or {}).get(kind, {})
+        return shown(pairs.get("centred", {}).get("value"), 2)
+
+    return measure
+
+
+MEASURES: dict[str, Callable[[Results], str]] = {
     "AutoBLEU": lambda found: shown(found["reconstruction"]["bleu"]),
     "chrF": lambda found: shown(found["reconstruction"]["chrf"]),
     "word for word": lambda found: percent(found["reconstruction"]["exact"]),
     "fragility, BLEU": lambda found: shown(found["fragility"] and found["fragility"]["bleu"], 2),
     "midpoints that stand": lambda found: percent(found["halfway"]["closer_than_ends"]),
-    "agreement, random pairs": _agreed("random", "centred"),
-    "agreement, neighbours": _agreed("neighbours", "centred"),
+    "agreement, random pairs": _agreed("random"),
+    "agreement, neighbours": _agreed("neighbours"),
     "exchange decoded rightly": lambda found: percent(found["binding"] and found["binding"]["decoded"]["right"]),
     "directions used": lambda found: f"{shown(found['space']['participation_ratio'], 0)} of {found['codec']['dim']:,}",
     "over the limit": lambda found: f"{found['counts']['over_limit']:,} of {found['counts']['judged']:,}",
 }
 
 
-EXPLAINED = {
-    "AutoBLEU": "BLEU of the decoded sentences against what they were, 0 to 100; chrF is the same over characters.",
-    "Fragility": "What noise leaves of a sentence, averaged over nine levels: −1 everything, 0 nothing.",
-    "Midpoints": "Halfway to the nearest neighbour: how many decode to a sentence that stands there, rather than "
-    "where one of the two does. A smooth space has many.",
-    "Agreement": "Rank correlation of similarities with those of a public encoder of meaning. 0: the space knows "
-    "nothing of meaning; 1: as much as that encoder.",
-    "Exchange": "Of sentences such as “the white cat and the black dog”, how many come back with each attribute where "
-    "it belongs.",
-    "Directions": "As many equal directions would spread as much: few of many means that the space is narrow.",
-}
+def glance(systems: Systems) -> list[tuple[str, list[str]]]:
+    """Rows of the table: a measure, and its value for each codec.
 
-
-def _measures(systems: Systems) -> list[tuple[str, Measure]]:
-    """MEASURES, and after the first three AutoBLEU at the multiple of noise nearest to 0.5 that the first codec had."""
-    rows = list(MEASURES.items())
+    After the first three comes AutoBLEU at the middle level of noise of the first codec.
+    """
+    rows = [(name, [measure(found) for found in systems.values()]) for name, measure in MEASURES.items()]
     if noise := next(iter(systems.values()))["noise"]:
         level = middle_noise(noise)["multiple"]
-        rows.insert(3, (f"AutoBLEU at {level:g} σ of noise", _noisy(level)))
+        levels = [{row["multiple"]: row["bleu"] for row in found["noise"]} for found in systems.values()]
+        rows.insert(3, (f"AutoBLEU at {level:g} σ of noise", [shown(bleu.get(level)) for bleu in levels]))
     return rows
-
-
-def middle_noise(noise: Sequence[Results]) -> Results:
-    """The level that stands for all: half a standard deviation, or what is nearest to it."""
-    return min(noise, key=lambda row: abs(row["multiple"] - 0.5))
-
-
-def glance(systems: Systems) -> list[Html]:
-    """The table of the page."""
-    rows = [(False, [name, *(measure(found) for found in systems.values())]) for name, measure in _measures(systems)]
-    parts = [heading("At a glance"), table(["", *systems], rows), facts(EXPLAINED.items())]
-    if len({found["counts"].get("fingerprint") for found in systems.values()}) > 1:
-        parts.append(paragraph("Not all were judged on the same sentences: compare with care.", kind="soft"))
-    return parts
 
 
 def headline(systems: Systems) -> str:
     """The table for a terminal."""
-    measures = _measures(systems)
-    columns = [[name, *(measure(found) for _, measure in measures)] for name, found in systems.items()]
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for name, *cells in zip(["", *(name for name, _ in measures)], *columns, strict=True):
-        right = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{name:26}" + "  ".join(right))
-    return "\n".join(lines)
-
-
-def agreement_table(systems: Systems) -> Html:
-    """Spearman's correlation with its interval; a row a codec and kind of pairs."""
-    kinds = {"random": "random pairs", "neighbours": "nearest neighbours"}
-    rows = []
-    for number, (name, found) in enumerate(systems.items()):
-        for kind, agreed in (found["agreement"] or {}).items():
-            label = kinds[kind] if len(systems) == 1 else f"{name}, {kinds[kind]}"
-            cells = [_with_interval(agreed[space]) for space in ("raw", "centred")]
-            rows.append((number == 0 and len(systems) > 1, [label, f"{agreed['pairs']:,}", *cells]))
-    return table(["", "pairs", "cosine", "centred cosine"], rows)
+    rows = [("", list(systems)), *glance(systems)]
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    return "\n".join(
+        f"{name:26}" + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        for name, cells in rows
+    )
 
 
 def verdict(results: Results) -> str:
-    """What the numbers say, in three sentences."""
-    whole = results["reconstruction"]
-    good = []
+    """The numbers in three sentences."""
+    whole, longest = results["reconstruction"], None
     for group in results["by_length"]:
         if group["bleu"] < GOOD:
             break
-        good.append(group)
+        longest = group
     kept = f"no length reaches AutoBLEU {GOOD}"
-    if good:
-        kept = f"up to {good[-1]['to'] or 'any number of'} words AutoBLEU stays above {GOOD}"
+    if longest:
+        kept = f"up to {longest['to'] or 'any number of'} words AutoBLEU stays above {GOOD}"
     said = [
         f"{percent(whole['exact'])} of the sentences come back word for word (AutoBLEU {shown(whole['bleu'])}); {kept}."
     ]
     if results["noise"]:
         row = middle_noise(results["noise"])
-        lost = whole["bleu"] - row["bleu"]
-        said.append(f"Noise of {row['multiple']:g} σ on every channel costs {shown(lost)} points.")
+        lost = shown(whole["bleu"] - row["bleu"])
+        said.append(f"Noise of {row['multiple']:g} σ on every channel costs {lost} points.")
     agreed = results["agreement"]
-    if agreed and agreed["random"]["centred"]["value"] is not None:
-        rho = agreed["random"]["centred"]["value"]
+    if agreed and (rho := agreed["random"]["centred"]["value"]) is not None:
         kind = "hardly" if rho < 0.2 else "in part" if rho < 0.5 else "largely"
         said.append(
             f"Its similarities {kind} follow meaning (rank correlation {shown(rho, 2)} with the public encoder)."
         )
     return " ".join(said)
-
-
-def _with_interval(interval: Mapping[str, float | None]) -> Html:
-    value, low, high = (shown(interval[key], 3) for key in ("value", "low", "high"))
-    return Html(f"{text(value)}<small>{text(low)} – {text(high)}</small>")

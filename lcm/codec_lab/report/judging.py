@@ -1,4 +1,4 @@
-"""Codec and sentences → every measure: what results.json, report.html and sentences.parquet say.
+"""Codec and sentences → every measure: the contents of results.json, report.html and sentences.parquet.
 
 Shapes.  n sentences · k neighbours · D concept width · E width of the public encoder
 """
@@ -7,23 +7,23 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
+from numpy import ndarray
 from torch import Tensor
 
 from lcm.codec import Codec
-from lcm.codec_lab.report import binding, disturbed, space
-from lcm.codec_lab.report import fragility as fragile
+from lcm.codec_lab.report import binding, disturbed, fragility, space
 from lcm.codec_lab.report.agreement import agreement
 from lcm.codec_lab.report.reading import Sentence
-from lcm.codec_lab.report.sample import Coder, Sample, by_language, drawn
+from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.text_scores import by_length, scores, sentence_bleu, words
 from lcm.codec_lab.similarity import PublicEncoder
 from lcm.errors import UserError
 from lcm.evaluation import Stages
+from lcm.options import Option, check_bounds
 
 NEIGHBOURS = 3
 SHOWN = 5
@@ -32,32 +32,30 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What is measured. Each field is an option of the same name.
+    """Extent of the measurements."""
 
-    limit:           sentences, drawn at random
-    fragility_limit: of these, how many have their fragility measured: nine decodings each; 0 for none
-    noise:           multiples of each channel's standard deviation
-    bootstrap:       samples of each interval
-    """
-
-    limit: int = 2000
-    fragility_limit: int = 500
-    beam: int = 1
+    limit: Annotated[int, Option(least=1)] = 2000
+    """Sentences, drawn at random."""
+    fragility_limit: Annotated[int, Option(least=0)] = 500
+    """How many of them have their fragility measured, by nine decodings each; 0 for none."""
+    beam: Annotated[int, Option(least=1)] = 1
+    """Hypotheses of a decoding; 1 is greedy."""
     noise: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 1.0)
-    bootstrap: int = 200
-    seed: int = 0
+    """Multiples of each channel's σ."""
+    bootstrap: Annotated[int, Option(least=1)] = 200
+    """Samples of each interval."""
+    seed: Annotated[int, Option(least=0)] = 0
+    """Seed of the draws and of all noise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("fragility_limit", 0), ("beam", 1), ("bootstrap", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')}={getattr(self, name)}: expected {least} or more")
+        check_bounds(self)
         if wrong := [level for level in self.noise if not (level > 0 and math.isfinite(level))]:
             raise UserError(f"--noise={wrong[0]}: expected multiples of the standard deviation above 0")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """results: the content of results.json. rows: those of sentences.parquet, in the order of the input."""
+    """results: the content of results.json. rows: of sentences.parquet, in the order of the input."""
 
     results: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -65,13 +63,13 @@ class Judged:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is told of the sample as a whole and of each language.
+    """Measurements of a sample, from which its results follow; of all sentences, or of one language.
 
-    decoded:    what each sentence comes back as
-    noised:     what each comes back as at each multiple of noise
-    neighbours: the nearest sentences of each
-    fragile:    of the first sentences of the sample, as many as were asked for
-    public:     the public encoder's directions, where there is one
+    decoded:    the sentences after encoding and decoding
+    noised:     likewise, for each multiple of noise
+    neighbours: nearest sentences
+    fragile:    scores of the first sentences of the sample, as many as `fragility_limit`
+    public:     the public encoder's unit vectors, if there is one
     """
 
     sample: Sample
@@ -79,14 +77,27 @@ class Measured:
     noised: Mapping[float, list[str]]
     neighbours: Int[Tensor, "n k"]
     midpoints: list[disturbed.Midpoint]
-    fragile: fragile.Fragility | None
+    fragile: fragility.NoiseScores | None
     public: Float[Tensor, "n E"] | None
+
+    def part(self, at: list[int]) -> "Measured":
+        """Some of the sentences, with the neighbours among themselves and the midpoints that they begin."""
+        sample, measured = self.sample.part(at), [i for i in at if self.fragile and i < len(self.fragile.texts)]
+        return Measured(
+            sample,
+            [self.decoded[i] for i in at],
+            {level: [texts[i] for i in at] for level, texts in self.noised.items()},
+            space.nearest(sample, NEIGHBOURS)[0],
+            [point for point in self.midpoints if point.places[0] in set(at)],
+            self.fragile.part(measured) if self.fragile and measured else None,
+            None if self.public is None else self.public[at],
+        )
 
 
 def judge(
     codec: Codec, sentences: Sequence[Sentence], options: ReportOptions, public: PublicEncoder | None = None
 ) -> Judged:
-    """Every measure of `codec` on these sentences; what is being done is told on stderr.
+    """Measure `codec` on these sentences; each stage is announced on stderr.
 
     Nothing depends on the order of the sentences. Raises UserError for a language that the codec does not know.
     """
@@ -99,13 +110,12 @@ def judge(
             f"sentence {unknown[0].row} is in {unknown[0].lang!r}, which codec {codec.name!r} does not know; name the "
             "column of FLORES codes by --lang-column (one that is not there: all are in --lang)"
         )
-    texts, langs = [s.text for s in chosen], [s.lang for s in chosen]
     with stages.of("encoding", f"{len(chosen):,} of {len(sentences):,} sentences"):
-        sample = Sample(chosen, coder.encode(texts, langs))
+        sample = Sample.encoded(coder, chosen)
     if not bool(sample.vectors.isfinite().all()):
         raise UserError(f"codec {codec.name!r} makes vectors that are not finite: there is nothing to measure")
-    with stages.of("decoding", f"{len(chosen):,} vectors"):
-        decoded = coder.decode(sample.vectors, langs)
+    with stages.of("decoding", f"{len(sample):,} vectors"):
+        decoded = coder.decode(sample.vectors, sample.langs)
     noised = {}
     for level in options.noise:
         with stages.of(f"noise {level:g}", "times each channel's standard deviation"):
@@ -114,19 +124,19 @@ def judge(
     with stages.of("halfway", "between neighbours"):
         midpoints = disturbed.halfway(coder, sample, decoded, neighbours)
     with stages.of("agreement", "with the public encoder" if public else "left out: no public encoder"):
-        directions = public.encode(texts) if public else None
+        directions = public.encode(sample.texts) if public else None
     some = sample.part(range(min(options.fragility_limit, len(sample))))
-    broken = None
+    fragile = None
     if len(some):
-        with stages.of("fragility", f"of {len(some):,} sentences at {len(fragile.LEVELS)} levels of noise"):
-            broken = fragile.fragility(coder, some, sample.vectors, seed, public.encode if public else None)
-    measured = Measured(sample, decoded, noised, neighbours, midpoints, broken, directions)
+        with stages.of("fragility", f"of {len(some):,} sentences at {len(fragility.LEVELS)} levels of noise"):
+            fragile = fragility.noise_scores(coder, some, sample.vectors, seed, public.encode if public else None)
+    measured = Measured(sample, decoded, noised, neighbours, midpoints, fragile, directions)
     with stages.of("gathering", "the results"):
         results = {
             "codec": _codec(codec),
             "counts": _counts(codec, sample, len(sentences)),
             "settings": asdict(options),
-            **_whole(measured, options),
+            **_results(measured, options),
             "binding": _binding(coder, sample, public),
             "end_of_text": space.end_of_text(coder, sample),
             "languages": _languages(measured, options),
@@ -138,34 +148,30 @@ def judge(
 
 
 def _codec(codec: Codec) -> dict[str, Any]:
-    facts = {"name": codec.name, "fingerprint": codec.fingerprint, "dim": codec.dim}
-    return facts | {"max_pieces": codec.max_pieces, "stop_threshold": codec.stop_threshold}
+    return {name: getattr(codec, name) for name in ("name", "fingerprint", "dim", "max_pieces", "stop_threshold")}
 
 
 def _counts(codec: Codec, sample: Sample, read: int) -> dict[str, Any]:
     """fingerprint: of the judged sentences, so that a comparison knows whether they are the same."""
     over = [s.text for s in sample.sentences if not codec.fits(s.text, s.lang)]
-    longest = min(over, key=lambda text: (-len(text), text)) if over else None
-    digest = hashlib.sha256("\n".join(sorted(sample.texts)).encode()).hexdigest()[:16]
     return {
         "read": read,
         "judged": len(sample),
         "over_limit": len(over),
-        "longest_over_limit": longest,
-        "fingerprint": digest,
+        "longest_over_limit": min(over, key=lambda text: (-len(text), text), default=None),
+        "fingerprint": hashlib.sha256("\n".join(sorted(sample.texts)).encode()).hexdigest()[:16],
     }
 
 
-def _whole(measured: Measured, options: ReportOptions) -> dict[str, Any]:
-    """The measures that are told of a sample and, of each language's part of it, once more."""
+def _results(measured: Measured, options: ReportOptions) -> dict[str, Any]:
+    """The part of the results that each language has, too."""
     sample, decoded, langs = measured.sample, measured.decoded, measured.sample.langs
-    agreed = None
+    agreed, fragile = None, None
     if measured.public is not None:
         agreed = agreement(sample, measured.public, measured.neighbours, options.bootstrap, options.seed)
-    broken = None
-    if measured.fragile is not None:
-        some = sample.part(range(len(measured.fragile.texts)))
-        broken = fragile.summary(measured.fragile, some) | fragile.examples(measured.fragile, some, SHOWN)
+    if scored := measured.fragile:
+        some = sample.part(range(len(scored.texts)))
+        fragile = fragility.fragility_means(scored, some) | fragility.fragility_examples(scored, some, SHOWN)
     return {
         "reconstruction": scores(decoded, sample.texts, langs),
         "by_length": [
@@ -174,69 +180,41 @@ def _whole(measured: Measured, options: ReportOptions) -> dict[str, Any]:
             for start, end, at in by_length(sample.texts)
         ],
         "noise": [{"multiple": level} | scores(texts, sample.texts, langs) for level, texts in measured.noised.items()],
-        "halfway": disturbed.summary(measured.midpoints),
+        "halfway": disturbed.midpoint_means(measured.midpoints),
         "agreement": agreed,
-        "fragility": broken,
+        "fragility": fragile,
         "space": space.statistics(sample.vectors),
     }
 
 
 def _languages(measured: Measured, options: ReportOptions) -> dict[str, Any]:
-    """The same for each language alone; empty where there is only one."""
-    places = by_language(measured.sample.langs)
-    if len(places) == 1:
-        return {}
-    return {lang: _whole(_part(measured, at), options) for lang, at in places.items()}
-
-
-def _part(measured: Measured, at: list[int]) -> Measured:
-    """Some sentences of the sample, with the neighbours they have among themselves and the midpoints they begin."""
-    sample, kept, broken = measured.sample.part(at), set(at), measured.fragile
-    if broken is not None:
-        some = [i for i in at if i < len(broken.texts)]
-        cosine = None if broken.cosine is None else broken.cosine[some]
-        broken = fragile.Fragility(broken.bleu[some], cosine, [broken.texts[i] for i in some]) if some else None
-    return Measured(
-        sample,
-        [measured.decoded[i] for i in at],
-        {level: [texts[i] for i in at] for level, texts in measured.noised.items()},
-        space.nearest(sample, NEIGHBOURS)[0],
-        [point for point in measured.midpoints if point.places[0] in kept],
-        broken,
-        None if measured.public is None else measured.public[at],
-    )
+    """Results of each language; empty where there is only one."""
+    langs = measured.sample.langs
+    places = {lang: [i for i, other in enumerate(langs) if other == lang] for lang in sorted(set(langs))}
+    return {lang: _results(measured.part(at), options) for lang, at in places.items()} if len(places) > 1 else {}
 
 
 def _binding(coder: Coder, sample: Sample, public: PublicEncoder | None) -> dict[str, Any] | None:
-    """None for a codec that does not know English, in which the cases are."""
+    """None for a codec without English, the language of the cases."""
     if binding.LANG not in coder.codec.languages:
         return None
-    return binding.binding(coder, sample.vectors.mean(dim=0), public.encode if public else None)
+    return binding.binding_scores(coder, sample.vectors.mean(dim=0), public.encode if public else None)
 
 
 def _examples(measured: Measured, closeness: Float[Tensor, "n k"]) -> dict[str, Any]:
-    sample = measured.sample
-    near = [
-        {
-            "text": sample.texts[i],
-            "nearest": [sample.texts[j] for j in measured.neighbours[i].tolist()],
-            "cosines": closeness[i].tolist(),
-        }
-        for i in range(min(SHOWN, len(sample)))
-    ]
-    return {"neighbours": near, "halfway": disturbed.examples(measured.midpoints, sample.texts, SHOWN)}
+    texts, shown = measured.sample.texts, range(min(SHOWN, len(measured.sample)))
+    near = [[texts[j] for j in measured.neighbours[i].tolist()] for i in shown]
+    return {
+        "neighbours": [{"text": texts[i], "nearest": near[i], "cosines": closeness[i].tolist()} for i in shown],
+        "halfway": disturbed.midpoint_examples(measured.midpoints[:SHOWN], texts),
+    }
 
 
 def _rows(codec: Codec, measured: Measured, closeness: Float[Tensor, "n k"]) -> list[dict[str, Any]]:
-    """A row a sentence. fragility is null where it was not measured, nearest where there is no other sentence."""
-    sample, broken = measured.sample, measured.fragile
+    """A row a sentence. fragility is None where it was not measured, nearest where there is no other sentence."""
+    sample, fragile = measured.sample, measured.fragile
     bleu = sentence_bleu(measured.decoded, sample.texts, sample.langs)
-    missing = np.full(len(sample), np.nan)
-    fragility, by_cosine = missing.copy(), missing.copy()
-    if broken is not None:
-        fragility[: len(broken.texts)] = broken.by_bleu
-        if broken.by_cosine is not None:
-            by_cosine[: len(broken.texts)] = broken.by_cosine
+    by_bleu, by_cosine = (fragile.by_bleu, fragile.by_cosine) if fragile else (None, None)
     rows = []
     for i, sentence in enumerate(sample.sentences):
         near = measured.neighbours[i].tolist()
@@ -251,10 +229,14 @@ def _rows(codec: Codec, measured: Measured, closeness: Float[Tensor, "n k"]) -> 
                 "decoded": measured.decoded[i],
                 "bleu": float(bleu[i]),
                 "exact": measured.decoded[i] == sentence.text,
-                "fragility": None if math.isnan(fragility[i]) else float(fragility[i]),
-                "fragility_cosine": None if math.isnan(by_cosine[i]) else float(by_cosine[i]),
+                "fragility": _at(by_bleu, i),
+                "fragility_cosine": _at(by_cosine, i),
                 "nearest": sample.texts[near[0]] if near else None,
                 "nearest_cosine": float(closeness[i, 0]) if near else None,
             }
         )
     return sorted(rows, key=lambda row: row["row"])
+
+
+def _at(values: Float64[ndarray, " n"] | None, place: int) -> float | None:
+    return float(values[place]) if values is not None and place < len(values) else None

@@ -1,6 +1,7 @@
 """The ablation: a table of what each term of the loss does, in equally many steps from the same start."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,11 @@ def ablate(settings: CodecTraining, steps: int) -> str:
 def _scores(run: CodecRun) -> dict[str, float]:
     """Scores of a trained variant on the validation sentences."""
     vectors = encode_all(run.module, run.rows.validation)
-    theirs = load_public_encoder(run.module.settings.terms.similarity_folder).encode(run.rows.validation_texts)
-    others = torch.triu_indices(len(vectors), len(vectors), offset=1).unbind()
-    ranks = [dense_ranks(similarities(x)[others].double().numpy()) for x in (vectors, theirs)]
-    agreed = spearman(*ranks, np.ones(len(ranks[0])))
-    reported = run.module.reported
-    values = (reported["val/loss"], reported["val/accuracy"], agreed, participation_ratio(vectors))
+    public = load_public_encoder(run.module.settings.terms.similarity_folder).encode(run.rows.validation_texts)
+    pairs = torch.triu_indices(len(vectors), len(vectors), offset=1).unbind()
+    ours, theirs = (dense_ranks(similarities(x)[pairs].double().numpy()) for x in (vectors, public))
+    reported, agreed = run.module.reported, spearman(ours, theirs, np.ones(len(ours)))
+    values = (reported["val/loss"], reported["val/accuracy"], agreed, participation_ratio(vectors) or math.nan)
     return dict(zip(COLUMNS, values, strict=True))
 
 

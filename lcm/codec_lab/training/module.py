@@ -142,7 +142,7 @@ class CodecModule(L.LightningModule):
             pieces = terms.with_unknowns(pieces, unknown, self.start.unknown)
         return terms.cross_entropy(self.logits(pieces, batch.target_lang, vectors), self._targets(batch))
 
-    def _targets(self, batch: PieceBatch) -> Int[Tensor, "B Q+1"]:
+    def _targets(self, batch: PieceBatch) -> Int[Tensor, "B W"]:
         return terms.targets(batch.target, batch.target_lengths, self.start.tokenizer.end)
 
     def _similarity(self, batch: PieceBatch, vectors: Float[Tensor, "B D"], teacher: Teacher) -> Float[Tensor, ""]:

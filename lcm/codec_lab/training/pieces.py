@@ -33,9 +33,7 @@ def tokenize(corpus: Corpus, start: Start, data: CorpusSettings) -> PieceRows:
             train.append(PieceRow(tuple(source), tuple(target), source_lang, target_lang))
     # An even sample: held-out files are often sorted by where their sentences come from.
     step = max(1, len(corpus.validation) // data.validation_sentences)
-    validation_texts, validation = _sentences(
-        corpus.validation[::step][: data.validation_sentences], start, data
-    )
+    validation_texts, validation = _sentences(corpus.validation[::step][: data.validation_sentences], start, data)
     return PieceRows(train, texts, validation, validation_texts)
 
 

@@ -88,7 +88,7 @@ class TermSettings(Section):
     swap_words: float = Field(0.1, ge=0, lt=1)
     """Chance that a word of a damaged source changes places with the next."""
     unknown: float = Field(0.04, ge=0, le=0.5)
-    """Mean share of the decoder's input pieces that become <unk>: the decoder must read them from the vector instead."""
+    """Mean share of the decoder's input pieces that become <unk>, so that it must read the vector."""
     noise: float = Field(0.3, ge=0)
     """Largest Gaussian noise on the vector, in standard deviations of each channel over the batch."""
     translation: float = Field(0.0, ge=0)
@@ -106,9 +106,9 @@ class TermSettings(Section):
     similarity_folder: str | None = None
     """The public encoder's folder; null: the installed package."""
     robust: float = Field(0.0, ge=0, le=1)
-    """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). Needs freeze: encoder."""
+    """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). For freeze: encoder."""
     codebooks: int = Field(0, ge=0)
-    """Codebooks of a residual quantizer that rounds what the decoder reads. Needs freeze: encoder."""
+    """Codebooks of a residual quantizer that rounds what the decoder reads. For freeze: encoder."""
     units: int = Field(256, ge=2)
     """Vectors in each codebook."""
     quantizer: str = ""

@@ -238,7 +238,8 @@ def dry_run_codec(settings: CodecTraining) -> None:
     epoch = run.order.epoch(run.order.with_spans(run.rows.train, 0), 0)
     began = time.perf_counter()
     run.fit(folder=None)
-    model = run.module.model
-    print(f"model      {sum(p.numel() for p in model.parameters()):,} parameters, dim {model.sizes.dim}, start {settings.start}")
-    print(f"data       {len(run.rows.train):,} examples, {len(epoch):,} batches an epoch")
+    model, rows = run.module.model, run.rows.train
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"model      {parameters:,} parameters, dim {model.sizes.dim}, start {settings.start}")
+    print(f"data       {len(rows):,} examples, {len(epoch):,} batches an epoch")
     print(f"one step   {time.perf_counter() - began:.1f} s, validation {run.module.reported}")
