@@ -16,8 +16,7 @@ from lcm.codec import Codec, load_codec, storage
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec.loading import PACKAGED
 from lcm.codec.splitter import Splitter, SplitterSettings
-from lcm.prepare.inputs import find_inputs
-from lcm.prepare.sources import Columns, Document, Sources
+from lcm.prepare import Columns, Document, Sources, find_inputs
 
 SIZES = {
     "S": "the embedded codec: 512 wide, 2+2 layers, 8,000 pieces",

@@ -9,14 +9,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lcm.codec import Codec
+from lcm.prepare import command, worker
 from lcm.prepare.pool import Pool
 
 
-class StubCodec:
+class StubCodec(Codec):
     """Four channels, English; sentences of at most 40 words. Some words make it misbehave."""
 
     dim = 4
@@ -56,11 +59,11 @@ class StubCodec:
         return [f"sentence {i}" for i in range(len(vectors))]
 
 
-def load_stub(name: str, *, device: str = "cpu") -> StubCodec:
+def load_stub(name: str, *, device: str = "cpu", compile_encoder: bool = False) -> StubCodec:
     return StubCodec(name, delay=float(os.environ.get("STUB_DELAY", "0")))
 
 
-def load_another(name: str, *, device: str = "cpu") -> StubCodec:
+def load_another(name: str, *, device: str = "cpu", compile_encoder: bool = False) -> StubCodec:
     return StubCodec(name, fingerprint="stub-2")
 
 
@@ -75,26 +78,49 @@ class Polyglot(StubCodec):
         return super().encode(sentences, lang, progress=progress) + self.languages.index(lang)
 
 
-def load_polyglot(name: str, *, device: str = "cpu") -> Polyglot:
+def load_polyglot(name: str, *, device: str = "cpu", compile_encoder: bool = False) -> Polyglot:
     return Polyglot(name)
 
 
 class InlinePool(Pool):
     """A pool without processes: every task is done here and at once."""
 
-    def first_info(self) -> object:
+    def __init__(self, starts, count, progress):
+        self.starts, self.progress = starts, progress
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def info(self):
         self.work = self.starts[0]()
         return self.work.info
 
-    def submit(self, task: object) -> None:
-        self.result(self.work(task, self.tell))
+    def run(self, tasks):
+        for task in tasks:
+            yield self.work(task, self.progress)
+
+
+class StubPool(Pool):
+    """Processes whose workers load their codec as `command` does here."""
+
+    def __init__(self, starts, count, progress):
+        super().__init__([partial(start_with, command.load_codec, start) for start in starts], count, progress)
+
+
+def start_with(load, start):
+    worker.load_codec = load
+    return start()
+
+
+def use_codec(monkeypatch, load=load_stub, pool=InlinePool) -> None:
+    """Let `lcm prepare` load its codec by `load`, here and in its workers."""
+    monkeypatch.setattr(command, "load_codec", load)
+    monkeypatch.setattr(worker, "load_codec", load)
+    monkeypatch.setattr(command, "Pool", pool)
 
 
 if __name__ == "__main__":
-    from functools import partial
-
     from lcm import cli
-    from lcm.prepare import command
 
-    command.prepare = partial(command.prepare, load=load_stub)
+    command.load_codec, command.Pool = load_stub, StubPool
     sys.exit(cli.main(["prepare", *sys.argv[1:]]))

@@ -9,7 +9,7 @@ splitter and sat cut text. official, conversion and sonar_space bring SONAR's ow
 concept models.
 """
 
-from lcm.codec.codec import Codec
+from lcm.codec.codec import Codec, Progress
 from lcm.codec.conversion import Originals, convert
 from lcm.codec.loading import PACKAGED, load_codec
 from lcm.codec.official import LANGUAGES, RELEASES
@@ -35,6 +35,7 @@ __all__ = [
     "AnySplitter",
     "Codec",
     "Originals",
+    "Progress",
     "SatSettings",
     "SonarSpeech",
     "Splitter",

@@ -1,14 +1,14 @@
 """Text, pairs or speech → shards: `lcm prepare`.
 
-Read command (the whole of it), then sources and rows (what is read), sharding (which document goes to which shard),
-pool and worker (who encodes it), resume (what is finished already). Nothing here is needed to train.
+Read command (the whole of it), then sources, reading and rows (input → documents), sharding (documents → shards), pool
+and worker (shards → files), request and resume (an interrupted run). Nothing here is needed to train.
 """
 
-from lcm.prepare.command import PrepareOptions, prepare
-from lcm.prepare.inputs import DamagedFile, find_inputs, opened
-from lcm.prepare.rows import Columns, Document, Refused
-from lcm.prepare.sharding import split_of
-from lcm.prepare.sources import Sources
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
+from lcm.prepare.reading import DamagedFile, opened, read_rows
+from lcm.prepare.rows import Columns, Document, Refused, split_of
+from lcm.prepare.sources import Sources, find_inputs
 
 __all__ = [
     "Columns",
@@ -21,5 +21,6 @@ __all__ = [
     "find_inputs",
     "opened",
     "prepare",
+    "read_rows",
     "split_of",
 ]

@@ -1,7 +1,8 @@
-"""Text files → shards: documents are dealt out in input order, and worker processes make a shard each.
+"""The `lcm prepare` command: read this file from top to bottom, it is the whole of a preparation.
 
-Killed at any moment and started again, it continues; the folder then equals, byte for byte, that of a run which was
-never killed, whatever the number of workers.
+Documents go to shards in input order, and worker processes make one shard each. A run that is killed at any moment and
+started again continues; the folder then equals that of an uninterrupted run, byte for byte, whatever the number of
+workers.
 """
 
 import argparse
@@ -12,153 +13,179 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from lcm.codec import AnySplitter, SatSettings, SonarSpeech, SplitterSettings, load_codec, load_sat
-from lcm.data import MANIFEST, SPLITS, UNFINISHED, DatasetInfo, Manifest, fit_normalizer, local, open_dataset
+from lcm.codec import SatSettings, SplitterSettings, load_codec, load_sat
+from lcm.data import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, fit_normalizer, local, open_dataset
 from lcm.errors import UserError
 from lcm.files import disk_errors
+from lcm.options import add_options, options_from
 from lcm.prepare.hub import Dataset, DatasetRows
-from lcm.prepare.inputs import find_inputs
-from lcm.prepare.options import PrepareOptions, add_arguments, devices_for, kind_of, options_from, workers_for
+from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.pool import Pool
-from lcm.prepare.progress import PrepareProgress, Writer
-from lcm.prepare.resume import Asked, Occupied, asked_of, check_folder, claimed, fingerprints, read_asked, shared
-from lcm.prepare.rows import Rows
-from lcm.prepare.sharding import Dealer, describe
-from lcm.prepare.sources import Sources
-from lcm.prepare.speech import MAX_SECONDS, LoadSpeech
-from lcm.prepare.worker import Embedder, LoadEncoder, Recipe
-
-__all__ = ["PrepareOptions", "add_arguments", "options_from", "prepare", "run", "summary"]
+from lcm.prepare.progress import PrepareProgress
+from lcm.prepare.request import Request, fingerprints, request_of
+from lcm.prepare.resume import Finished, FolderLocked, check_folder, claimed, read_request, shared
+from lcm.prepare.sharding import Sharding, describe
+from lcm.prepare.sources import Sources, find_inputs
+from lcm.prepare.speech import MAX_SECONDS
+from lcm.prepare.worker import Embedder, Recipe
 
 
-def prepare(
-    options: PrepareOptions,
-    load: LoadEncoder = load_codec,
-    out: Writer | None = None,
-    load_speech: LoadSpeech = SonarSpeech,
-) -> Manifest | None:
-    """Make the data set, go on with it, or find that it is there. None: parts of it are still to be made elsewhere.
+def prepare(options: PrepareOptions) -> Manifest | None:
+    """Make a data set, resume one, or find it finished. Returns None while other parts are still to be made.
 
-    load, load_speech: what gives a worker process its codec, and its speech encoder; functions that it can import; with
-                       options.compile, `load` is asked for compile_encoder=True
-    out: where progress goes; stderr if not told otherwise
-    Raises UserError for anything a person can put right; what is done until then is kept.
+    Progress goes to stderr.
+    Raises UserError for anything that a person can put right; finished shards are kept.
     """
-    folder, out = local(options.output, "--output"), out or sys.stderr
+    folder = local(options.output, "--output")
     with disk_errors(folder):
-        rows, files, dataset, total_bytes = _rows(options)
+        sources, files = _sources(options)
         check_folder(folder)
-        options = options.sized_for(total_bytes)
-        splitter = _settled_splitter(options, out)
+        options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
+        request = _request(options, sources, files, devices[0])
+        if (folder / MANIFEST).is_file():
+            return _finished(folder, request)
+        assert request.splitter
         recipe = Recipe(
-            options.codec, options.lang, splitter, options.max_seconds or MAX_SECONDS, options.speech_encoder
+            codec=options.codec,
+            lang=options.lang,
+            splitter=request.splitter,
+            compile=bool(options.compile),
+            max_seconds=options.max_seconds or MAX_SECONDS,
+            speech_encoder=options.speech_encoder,
         )
-        load = partial(load, compile_encoder=True) if options.compile else load
-        starts = [partial(Embedder, load, recipe, folder, device, load_speech) for device in devices]
-        workers = workers_for(options.workers, devices)
-        progress = PrepareProgress(out, total_bytes)
-        dealer = Dealer(options.shard_documents, options.shard_characters, progress, options.share)
-        with closing(progress), Pool(starts, workers, dealer.finished, progress.report) as pool:
-            inputs, mtimes = fingerprints(files, read_asked(folder))
-            asked = Asked(
-                options=options.decisive | ({} if kind_of(devices[0]) == "cpu" else {"devices": kind_of(devices[0])}),
-                inputs=inputs,
-                codec=pool.first_info(),
-                splitter=splitter,
-                dataset=dataset,
-                mtimes=mtimes,
-            )
-            if (folder / MANIFEST).is_file():
-                return _found(folder, asked, out)
+        starts = [partial(Embedder, recipe, folder, device) for device in devices]
+        progress = PrepareProgress(sources.total_bytes)
+        with closing(progress), Pool(starts, workers_for(options.workers, devices), progress.report) as pool:
+            # The last bits of a vector depend on the device, so a worker encodes "End of text." before the first shard.
+            request = request.with_end_of_text(pool.info())
+            sharding = Sharding(sources, options, progress)
             if options.part:
-                try:
-                    with shared(folder, asked, options.part) as notes:
-                        dealer.deal(rows, notes, pool)
-                except Occupied:
-                    if (folder / MANIFEST).is_file():
-                        return open_dataset(folder)
-                    raise
-                return _completed(folder, asked, splitter, dealer)
-            with claimed(folder, asked) as (first_asked, notes):
+                return _make_part(folder, request, options.part, sharding, pool)
+            with claimed(folder, request) as (begun_with, notes):
                 if notes:
-                    print(f"lcm prepare: going on in {folder}, where {len(notes)} shards are done", file=out)
-                dealer.deal(rows, notes, pool)
-                manifest = _manifest(folder, first_asked, splitter, dealer)
-                manifest.save(folder, scratch=folder / UNFINISHED)
-    return manifest
+                    print(f"lcm prepare: resuming in {folder}, where {len(notes)} shards are done", file=sys.stderr)
+                _make_shards(sharding, pool, notes)
+                return _save_manifest(folder, begun_with, sharding)
 
 
-def _completed(folder: Path, asked: Asked, splitter: AnySplitter, dealer: Dealer) -> Manifest | None:
-    """The manifest, by whichever part is the last to be done; None for the others."""
-    try:
-        with claimed(folder, asked) as (first_asked, notes):
-            dealer.notes |= notes
-            if dealer.lacking():
-                raise Occupied("other parts are still to come")  # notes stay where there was an error
-            manifest = _manifest(folder, first_asked, splitter, dealer)
-            manifest.save(folder, scratch=folder / UNFINISHED)
-    except Occupied:
-        return open_dataset(folder) if (folder / MANIFEST).is_file() else None
-    return manifest
-
-
-def _rows(options: PrepareOptions) -> tuple[Rows, Sequence[Path], DatasetInfo | None, int]:
-    """(what is read, the files whose hashes say whether it changed, the data set if it is one, bytes of it all)"""
+def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[Path]]:
+    """(the documents, the files whose hashes tell whether the input has changed)"""
     if options.dataset is None:
         if not options.input:
             raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
         files = find_inputs(options.input, audio=True)
-        sources = Sources(files, options.columns, options.lang, options.file_documents)
-        return sources, files, None, sum(path.stat().st_size for path in files)
+        return Sources(files, options.columns, options.lang, options.file_documents), files
     o = options
     dataset = Dataset(options.dataset, o.dataset_config, o.dataset_split, o.revision, o.streaming)
-    rows = DatasetRows(dataset, options.columns, options.lang)
-    return rows, dataset.files(), dataset.info, rows.total_bytes
+    return DatasetRows(dataset, options.columns, options.lang), dataset.files()
 
 
-def _settled_splitter(options: PrepareOptions, out: Writer) -> SplitterSettings | SatSettings:
-    """The splitter that is used: SaT with the fingerprint of its model, or what is asked for in its place."""
-    asked = options.asked_splitter
-    if not isinstance(asked, SatSettings):
-        return asked
-    try:
-        return asked.model_copy(update={"fingerprint": load_sat(asked).fingerprint})
-    except UserError as error:
-        if options.splitter != "sat-or-nupunkt":
-            raise
-        print(f"lcm prepare: splitting by nupunkt instead, as --splitter sat-or-nupunkt allows: {error}", file=out)
-        return SplitterSettings(max_characters=options.max_characters)
-
-
-def _manifest(folder: Path, asked: Asked, splitter: AnySplitter, dealer: Dealer) -> Manifest:
-    splits = dealer.splits()
-    return Manifest(
-        codec=asked.codec,
-        splitter=splitter,
-        options=asked.options,
-        inputs=asked.inputs,
-        dataset=asked.dataset,
-        emojis=dealer.emojis(),
-        refused=dealer.all_refused(),
-        splits=splits,
-        normalizer=fit_normalizer(folder, splits, asked.codec.dim),
+def _request(options: PrepareOptions, sources: Sources | DatasetRows, files: Sequence[Path], device: str) -> Request:
+    """Everything that decides the bytes, but for the vector of "End of text.". Loads no weights of the codec."""
+    codec = load_codec(options.codec, device="cpu")
+    if options.lang not in codec.languages:
+        known = ", ".join(codec.languages[:10])
+        raise UserError(f"--lang={options.lang}: not a language of codec '{options.codec}'; it knows {known}")
+    inputs, mtimes = fingerprints(files, read_request(Path(options.output)))
+    return Request(
+        options=options.recorded | ({} if kind_of(device) == "cpu" else {"devices": kind_of(device)}),
+        inputs=inputs,
+        codec=CodecInfo(
+            name=options.codec,
+            fingerprint=codec.fingerprint,
+            dim=codec.dim,
+            lang=options.lang,
+            stop_threshold=codec.stop_threshold,
+            end_of_text="",
+        ),
+        splitter=_splitter(options),
+        dataset=sources.info if isinstance(sources, DatasetRows) else None,
+        mtimes=mtimes,
     )
 
 
-def _found(folder: Path, asked: Asked, out: Writer) -> Manifest:
-    """The data set that is there already, if it is the one that is asked for."""
+def _splitter(options: PrepareOptions) -> SplitterSettings | SatSettings:
+    """The splitter to use: SaT with the fingerprint of its model, or nupunkt where the options allow it instead."""
+    requested = options.requested_splitter
+    if not isinstance(requested, SatSettings):
+        return requested
+    try:
+        return requested.model_copy(update={"fingerprint": load_sat(requested).fingerprint})
+    except UserError as error:
+        if options.splitter != "sat-or-nupunkt":
+            raise
+        instead = "splitting by nupunkt instead, as --splitter sat-or-nupunkt allows"
+        print(f"lcm prepare: {instead}: {error}", file=sys.stderr)
+        return SplitterSettings(max_characters=options.max_characters)
+
+
+def _finished(folder: Path, request: Request) -> Manifest:
+    """The finished data set in `folder`. Raises UserError where another request made it.
+
+    The vector of "End of text." is not compared: nothing is encoded here, and no worker needs to start.
+    """
     manifest = open_dataset(folder)
-    if difference := asked_of(manifest).difference(asked):
+    if difference := request_of(manifest).difference(request.with_end_of_text(manifest.codec.end_of_text)):
         raise UserError(f"--output={folder}: holds a finished data set, made with {difference}; give another --output")
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a run that was killed in its last moment
-    print(f"lcm prepare: {folder} is finished already; nothing to do", file=out)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # left by a run that was killed in its last moment
+    print(f"lcm prepare: {folder} is finished already; nothing to do", file=sys.stderr)
     return manifest
 
 
+def _make_shards(sharding: Sharding, pool: Pool, notes: dict[str, Finished]) -> None:
+    """Have the workers make every shard that is not in `notes`. Raises UserError where no document is left."""
+    sharding.progress.start()
+    for note in pool.run(sharding.tasks(notes)):
+        sharding.finished(note)
+    sharding.check_not_empty()
+
+
+def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, pool: Pool) -> Manifest | None:
+    """Make one part's shards; the part that ends last writes the manifest, for the others the result is None."""
+    try:
+        with shared(folder, request, part) as notes:
+            _make_shards(sharding, pool, notes)
+    except FolderLocked:
+        if (folder / MANIFEST).is_file():
+            return open_dataset(folder)
+        raise
+    try:
+        with claimed(folder, request) as (begun_with, notes):
+            sharding.notes |= notes
+            if sharding.missing():
+                raise FolderLocked("other parts are still to come")  # leaving by an error keeps the notes
+            return _save_manifest(folder, begun_with, sharding)
+    except FolderLocked:
+        return open_dataset(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manifest:
+    assert request.splitter
+    splits = sharding.splits()
+    manifest = Manifest(
+        codec=request.codec,
+        splitter=request.splitter,
+        options=request.options,
+        inputs=request.inputs,
+        dataset=request.dataset,
+        emojis=sharding.emojis(),
+        refused=sharding.refused(),
+        splits=splits,
+        # From the shards as they are on disk, in their order: the same for any number of workers and resumes.
+        normalizer=fit_normalizer(folder, splits, request.codec.dim),
+    )
+    manifest.save(folder, scratch=folder / UNFINISHED)
+    return manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, PrepareOptions)
+
+
 def run(args: argparse.Namespace) -> int:
-    """`lcm prepare`: what was made on stdout, the rest on stderr."""
-    options = options_from(args)
+    """`lcm prepare`: the summary on stdout, everything else on stderr."""
+    options = options_from(args, PrepareOptions)
     manifest = prepare(options)
     if manifest is None:
         print(f"{options.output}: part {options.part} is done, others are not")

@@ -1,4 +1,4 @@
-"""Hugging Face data sets → rows: by name from the hub, or from a folder; streamed, in the data set's own order."""
+"""Hugging Face data sets → documents: by name from the hub, or from a folder; streamed, in the data set's order."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from typing import Any
 
 from lcm.data import DatasetInfo
 from lcm.errors import UserError
-from lcm.prepare.rows import Columns, Document, Refused, remember
+from lcm.prepare.rows import Columns, Document, Refused, add_names
 
 TYPICAL_BYTES = 64_000_000
-"""Of a data set that does not tell its size: its shards are then of the largest size."""
+"""Assumed size of a data set that does not state one: large enough for shards of the largest size."""
 _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 class Dataset:
-    """A data set that is there: which one exactly, and its size.
+    """A data set at an exact commit.
 
-    name:      on the hub, or a folder: of data files, or one written by `save_to_disk`
-    revision:  branch, tag or commit on the hub; what it means now is looked up once, and kept in `info.commit`
-    streaming: rows are fetched while they are read, instead of all before
-    Raises UserError where datasets is not installed, or the data set, the configuration or the split is not there.
+    name:      name on the hub, or a folder of data files, or a folder written by `save_to_disk`
+    revision:  branch, tag or commit on the hub; resolved once, to `info.commit`
+    streaming: fetch rows while reading, instead of all of them first
+    Raises UserError where datasets is not installed, or the data set does not exist.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Dataset:
         self.streaming = streaming
 
     def files(self) -> list[Path]:
-        """Those of a local folder, sorted: their hashes say whether it is still the same. None of a hub's."""
-        found = self.folder.rglob("*") if self.folder else ()
-        return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+        """The files of a local folder, sorted, to be hashed; none for a data set of the hub."""
+        paths = self.folder.rglob("*") if self.folder else ()
+        return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
     def open(self) -> Any:
-        """The split, to be iterated. Raises UserError."""
+        """The split, as an iterable of rows. Raises UserError where the configuration or the split does not exist."""
         with _explained(self.info):
             return self._open()
 
@@ -62,35 +62,35 @@ class Dataset:
 class DatasetRows:
     """The documents of a data set, in its order; a row's place is NAME:NUMBER, from 1.
 
-    lang: of rows where no column says it
+    lang: language of rows where no column names one
     """
 
     def __init__(self, dataset: Dataset, columns: Columns, lang: str) -> None:
         self.columns, self.lang = columns, lang
         self.columns_seen: dict[str, None] = {}
-        self._info, self._folder = dataset.info, dataset.folder or Path()
+        self.info, self._folder = dataset.info, dataset.folder or Path()
         self._rows = dataset.open()
         self._read = 0
         split = (self._rows.info.splits or {}).get(dataset.info.split)
         self._count = split.num_examples if split else 0
         self.total_bytes = (split.num_bytes if split else 0) or TYPICAL_BYTES
-        """Of the text, as far as the data set tells."""
+        """Size of the data set's text, or TYPICAL_BYTES where it is unknown."""
         wanted = sorted(columns.wanted & set(names := self._rows.column_names or ()))
-        remember(self.columns_seen, names)
+        add_names(self.columns_seen, names)
         self._rows = self._rows.select_columns(wanted) if wanted else self._rows
 
     @property
     def bytes_read(self) -> int:
-        """The share of the rows that was read, of `total_bytes`; 0 where their number is not known."""
+        """Bytes read so far, estimated from the share of the rows; 0 where their number is unknown."""
         return self.total_bytes * self._read // self._count if self._count else 0
 
     def __iter__(self) -> Iterator[Document | Refused]:
         self._read = 0
-        name = Path(self._info.name).name
-        with _explained(self._info):
+        name = Path(self.info.name).name
+        with _explained(self.info):
             for number, row in enumerate(self._rows, 1):
                 self._read = number
-                remember(self.columns_seen, row)
+                add_names(self.columns_seen, row)
                 yield self.columns.document(row, name, f"{name}:{number}", self.lang, self._folder)
 
 
@@ -103,7 +103,7 @@ def _import_datasets() -> Any:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit of the hub's repository that `revision` (or its main branch) is now."""
+    """Resolve `revision` (default: the main branch) to a commit of the hub's repository."""
     from huggingface_hub import HfApi
 
     try:
@@ -118,12 +118,12 @@ def _commit(name: str, revision: str | None) -> str:
 
 @contextmanager
 def _explained(info: DatasetInfo) -> Iterator[None]:
-    """What the library raises for a data set, as a UserError with its first line."""
+    """Turn anything the library raises into a UserError with its first line."""
     try:
         yield
     except (UserError, GeneratorExit):
         raise
-    except Exception as error:  # of the library, the network, and the format of the files: dozens of kinds
+    except Exception as error:  # the library, the network and the file formats raise dozens of types
         raise UserError(
             f"--dataset={info.name}, --dataset-config={info.config or 'none'}, --dataset-split={info.split}: "
             f"{_first_line(error)}; put it right and run the same command again: it continues"

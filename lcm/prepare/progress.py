@@ -1,87 +1,78 @@
-"""How far a preparation is: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of `lcm prepare`: a bar on a terminal, a line every 15 seconds elsewhere."""
 
+import sys
 import time
-from typing import Protocol, TextIO, cast, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 TYPICAL = 88
-"""Characters a sentence (paper App. A): what the time left is reckoned with until the first shard is done."""
-
-
-@runtime_checkable
-class Writer(Protocol):
-    """Where progress goes, such as sys.stderr."""
-
-    def write(self, text: str, /) -> object: ...
-    def flush(self) -> None: ...
-    def isatty(self) -> bool: ...
+"""Characters per sentence (paper App. A), for the estimate of the time left until the first shard is done."""
 
 
 class PrepareProgress:
-    """Sentences a second, and the time left.
+    """Sentences per second, and the time left.
 
-    total_bytes: of all input files, as they lie on the disk
-    every:       seconds between two lines where `out` is no terminal
+    total_bytes: size of all input files, as stored on disk
+    every:       seconds between two lines where stderr is no terminal
     """
 
-    def __init__(self, out: Writer, total_bytes: int, every: float = 15.0) -> None:
-        self.out = out
+    def __init__(self, total_bytes: int, every: float = 15.0) -> None:
+        self._out = sys.stderr  # rich puts another in its place while the bar is shown
         self.total_bytes = total_bytes
         self.every = every
         self.encoded = 0
-        """Sentences, in this run."""
+        """Sentences encoded in this run."""
         self._resumed = self._finished = 0
         self._read_bytes = self._read_characters = self._finished_characters = 0
         self._started = self._shown = time.monotonic()
         self._bar = Progress(
             BarColumn(),
             TextColumn("{task.description}"),
-            console=Console(file=cast(TextIO, out)),
+            console=Console(file=self._out),
             auto_refresh=False,
             transient=True,
         )
         self._task = self._bar.add_task("", total=1.0)
 
     def start(self) -> None:
-        """The clock runs from here."""
+        """Start the clock, and show the bar."""
         self._started = self._shown = time.monotonic()
-        if self.out.isatty():
+        if self._out.isatty():
             self._bar.start()
 
     def close(self) -> None:
-        if self.out.isatty():
+        if self._out.isatty():
             self._bar.stop()
 
     def read(self, characters: int, bytes_read: int) -> None:
-        """So many characters were read since the last call; the reading stands at this byte."""
+        """Add characters that were read since the last call. bytes_read: position in all input files."""
         self._read_characters += characters
         self._read_bytes = bytes_read
 
     def report(self, sentences: int) -> None:
-        """So many sentences were encoded since the last call."""
+        """Add sentences that were encoded since the last call, and show the state when it is time."""
         self.encoded += sentences
-        if self.out.isatty():
+        if self._out.isatty():
             self._bar.update(self._task, completed=self.fraction, description=str(self), refresh=True)
         elif time.monotonic() - self._shown > self.every:
             self._shown = time.monotonic()
-            print(f"lcm prepare: {self}", file=self.out, flush=True)
+            print(f"lcm prepare: {self}", file=self._out, flush=True)
 
     def finished(self, sentences: int, characters: int, resumed: bool) -> None:
-        """A shard is done: by an earlier run, or by this one, whose sentences `told` has counted."""
+        """Add a finished shard. resumed: an earlier run made it, so `report` has not counted its sentences."""
         self._finished += sentences
         self._finished_characters += characters
         self._resumed += sentences if resumed else 0
 
     @property
     def fraction(self) -> float:
-        """Of all sentences that the input will give, as far as one can know."""
+        """Share of all sentences that is done, with the total estimated from the bytes still to read."""
         if not self.total_bytes or not self._read_bytes or not self._read_characters:
             return 0.0
         characters = self._read_characters * self.total_bytes / self._read_bytes
-        a_sentence = self._finished_characters / self._finished if self._finished else TYPICAL
-        return min(1.0, (self._resumed + self.encoded) * a_sentence / characters)
+        characters_per_sentence = self._finished_characters / self._finished if self._finished else TYPICAL
+        return min(1.0, (self._resumed + self.encoded) * characters_per_sentence / characters)
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self._started

@@ -1,175 +1,154 @@
-"""The folder of a data set while it is being made: what was asked for, what is done, and that nobody else is at it."""
+"""State of an unfinished data set: the request it was begun with, a note for each finished shard, and the locks.
+
+All of it lies in the folder `.unfinished` of the data set, and is removed when the manifest is written.
+"""
 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from lcm.codec import AnySplitter
-from lcm.data import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Manifest, Record, index_path
+from lcm.data import MANIFEST, UNFINISHED, Record, RefusedRecord, ShardRecord, index_path
 from lcm.errors import UserError
-from lcm.files import atomic, lock, sha256
-from lcm.prepare.worker import Finished, note_path
+from lcm.files import atomic, lock
+from lcm.prepare.request import Request
+from lcm.prepare.rows import Document
 
-_ASKED = "asked.json"
+_REQUEST = "asked.json"
 _SHARD_FILE = re.compile(r"(train|validation|test)-\d{6,}\.(tar|index\.npy)")
 
 
-class Occupied(UserError):
+class FolderLocked(UserError):
     """Another run writes into the folder."""
 
 
-class Asked(Record):
-    """All that decides what is in the shards. Another run may go on only where it asks for the same.
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to make: its documents with their numbers in input order."""
 
-    mtimes: when each input changed last, in nanoseconds: an input whose time and size are the same is not read again.
+    name: str
+    documents: tuple[tuple[int, Document], ...]
+
+
+class Finished(Record):
+    """The note of a finished shard. shard: None where every document was refused, and no file written."""
+
+    name: str
+    shard: ShardRecord | None
+    refused: dict[str, RefusedRecord]
+    characters: int
+    """Characters in the documents' text, for the estimate of the time left."""
+    emojis: int = 0
+    """Emojis removed by the splitter."""
+
+    @property
+    def sentences(self) -> int:
+        """Sentences of the text, without the constants that `prepare` appends."""
+        return self.shard.concepts - self.shard.documents - self.shard.pairs if self.shard else 0
+
+    def save(self, folder: Path) -> None:
+        with atomic(_note_path(folder, self.name), scratch=folder / UNFINISHED) as file:
+            file.write(self.model_dump_json().encode("utf-8"))
+
+
+def count(refused: dict[str, RefusedRecord], reason: str, example: str, times: int = 1) -> None:
+    """Add `times` refusals for `reason`; the first example of each reason stays."""
+    before = refused.get(reason, RefusedRecord(count=0, first=example))
+    refused[reason] = RefusedRecord(count=before.count + times, first=before.first)
+
+
+def read_request(folder: Path) -> Request | None:
+    """The request that `folder` was begun with; None where nothing was begun.
+
+    Raises UserError for one that this version cannot read.
     """
-
-    options: dict[str, str | int | float | bool]
-    inputs: tuple[InputFile, ...]
-    codec: CodecInfo
-    splitter: AnySplitter | None = None
-    dataset: DatasetInfo | None = None
-    mtimes: tuple[int, ...] = ()
-
-    def difference(self, now: "Asked") -> str | None:
-        """What `now` asks for that this did not, in words; None where the shards would be the same."""
-        before, after = ([(Path(f.path).name, f.sha256) for f in asked.inputs] for asked in (self, now))
-        for name, checksum in after:
-            if (name, checksum) not in before:
-                return f"other input: {name} is new or has changed"
-        if before != after:
-            return f"other input: {len(before)} files, now {len(after)} or in another order"
-        if self.dataset != now.dataset:
-            return f"data set {self.dataset}, now {now.dataset}"
-        if self.codec.fingerprint != now.codec.fingerprint:
-            return f"codec {self.codec.name!r} ({self.codec.fingerprint}), now {now.codec.fingerprint}"
-        for name in self.options | now.options:
-            if self.options.get(name) != now.options.get(name):
-                return f"--{name.replace('_', '-')} {_given(self.options, name)}, now {_given(now.options, name)}"
-        if self.codec != now.codec:
-            return f"codec {self.codec.name!r}, which gave another vector for the end of a text than it does now"
-        if self.splitter not in (None, now.splitter):
-            return f"splitter {self.splitter}, now {now.splitter}"
-        return None
-
-
-def _given(options: dict[str, str | int | float | bool], name: str) -> str | int | float | bool:
-    return options.get(name, "not given")
-
-
-def asked_of(manifest: Manifest) -> Asked:
-    return Asked(
-        options=manifest.options,
-        inputs=manifest.inputs,
-        codec=manifest.codec,
-        splitter=manifest.splitter,
-        dataset=manifest.dataset,
-    )
-
-
-def read_asked(folder: Path) -> Asked | None:
-    """What the unfinished run in `folder` was asked for; None where none was begun."""
     try:
-        return Asked(**json.loads((folder / UNFINISHED / _ASKED).read_text(encoding="utf-8")))
+        return Request(**json.loads((folder / UNFINISHED / _REQUEST).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, ValidationError) as error:
         raise UserError(f"{folder}: begun by another version of lcm; delete it or give another --output") from error
 
 
-def fingerprints(files: Sequence[Path], before: Asked | None) -> tuple[tuple[InputFile, ...], tuple[int, ...]]:
-    """(inputs, mtimes). A file that `before` knows with the same size and time keeps its hash unread."""
-    known = {(f.path, f.bytes, t): f for f, t in zip(before.inputs, before.mtimes, strict=True)} if before else {}
-    stats = [path.stat() for path in files]
-    inputs = tuple(
-        known.get((str(path), stat.st_size, stat.st_mtime_ns)) or _fingerprint(path)
-        for path, stat in zip(files, stats, strict=True)
-    )
-    return inputs, tuple(stat.st_mtime_ns for stat in stats)
-
-
-def _fingerprint(path: Path) -> InputFile:
-    return InputFile(path=str(path), bytes=path.stat().st_size, sha256=sha256(path))
-
-
 def check_folder(folder: Path) -> None:
-    """Raises UserError for an output that is a file, or a folder with anything but a data set in it."""
+    """Raise UserError for an output that is a file, or a folder that holds anything but a data set."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output={folder}: is a file; expected a folder, new or empty")
-    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    ours = MANIFEST in found or UNFINISHED in found
-    strange = [n for n in found if not (ours and (n in (MANIFEST, UNFINISHED) or _SHARD_FILE.fullmatch(n)))]
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    ours = MANIFEST in names or UNFINISHED in names
+    strange = [n for n in names if not (ours and (n in (MANIFEST, UNFINISHED) or _SHARD_FILE.fullmatch(n)))]
     if strange:
         raise UserError(f"--output={folder}: holds other things ({strange[0]}); expected a new or empty folder")
 
 
 @contextmanager
-def claimed(folder: Path, asked: Asked) -> Iterator[tuple[Asked, dict[str, Finished]]]:
-    """The folder for us alone, with what was first asked of it and the shards that are done.
+def claimed(folder: Path, request: Request) -> Iterator[tuple[Request, dict[str, Finished]]]:
+    """Lock the folder for this process alone. Yields (the request it was begun with, notes of finished shards by name).
 
-    Left without an error, the notes are removed: the manifest has to be there by then.
-    Raises UserError where another run is under way, or one that asked for something else got somewhere.
+    If the block ends without an error the notes are removed: the manifest has to be written by then.
+    Raises UserError where another run is under way, or shards of another request are there.
     """
     with _locked(folder, "lock"):
         _refuse_finished(folder)
-        before = read_asked(folder)
+        before = read_request(folder)
         done = _notes(folder) if before else {}
-        if before and (difference := before.difference(asked)):
+        if before and (difference := before.difference(request)):
             if any(note.shard for note in done.values()):
                 raise _begun_otherwise(folder, difference)
             before, done = None, {}
         _clear(folder, keep=set(done))
         if before is None:
-            _write_asked(folder, asked)
-        yield before or asked, done
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # somebody may just be looking whether it is locked
+            _write_request(folder, request)
+        # A request of an early version records no splitter.
+        yield (before or request).model_copy(update={"splitter": request.splitter}), done
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # another process may be trying the lock right now
 
 
 @contextmanager
-def shared(folder: Path, asked: Asked, part: str) -> Iterator[dict[str, Finished]]:
-    """The folder for us and for other parts of the same data set, with the shards that are done. Nothing is removed.
+def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Finished]]:
+    """Lock one part of the folder, beside the processes of other parts. Yields the notes of finished shards by name.
 
-    Raises UserError where this part, or all of it, is under way elsewhere, or something else was asked for.
+    Raises UserError where this part, or the whole, is under way elsewhere, or was begun with another request.
     """
-    # Another part may have the folder for itself for a moment, to see whether all are done.
+    # Another part locks the whole folder for a moment, to see whether all parts are done.
     with (
         _locked(folder, "lock", shared=True, patience=60.0),
         _locked(folder, f"lock-{part.replace('/', '-')}"),
     ):
         _refuse_finished(folder)
-        if read_asked(folder) is None:
-            _write_asked(folder, asked)
-        before = read_asked(folder)  # ours, or that of another part that began in the same moment
+        if read_request(folder) is None:
+            _write_request(folder, request)
+        before = read_request(folder)  # ours, or that of another part that began at the same moment
         assert before is not None
-        if difference := before.difference(asked):
+        if difference := before.difference(request):
             raise _begun_otherwise(folder, difference)
         yield _notes(folder)
 
 
 def _refuse_finished(folder: Path) -> None:
-    """Raises Occupied where another run has finished the data set since we looked; what the lock made is removed."""
+    """Raise FolderLocked where another run has just finished the data set; remove what taking the lock has made."""
     if (folder / MANIFEST).is_file():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        raise Occupied(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
+        raise FolderLocked(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
 
 
 @contextmanager
 def _locked(folder: Path, name: str, *, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock of the folder. Raises Occupied where others keep it for longer than `patience` seconds."""
-    with lock(folder / UNFINISHED / name, shared=shared, patience=patience) as mine:
-        if not mine:
-            raise Occupied(f"--output={folder}: another lcm prepare is writing there")
+    """Hold one of the folder's locks. Raises FolderLocked where others keep it for longer than `patience` seconds."""
+    with lock(folder / UNFINISHED / name, shared=shared, patience=patience) as acquired:
+        if not acquired:
+            raise FolderLocked(f"--output={folder}: another lcm prepare is writing there")
         yield
 
 
-def _write_asked(folder: Path, asked: Asked) -> None:
-    with atomic(folder / UNFINISHED / _ASKED, many_writers=True) as file:
-        file.write(asked.model_dump_json().encode("utf-8"))
+def _write_request(folder: Path, request: Request) -> None:
+    with atomic(folder / UNFINISHED / _REQUEST, many_writers=True) as file:
+        file.write(request.model_dump_json().encode("utf-8"))
 
 
 def _begun_otherwise(folder: Path, difference: str) -> UserError:
@@ -178,8 +157,12 @@ def _begun_otherwise(folder: Path, difference: str) -> UserError:
     )
 
 
+def _note_path(folder: Path, shard: str) -> Path:
+    return folder / UNFINISHED / f"{shard}.json"
+
+
 def _notes(folder: Path) -> dict[str, Finished]:
-    """The finished shards by name: those that left a note and are still whole."""
+    """Notes whose shard is still whole, by name."""
     notes = {}
     for path in sorted((folder / UNFINISHED).glob("*.tar.json")):
         note = Finished(**json.loads(path.read_text(encoding="utf-8")))
@@ -198,5 +181,5 @@ def _clear(folder: Path, keep: set[str]) -> None:
         if _SHARD_FILE.fullmatch(path.name) and path.name not in kept:
             path.unlink()
     for path in (folder / UNFINISHED).iterdir():
-        if path.name not in ("lock", _ASKED, *(note_path(folder, name).name for name in keep)):
+        if path.name not in ("lock", _REQUEST, *(_note_path(folder, name).name for name in keep)):
             path.unlink()

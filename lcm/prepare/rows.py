@@ -1,25 +1,29 @@
-"""Rows → documents: which columns mean what, and what is wrong with a row that cannot become a document."""
+"""Row → document: the meaning of columns, and the reasons for which a row is refused."""
 
+import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from lcm.data import SPLITS
 from lcm.errors import UserError
 
+Row = dict[str, Any]
+"""Column → value, as JSON or parquet has it."""
+
 AUDIO_BYTES = 2_000
-"""Bytes of a 16 kHz file that count as much work as a character: 88 characters are some six seconds."""
+"""Bytes of a 16 kHz file that count as one character of work: a sentence of 88 characters is about six seconds."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, and with it its summary where documents come in pairs.
+    """A text, with its summary where documents come in pairs.
 
-    split:        None where the row does not say
+    split:        None where the row names none
     summary_lang: None where it is the language of the text
-    audio:        files that are spoken one after the other, instead of a text
+    audio:        recordings to read in this order, instead of a text
     """
 
     id: str
@@ -39,7 +43,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that cannot become a document. reason: one of a few; example: where it was, and what."""
+    """A row or file that cannot be used. reason: one of a few, to be counted; example: its place, and what is wrong."""
 
     reason: str
     example: str
@@ -47,7 +51,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Bound:
-    """Rows whose number in `column` is above, or below, `value` are refused."""
+    """Refuses rows whose number in `column` is above, or below, `value`."""
 
     column: str
     side: Literal["above", "below"]
@@ -57,33 +61,33 @@ class Bound:
         return f"{self.column} {self.side} {self.value:g}"
 
     def refuses(self, row: dict[str, Any], place: str) -> Refused | None:
-        """Why, if it does: the row is beyond, or has no number there."""
-        found = row.get(self.column)
-        if isinstance(found, bool) or not isinstance(found, int | float) or math.isnan(found):
-            return Refused(f"no number in '{self.column}'", f"{place}: {shortened(found)}")
-        beyond = found > self.value if self.side == "above" else found < self.value
-        return Refused(str(self), f"{place}: {found:g}") if beyond else None
+        """The reason, where the row is beyond the bound or has no number in the column."""
+        number = row.get(self.column)
+        if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+            return Refused(f"no number in '{self.column}'", f"{place}: {shortened(number)}")
+        beyond = number > self.value if self.side == "above" else number < self.value
+        return Refused(str(self), f"{place}: {number:g}") if beyond else None
 
 
 def bound(given: str, side: Literal["above", "below"]) -> Bound:
-    """`COLUMN=NUMBER` as a Bound. Raises UserError for anything else."""
+    """Parse `COLUMN=NUMBER`. Raises UserError for anything else."""
     column, _, value = given.rpartition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not column or math.isnan(number):
-        raise UserError(f"--drop-{side}={given}: expected COLUMN=NUMBER, such as fragility=0.3")
+        raise UserError(f"--drop-{side}={given}: expected COLUMN=NUMBER, for example fragility=0.3")
     return Bound(column, side, number)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that are read from rows. summary: None where there are no pairs.
+    """Names of the columns to read. summary: None where there are no pairs.
 
-    lang, summary_lang: a FLORES code in every row; None where all are in one language
-    audio:              a path or several, instead of a text; None where rows are text
-    drop:               rows that are refused for a number in them
+    lang, summary_lang: columns with a FLORES code; None where all rows are in one language
+    audio:              column with one path or several, instead of a text; None where rows are text
+    drop:               bounds on numbers in a row
     """
 
     text: str = "text"
@@ -98,31 +102,32 @@ class Columns:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        found = (None if self.audio else self.text, self.summary, self.lang, self.summary_lang, self.audio)
-        return tuple(column for column in found if column is not None)
+        """Columns without which a row is refused."""
+        names = (None if self.audio else self.text, self.summary, self.lang, self.summary_lang, self.audio)
+        return tuple(column for column in names if column is not None)
 
     @property
     def wanted(self) -> set[str]:
-        """All that `document` looks at."""
+        """All columns that `document` reads."""
         return {*self.needed, self.id, self.title, self.split, "source", *(bound.column for bound in self.drop)}
 
     def document(
         self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path = Path()
     ) -> Document | Refused:
-        """A row as a document, or the first thing that is wrong with it.
+        """Make a document of a row, or give the first reason to refuse it.
 
-        name, place: of the file or data set, and of the row: what a row without a source or an id gets
-        lang:        of rows where no column says it
-        folder:      where the paths of audio files start
+        name, place: the source and the id of a row that has none: name of the file or data set, place in it
+        lang:        language of rows where no column names one
+        folder:      folder that the paths of audio files are relative to
         """
         audio: tuple[str, ...] = ()
         for column in self.needed:
             if column not in row:
                 return Refused(f"no column '{column}'", place)
             if column == self.audio:
-                if isinstance(found := _paths(row[column], folder, f"{place}: {column}"), Refused):
-                    return found
-                audio = found
+                if isinstance(paths := _paths(row[column], folder, f"{place}: {column}"), Refused):
+                    return paths
+                audio = paths
             elif refused := _not_text(row[column], f"{place}: {column}"):
                 return refused
         split = row.get(self.split) or None
@@ -144,21 +149,19 @@ class Columns:
         )
 
 
-@runtime_checkable
-class Rows(Protocol):
-    """Documents in a fixed order, from wherever they come."""
-
-    columns: Columns
-    columns_seen: dict[str, None]
-    """Names of the columns that rows had, in the order met."""
-
-    @property
-    def bytes_read(self) -> int: ...
-    def __iter__(self) -> Iterator[Document | Refused]: ...
+def split_of(id: str) -> str:
+    """The split of a document that names none, by a hash of its id: a sixteenth each for validation and test."""
+    match hashlib.sha1(id.encode("utf-8")).hexdigest()[-1]:
+        case "0":
+            return "validation"
+        case "1":
+            return "test"
+        case _:
+            return "train"
 
 
-def remember(columns_seen: dict[str, None], columns: Iterable[str]) -> None:
-    """Add names of columns; about a hundred are enough to tell a person."""
+def add_names(columns_seen: dict[str, None], columns: Iterable[str]) -> None:
+    """Add names of columns to those seen. Stops at about a hundred, enough for an error message."""
     if len(columns_seen) < 100:
         columns_seen |= dict.fromkeys(columns)
 
@@ -172,7 +175,7 @@ def _not_text(value: Any, place: str) -> Refused | None:
 
 
 def _paths(value: Any, folder: Path, place: str) -> tuple[str, ...] | Refused:
-    """The audio files of a row; one that is not there is refused now, not by a worker much later."""
+    """The audio files of a row. A missing file is refused here, not by a worker much later."""
     values = value if isinstance(value, list) else [value]
     if refused := next((r for v in values if (r := _not_text(v, place))), None):
         return refused
@@ -207,5 +210,6 @@ def _is_utf8(text: str) -> bool:
 
 
 def shortened(value: Any) -> str:
+    """A value as it may stand in an error message: in quotes, at most 100 characters, valid UTF-8."""
     shown = repr(value if not isinstance(value, str | bytes) else value[:80])
     return (shown if len(shown) <= 100 else shown[:100] + "…").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,123 +1,106 @@
-"""Deals documents out to shards, by input order alone, and collects the notes of the shards that are done."""
+"""Documents → shards, by input order alone, and the account of shards that are finished."""
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lcm.data import SPLITS, RefusedRecord, ShardRecord, shard_name
 from lcm.errors import UserError
-from lcm.prepare.pool import Pool
+from lcm.prepare.hub import DatasetRows
+from lcm.prepare.options import PrepareOptions
 from lcm.prepare.progress import PrepareProgress
-from lcm.prepare.rows import Columns, Document, Refused, Rows
-from lcm.prepare.worker import Finished, ShardTask, count
+from lcm.prepare.resume import Finished, ShardTask, count
+from lcm.prepare.rows import Columns, Document, Refused, split_of
+from lcm.prepare.sources import Sources
 
 
 @dataclass
 class _Pending:
-    """The documents of a shard that is not full yet, with their numbers in input order."""
+    """Documents of a shard that is not full yet, with their numbers in input order."""
 
     documents: list[tuple[int, Document]] = field(default_factory=list)
     characters: int = 0
 
 
-class Dealer:
-    """Which document goes to which shard.
+class Sharding:
+    """Deals documents out to shards, and keeps the notes of finished shards.
 
-    shard_documents, shard_characters: a shard is full when it has either
-    share: (which part of the shards is made, of how many parts); None: all of them
+    A shard is full when it reaches `options.shard_documents` or `options.shard_characters`.
     """
 
-    def __init__(
-        self,
-        shard_documents: int,
-        shard_characters: int,
-        progress: PrepareProgress,
-        share: tuple[int, int] | None = None,
-    ) -> None:
-        self.shard_documents = shard_documents
-        self.shard_characters = shard_characters
-        self.progress = progress
-        self.share = share
+    def __init__(self, sources: Sources | DatasetRows, options: PrepareOptions, progress: PrepareProgress) -> None:
+        self.sources, self.options, self.progress = sources, options, progress
         self.notes: dict[str, Finished] = {}
-        self.refused: dict[str, RefusedRecord] = {}
-        self.dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
+        """Notes of finished shards, by name."""
+        self.names: dict[str, list[str]] = {split: [] for split in SPLITS}
         """Names of the shards of each split, in input order."""
+        self._refused: dict[str, RefusedRecord] = {}
         self._pending = {split: _Pending() for split in SPLITS}
 
-    def deal(self, sources: Rows, notes: dict[str, Finished], pool: Pool) -> None:
-        """Have every shard made but those that `notes` calls done. Raises UserError if no document is left."""
-        self.progress.start()
+    def tasks(self, notes: dict[str, Finished]) -> Iterator[ShardTask]:
+        """Yield the shards to make, in input order: neither those in `notes` nor those of other parts."""
+        part, parts = self.options.share or (0, 1)
+        for split in self._full():
+            number = sum(map(len, self.names.values()))
+            task = ShardTask(shard_name(split, len(self.names[split])), tuple(self._pending[split].documents))
+            self._pending[split] = _Pending()
+            self.names[split].append(task.name)
+            if task.name in notes:
+                self.finished(notes[task.name], resumed=True)
+            elif number % parts == part:
+                yield task
+
+    def _full(self) -> Iterator[str]:
+        """Read all documents; yield the split whose pending shard is full, or complete at the end."""
+        most_documents, most_characters = self.options.shard_documents, self.options.shard_characters
         number = 0
-        for item in sources:
+        for item in self.sources:
             if isinstance(item, Refused):
-                count(self.refused, item.reason, item.example)
+                count(self._refused, item.reason, item.example)
                 continue
             split = item.split or split_of(item.id)
             pending = self._pending[split]
             pending.documents.append((number, item))
             pending.characters += item.characters
             number += 1
-            self.progress.read(item.characters, sources.bytes_read)
-            if len(pending.documents) >= self.shard_documents or pending.characters >= self.shard_characters:
-                self._hand_over(split, notes, pool)
-        for split, pending in self._pending.items():
-            if pending.documents:
-                self._hand_over(split, notes, pool)
-        pool.finish()
-        if not self.lacking() and not self.splits():
-            raise UserError(_nothing_left(self.all_refused(), sources))
-
-    def _hand_over(self, split: str, notes: dict[str, Finished], pool: Pool) -> None:
-        """A full shard's documents go to a worker, or nowhere if it is done already."""
-        task = ShardTask(shard_name(split, len(self.dealt[split])), tuple(self._pending[split].documents))
-        self._pending[split] = _Pending()
-        number = sum(map(len, self.dealt.values()))
-        self.dealt[split].append(task.name)
-        if task.name in notes:
-            self.finished(notes[task.name], resumed=True)
-            pool.poll()
-        elif self.share is None or number % self.share[1] == self.share[0]:
-            pool.submit(task)
-
-    def lacking(self) -> int:
-        """How many shards are still to be made, by other parts."""
-        return sum(name not in self.notes for names in self.dealt.values() for name in names)
+            self.progress.read(item.characters, self.sources.bytes_read)
+            if len(pending.documents) >= most_documents or pending.characters >= most_characters:
+                yield split
+        yield from (split for split, pending in self._pending.items() if pending.documents)
 
     def finished(self, note: Finished, resumed: bool = False) -> None:
-        """A shard is done: by a worker just now, or by an earlier run."""
+        """Add the note of a shard, made by a worker just now or by an earlier run."""
         self.notes[note.name] = note
         self.progress.finished(note.sentences, note.characters, resumed)
+
+    def missing(self) -> int:
+        """Number of shards that other parts still have to make."""
+        return sum(name not in self.notes for names in self.names.values() for name in names)
 
     def splits(self) -> dict[str, tuple[ShardRecord, ...]]:
         """The finished shards of each split that has any, in input order."""
         shards = {
             split: tuple(shard for name in names if (shard := self.notes[name].shard))
-            for split, names in self.dealt.items()
+            for split, names in self.names.items()
         }
         return {split: records for split, records in shards.items() if records}
 
     def emojis(self) -> int:
-        """Taken out of the texts by the splitter."""
-        return sum(self.notes[name].emojis for names in self.dealt.values() for name in names)
+        """Emojis that the splitter removed from all texts."""
+        return sum(self.notes[name].emojis for names in self.names.values() for name in names)
 
-    def all_refused(self) -> dict[str, RefusedRecord]:
-        """Whatever was left out, by the reader or by a worker, the commonest reason first."""
-        refused = dict(self.refused)
-        for names in self.dealt.values():
+    def refused(self) -> dict[str, RefusedRecord]:
+        """Everything that was left out, by the reader or by a worker, the commonest reason first."""
+        refused = dict(self._refused)
+        for names in self.names.values():
             for name in names:
                 for reason, record in self.notes[name].refused.items():
                     count(refused, reason, record.first, record.count)
         return dict(sorted(refused.items(), key=lambda item: (-item[1].count, item[0])))
 
-
-def split_of(id: str) -> str:
-    """The split of a document that does not name its own: one in sixteen for validation, and as many for test."""
-    match hashlib.sha1(id.encode("utf-8")).hexdigest()[-1]:
-        case "0":
-            return "validation"
-        case "1":
-            return "test"
-        case _:
-            return "train"
+    def check_not_empty(self) -> None:
+        """Raise UserError, with the likely reason, where all shards are finished and no document is left."""
+        if not self.missing() and not self.splits():
+            raise UserError(_nothing_left(self.refused(), self.sources))
 
 
 def describe(refused: dict[str, RefusedRecord]) -> str:
@@ -126,7 +109,7 @@ def describe(refused: dict[str, RefusedRecord]) -> str:
     return f"{sum(record.count for record in refused.values()):,} refused: {', '.join(reasons)}"
 
 
-def _nothing_left(refused: dict[str, RefusedRecord], sources: Rows) -> str:
+def _nothing_left(refused: dict[str, RefusedRecord], sources: Sources | DatasetRows) -> str:
     missing = [column for column in sources.columns.needed if column not in sources.columns_seen]
     if sources.columns_seen and missing:
         return (
@@ -137,7 +120,7 @@ def _nothing_left(refused: dict[str, RefusedRecord], sources: Rows) -> str:
 
 
 def _option_of(column: str, columns: Columns) -> str:
-    """What names a column that no row has."""
+    """The option that names a column which no row has."""
     if column in (columns.lang, columns.summary_lang):
         return "--lang-column and --summary-lang-column"
     if column == columns.audio:

@@ -1,48 +1,39 @@
-"""Recordings → concepts: cut at their longest pauses, a segment as a sentence.
+"""Recordings → concepts: a recording is cut at its longest pauses, and each segment is a sentence.
 
-The rule, over frames of 20 ms. A frame is quiet where it is 30 dB below the loud ones (95% of all are less loud), and a
-pause is 0.2 s of quiet. What is longer than the cap is cut in the middle of its longest pause, the one nearest to its
-own middle where several are as long; without a pause, at the quietest frame of its middle third; and so on with both
-parts. Quiet at the ends of a part goes, up to a tenth of a second. A recording under -60 dB has nothing to say.
+The rule works on frames of 20 ms. A frame is quiet if it is 30 dB below the 95th percentile of the frames' levels; a
+pause is 0.2 s of quiet. A part longer than the cap is cut in the middle of its longest pause (of several equally long
+ones, the one nearest to the middle of the part) or, without a pause, at the quietest frame of its middle third; then
+both halves are treated likewise. Quiet at the ends of a part is trimmed to a tenth of a second. A recording whose 95th
+percentile is under -60 dB has no segments.
 
 Shapes.  F frames · n segments · D concept width
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lcm.codec import Progress, SonarSpeech
 from lcm.errors import UserError
-from lcm.prepare.pool import Tell
 from lcm.prepare.rows import Refused
 
 RATE = 16_000
-"""Samples a second: what SONAR's speech encoders were trained on."""
+"""Samples per second, as SONAR's speech encoders expect."""
 FRAME = RATE // 50
+"""Samples in a frame."""
 MAX_SECONDS = 15.0
 SILENCE, BELOW_LOUD = -60.0, 30.0
+"""Level of silence in dB below full scale; distance of a quiet frame from the loud ones in dB."""
 PAUSE, MARGIN = 10, 5
-"""Frames: of the shortest pause, and of the quiet that stays around a segment."""
+"""Frames in the shortest pause; frames of quiet left around a segment."""
 BATCH = 16
-"""Segments that are encoded together."""
-
-
-@runtime_checkable
-class SpeechEncoder(Protocol):
-    """Recordings at 16 kHz as vectors of a codec's space; lcm.codec.sonar_space has SONAR's."""
-
-    def knows(self, lang: str) -> bool: ...
-    def encode(self, recordings: Sequence[Float[Tensor, " samples"]], lang: str) -> Float[Tensor, "n D"]: ...
-
-
-LoadSpeech = Callable[..., SpeechEncoder]
-"""`load(card, device=…)`, card: None for that of the language."""
+"""Segments in a batch of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Segment:
 
 
 def segments(path: Path, max_seconds: float) -> list[Segment] | Refused:
-    """The segments of a file, each at most so long; or why it cannot be used. Holds a few seconds of it at a time."""
+    """The segments of a file, each at most `max_seconds` long, or why it cannot be used. Memory holds some seconds."""
     soundfile = _soundfile()
     try:
         with soundfile.SoundFile(path) as file:
@@ -78,7 +69,7 @@ def segments(path: Path, max_seconds: float) -> list[Segment] | Refused:
 
 
 def _levels(blocks: Iterator[Any]) -> Float[np.ndarray, " F"]:
-    """Of each frame, in dB below full scale."""
+    """Level of each frame, in dB below full scale."""
     energies = [np.zeros(0)]
     for block in blocks:
         padded = np.pad(block.astype(np.float64), (0, -len(block) % FRAME))
@@ -87,7 +78,7 @@ def _levels(blocks: Iterator[Any]) -> Float[np.ndarray, " F"]:
 
 
 def cut_at_pauses(levels: Float[np.ndarray, " F"], most: int) -> list[tuple[int, int]]:
-    """[start, end) of each segment, in frames and in order, none longer than `most`. No loud frame is left out."""
+    """[start, end) of the segments in frames, in order, none longer than `most`. Every loud frame is in one of them."""
     if not len(levels) or (loud := np.quantile(levels, 0.95)) < SILENCE:
         return []
     quiet = levels < loud - BELOW_LOUD
@@ -121,39 +112,38 @@ def _best_place(levels: Float[np.ndarray, " F"], quiet: Bool[np.ndarray, " F"], 
 
 
 class Listener:
-    """Documents' recordings → segments and their vectors, in batches over document borders."""
+    """Recordings → segments → vectors. A batch holds segments of several documents."""
 
-    def __init__(self, encoder: SpeechEncoder, max_seconds: float) -> None:
+    def __init__(self, encoder: SonarSpeech, max_seconds: float) -> None:
         self.encoder, self.max_seconds = encoder, max_seconds
 
-    def hear(self, paths: Sequence[str], lang: str) -> list[Segment] | Refused:
-        """The segments of a document, or why there are none."""
+    def segments(self, paths: Sequence[str], lang: str) -> list[Segment] | Refused:
+        """The segments of a document's files, or the first reason why there are none."""
         if not self.encoder.knows(lang):
             return Refused("no speech encoder", lang)
-        heard: list[Segment] = []
+        all_segments: list[Segment] = []
         for path in paths:
-            found = segments(Path(path), self.max_seconds)
-            if isinstance(found, Refused):
-                return found
-            heard += found
-        return heard
+            of_file = segments(Path(path), self.max_seconds)
+            if isinstance(of_file, Refused):
+                return of_file
+            all_segments += of_file
+        return all_segments
 
-    def encode(self, heard: Sequence[Segment], lang: str, dim: int, tell: Tell) -> Float[Tensor, "n {dim}"]:
-        """fp32 vectors. Raises UserError where the encoder's are not as wide as the codec's."""
-        vectors = torch.empty(len(heard), dim)
-        order = sorted(
-            range(len(heard)), key=lambda i: heard[i].start - heard[i].end
-        )  # alike in length: little padding
+    def encode(self, found: Sequence[Segment], lang: str, dim: int, progress: Progress) -> Float[Tensor, "n {dim}"]:
+        """fp32 vectors of segments. Raises UserError where the speech encoder's width is not the codec's."""
+        vectors = torch.empty(len(found), dim)
+        # Batches of segments of similar length need little padding.
+        order = sorted(range(len(found)), key=lambda i: found[i].start - found[i].end)
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            found = self.encoder.encode([heard[i].samples() for i in batch], lang)
-            if found.shape[1] != dim:
+            encoded = self.encoder.encode([found[i].samples() for i in batch], lang)
+            if encoded.shape[1] != dim:
                 raise UserError(
-                    f"--codec: its vectors have {dim} channels, those of SONAR's speech encoder {found.shape[1]}; "
+                    f"--codec: its vectors have {dim} channels, those of SONAR's speech encoder {encoded.shape[1]}; "
                     "speech goes with --codec sonar"
                 )
-            vectors[batch] = found
-            tell(len(batch))
+            vectors[batch] = encoded
+            progress(len(batch))
         return vectors
 
 

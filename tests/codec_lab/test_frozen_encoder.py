@@ -15,7 +15,8 @@ from lcm.config import parse_config
 from lcm.errors import UserError
 from lcm.inference import load
 from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 from lcm.training.run import train
 
 SENTENCES = ["A red fox sees.", "A red boat.", "A small fox.", "A fox.", "A old fox loves."]

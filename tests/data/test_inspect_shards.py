@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
-from stub_codec import InlinePool, load_stub
+from stub_codec import load_stub, use_codec
 
 from lcm.data.manifest import open_dataset
 from lcm.data.shards import read_documents
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 
 
 def script(name):
@@ -28,11 +28,11 @@ inspect_shards, fit_normalizer = script("inspect_shards"), script("fit_normalize
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     rows = [{"id": f"d{i}", "document": "Go on. " * (i + 1), "summary": "A sum.", "split": "train"} for i in range(10)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"document": 5}]))
     options = PrepareOptions(input=(str(tmp_path / "a.jsonl"),), output=str(tmp_path / "data"), pairs=True)
-    prepare(options, load=load_stub)
+    prepare(options)
     return tmp_path / "data"
 
 

@@ -6,15 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from stub_codec import InlinePool, load_stub
+from stub_codec import use_codec
 
 from lcm.cli import main
 from lcm.data.manifest import open_dataset
 from lcm.data.shards import index_path, read_shard, write_shard
 from lcm.data.verify import verify
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def pristine(tmp_path_factory):
         input=(str(folder / "a.jsonl"),), output=str(folder / "data"), workers=1, pairs=True, shard_documents=3
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "Pool", InlinePool)
-        prepare(options, load=load_stub)
+        use_codec(patch)
+        prepare(options)
     return folder / "data"
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from stub_codec import InlinePool, StubCodec
+from stub_codec import InlinePool, StubCodec, StubPool, use_codec
 
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
 from lcm.prepare import options
-from lcm.prepare.command import PrepareOptions, options_from, prepare
-from lcm.prepare.options import devices_for, workers_for
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions, devices_for, workers_for
 from lcm.prepare.pool import Pool
 
 
@@ -41,8 +40,8 @@ def test_all_gpus_are_used_unless_told_otherwise(count, given, devices, monkeypa
 @pytest.mark.parametrize(
     ("count", "given", "message"),
     [
-        (0, ("cuda",), "--devices=cuda: there is no GPU"),
-        (2, ("cuda:2",), "no device 'cuda:2'; expected of cpu, cuda:0, cuda:1"),
+        (0, ("cuda",), "--devices=cuda: no GPU is visible here"),
+        (2, ("cuda:2",), "no device 'cuda:2'; expected one or more of cpu, cuda:0, cuda:1"),
         (1, ("cpu", "cuda:0"), "expected the CPU or GPUs, not both"),
         (0, ("cpu", "tpu"), "no device 'tpu'"),
     ],
@@ -55,7 +54,7 @@ def test_a_device_that_is_not_there_is_refused(count, given, message, monkeypatc
 
 
 def test_there_are_as_many_workers_as_gpus_or_else_processors(monkeypatch):
-    monkeypatch.setattr(options, "processors", lambda: 12)
+    monkeypatch.setattr(options, "cores", lambda: 12)
     assert workers_for(None, ("cpu",)) == 12
     assert workers_for(None, ("cuda:0", "cuda:1")) == 2
     assert workers_for(5, ("cuda:0", "cuda:1")) == workers_for(5, ("cpu",)) == 5
@@ -67,7 +66,7 @@ class Named:
     def __init__(self, device, folder):
         self.info, self.folder = device, folder
 
-    def __call__(self, task, tell):
+    def __call__(self, task, progress):
         (self.folder / f"{os.getpid()}").write_text(self.info)
         while len(list(self.folder.iterdir())) < 3:
             time.sleep(0.05)
@@ -75,17 +74,14 @@ class Named:
 
 
 def test_worker_i_gets_device_i_modulo_their_number(tmp_path):
-    results = []
     starts = [partial(Named, device, tmp_path) for device in ("cuda:0", "cuda:1")]
-    with Pool(starts, 3, results.append, print) as pool:
-        assert pool.first_info() == "cuda:0"
-        for task in range(3):
-            pool.submit(task)
-        pool.finish()
+    with Pool(starts, 3, print) as pool:
+        assert pool.info() == "cuda:0"
+        results = list(pool.run(range(3)))
     assert sorted(results) == ["cuda:0", "cuda:0", "cuda:1"]
 
 
-def load_noting(folder, name, *, device):
+def load_noting(folder, name, *, device, compile_encoder=False):
     (Path(folder) / f"{device}-{os.getpid()}-{torch.get_num_threads()}").touch()
     return StubCodec(name)
 
@@ -96,14 +92,16 @@ def test_the_bytes_depend_neither_on_workers_nor_on_their_devices(tmp_path, monk
     gpus(monkeypatch, 3)
     found = {}
     for workers, devices in ((1, ("cuda:0",)), (2, ("cuda",))):
-        monkeypatch.setattr(prepare_module, "Pool", InlinePool if workers == 1 else Pool)
         output, notes = tmp_path / f"data{workers}", tmp_path / f"notes{workers}"
         notes.mkdir()
+        use_codec(monkeypatch, partial(load_noting, str(notes)), InlinePool if workers == 1 else StubPool)
         options = PrepareOptions(
             input=(str(tmp_path / "a.jsonl"),), output=str(output), workers=workers, devices=devices, shard_documents=4
         )
-        manifest = prepare(options, load=partial(load_noting, str(notes)))
+        manifest = prepare(options)
         found[workers] = {path.name: path.read_bytes() for path in output.iterdir()}
+        for path in notes.glob("cpu-*"):
+            path.unlink()  # this process, which loads no weights
         places = sorted(path.name.split("-")[0] for path in notes.iterdir())
         assert set(places) <= {"cuda:0", "cuda:1", "cuda:2"}
         assert len(places) == len(set(places)) <= workers
@@ -111,14 +109,4 @@ def test_the_bytes_depend_neither_on_workers_nor_on_their_devices(tmp_path, monk
     assert found[1] == found[2]
     assert manifest.options["devices"] == "cuda"
     with pytest.raises(UserError, match="--devices cuda, now not given"):
-        prepare(PrepareOptions(input=options.input, output=options.output, devices=("cpu",), shard_documents=4),
-                load=partial(load_noting, str(notes)))  # fmt: skip
-
-
-def test_devices_are_separated_by_commas():
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
-    given = options_from(parser.parse_args(["--output", "o", "--devices", "cuda:0, cuda:1", "--drop-above", "f=1"]))
-    assert (given.devices, given.drop_above) == (("cuda:0", "cuda:1"), ("f=1",))
+        prepare(PrepareOptions(input=options.input, output=options.output, devices=("cpu",), shard_documents=4))

@@ -6,16 +6,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from stub_codec import InlinePool, load_stub
+from stub_codec import InlinePool, use_codec
 
 from lcm.data.manifest import DatasetInfo
 from lcm.data.shards import read_documents
 from lcm.data.verify import verify
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
 from lcm.prepare import hub
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
 from lcm.prepare.hub import Dataset, DatasetRows
+from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Columns, Document, Refused
 
 try:
@@ -35,7 +35,7 @@ def _alone(monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError("asked the network")
 
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -96,23 +96,23 @@ def test_rows_come_in_the_data_sets_order_from_every_form(form, streaming, tmp_p
 @pytest.mark.parametrize("form", FORMS[:2])
 def test_the_shards_are_those_of_the_same_rows_in_files(form, tmp_path):
     folder = folder_of(tmp_path, form)
-    manifest = prepare(options(folder, tmp_path, shard_documents=3), load=load_stub)
+    manifest = prepare(options(folder, tmp_path, shard_documents=3))
     assert manifest.dataset == DatasetInfo(name=str(folder), config="", split="train", commit="")
     assert [f.path for f in manifest.inputs] == sorted(map(str, folder.iterdir()))
     assert "source" not in manifest.options
     assert verify(tmp_path / "data").problems == ()
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"source": "corpus", **row}) + "\n" for row in ROWS))
     files = {"dataset": None, "input": (str(tmp_path / "corpus.jsonl"),), "output": str(tmp_path / "files")}
-    prepare(options(folder, tmp_path, **files, shard_documents=3), load=load_stub)
+    prepare(options(folder, tmp_path, **files, shard_documents=3))
     for name, content in snapshot(tmp_path / "files").items():
         assert name == "manifest.json" or content == (tmp_path / "data" / name).read_bytes()
 
 
 def test_a_split_a_bound_and_bad_rows_are_as_with_files(tmp_path):
     folder = folder_of(tmp_path, saved_with_splits)
-    assert prepare(options(folder, tmp_path, dataset_split="test"), load=load_stub).documents == 1
+    assert prepare(options(folder, tmp_path, dataset_split="test")).documents == 1
     other = options(folder, tmp_path, output=str(tmp_path / "other"), drop_above=("number=4",))
-    manifest = prepare(other, load=load_stub)
+    manifest = prepare(other)
     assert manifest.documents == 5
     assert manifest.refused["number above 4"].first == "corpus:6: 5"
     datasets.Dataset.from_list([{"text": None}, {"text": "T."}]).save_to_disk(tmp_path / "bad")
@@ -125,33 +125,34 @@ def test_a_split_a_bound_and_bad_rows_are_as_with_files(tmp_path):
 def test_killed_after_any_shard_it_continues_to_the_same_bytes(done, tmp_path, monkeypatch):
     folder = folder_of(tmp_path, parquet)
     whole = options(folder, tmp_path, output=str(tmp_path / "whole"), shard_documents=5)
-    prepare(whole, load=load_stub)
+    prepare(whole)
     made = []
 
     class Dying(InlinePool):
-        def submit(self, task):
-            if len(made) == done:
-                raise KeyboardInterrupt
-            made.append(task)
-            super().submit(task)
+        def run(self, tasks):
+            for task in tasks:
+                if len(made) == done:
+                    raise KeyboardInterrupt
+                made.append(task)
+                yield from super().run([task])
 
-    monkeypatch.setattr(prepare_module, "Pool", Dying)
+    use_codec(monkeypatch, pool=Dying)
     with pytest.raises(KeyboardInterrupt):
-        prepare(options(folder, tmp_path, shard_documents=5), load=load_stub)
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
-    prepare(options(folder, tmp_path, shard_documents=5), load=load_stub)
+        prepare(options(folder, tmp_path, shard_documents=5))
+    use_codec(monkeypatch)
+    prepare(options(folder, tmp_path, shard_documents=5))
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "whole")
 
 
 def test_another_data_set_is_told(tmp_path):
     folder = folder_of(tmp_path, jsonl)
-    prepare(options(folder, tmp_path), load=load_stub)
+    prepare(options(folder, tmp_path))
     with pytest.raises(UserError, match=r"made with data set .*corpus train, now .*corpus test"):
-        prepare(options(folder, tmp_path, dataset_split="test"), load=load_stub)
+        prepare(options(folder, tmp_path, dataset_split="test"))
     with (folder / "train.jsonl").open("a") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(UserError, match=r"other input: train.jsonl is new or has changed"):
-        prepare(options(folder, tmp_path), load=load_stub)
+        prepare(options(folder, tmp_path))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -159,21 +160,21 @@ def test_a_split_or_column_that_is_not_there_is_one_line(form, tmp_path):
     folder = folder_of(tmp_path, form)
     if form is not saved:
         with pytest.raises(UserError, match=r"--dataset-split=dev") as error:
-            prepare(options(folder, tmp_path, dataset_split="dev"), load=load_stub)
+            prepare(options(folder, tmp_path, dataset_split="dev"))
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"no row has a column 'text'; only .*body.*; name yours by --text-column"):
-        prepare(options(folder, tmp_path, text_column="text"), load=load_stub)
+        prepare(options(folder, tmp_path, text_column="text"))
 
 
 def test_what_a_person_can_put_right_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--dataset=no/such: no folder of that name here, and the hub gives none"):
-        prepare(options("no/such", tmp_path), load=load_stub)
+        prepare(options("no/such", tmp_path))
     with pytest.raises(UserError, match="is a folder, which has no revisions"):
         Dataset(str(tmp_path), revision="main")
     with pytest.raises(UserError, match=r"either files .* or a data set, not both"):
         options("x", tmp_path, input=("a.txt",))
     with pytest.raises(UserError, match="--input: expected files, folders or globs; or name a data set by --dataset"):
-        prepare(PrepareOptions(output=str(tmp_path / "data")), load=load_stub)
+        prepare(PrepareOptions(output=str(tmp_path / "data")))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[data\]'"):
         Dataset(str(tmp_path))
@@ -193,16 +194,16 @@ def test_the_hubs_data_set_is_read_at_the_commit_that_the_manifest_names(tmp_pat
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    manifest = prepare(options("some/set", tmp_path, dataset_config="en"), load=load_stub)
+    manifest = prepare(options("some/set", tmp_path, dataset_config="en"))
     assert asked == [(("some/set", "en"), {"split": "train", "revision": "c1", "streaming": True})]
     assert manifest.dataset == DatasetInfo(name="some/set", config="en", split="train", commit="c1")
     assert manifest.inputs == ()
     assert [d.id for d in read_documents(tmp_path / "data", "train")] == [row["id"] for row in ROWS]
     with pytest.raises(UserError, match="made with data set some/set en train c1, now some/set en train c2"):
-        prepare(options("some/set", tmp_path, dataset_config="en", revision="v2"), load=load_stub)
+        prepare(options("some/set", tmp_path, dataset_config="en", revision="v2"))
     commit["main"] = "c9"
     with pytest.raises(UserError, match="now some/set en train c9"):
-        prepare(options("some/set", tmp_path, dataset_config="en"), load=load_stub)
+        prepare(options("some/set", tmp_path, dataset_config="en"))
 
 
 def test_a_data_set_that_breaks_off_says_that_it_continues(tmp_path, monkeypatch):
@@ -219,4 +220,4 @@ def test_a_data_set_that_breaks_off_says_that_it_continues(tmp_path, monkeypatch
     monkeypatch.setattr(hub, "_commit", lambda *_: "c")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Broken())
     with pytest.raises(UserError, match="the line is dead; put it right and run the same command again: it continues"):
-        prepare(options("some/set", tmp_path), load=load_stub)
+        prepare(options("some/set", tmp_path))

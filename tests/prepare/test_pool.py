@@ -11,13 +11,13 @@ from lcm.prepare.pool import Pool
 
 
 class Doubler:
-    """Doubles numbers, telling each step of the way."""
+    """Doubles numbers, and reports every step."""
 
     info = "a doubler"
 
-    def __call__(self, task, tell):
+    def __call__(self, task, progress):
         for _ in range(task):
-            tell(1)
+            progress(1)
             time.sleep(0.01)
         return os.getpid(), 2 * task
 
@@ -35,19 +35,17 @@ def is_worker(child):
 
 
 def test_tasks_are_done_by_no_more_workers_than_they_need():
-    results, told, before = [], [], psutil.Process().children()
-    with Pool([Doubler], 8, results.append, told.append) as pool:
-        assert pool.first_info() == "a doubler"
-        for task in (50, 40):
-            pool.submit(task)
-        pool.finish()
+    reported, before = [], psutil.Process().children()
+    with Pool([Doubler], 8, reported.append) as pool:
+        assert pool.info() == "a doubler"
+        results = list(pool.run((50, 40)))
         workers = [child for child in psutil.Process().children() if child not in before and is_worker(child)]
         assert len(workers) <= 3
     assert sorted(double for _, double in results) == [80, 100]
-    assert sum(told) == 90
+    assert sum(reported) == 90
     assert not psutil.wait_procs(workers, timeout=5)[1]
 
 
 def test_what_a_person_can_put_right_keeps_its_line():
-    with Pool([no_such_codec], 2, print, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
-        pool.first_info()
+    with Pool([no_such_codec], 2, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
+        pool.info()

@@ -10,23 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stub_codec import InlinePool, StubCodec, load_another, load_stub
+from stub_codec import StubCodec, load_another, load_stub, use_codec
 
 from lcm.data import statistics
 from lcm.data.manifest import open_dataset
 from lcm.data.shards import load_index, read_documents, read_shard
 from lcm.data.verify import verify
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, add_arguments, options_from, prepare, summary
-from lcm.prepare.sharding import split_of
+from lcm.options import options_from
+from lcm.prepare import command
+from lcm.prepare.command import add_arguments, prepare, summary
+from lcm.prepare.options import PrepareOptions
+from lcm.prepare.rows import split_of
 
 BAD = [{"text": 5}, {"text": " "}, {"text": "a", "split": "dev"}, {"text": ""}]
 
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
 
 
 def rows(count, **more):
@@ -54,7 +56,7 @@ def documents(folder):
 def test_a_document_is_its_sentences_and_the_end_of_text(tmp_path):
     row = {"id": "x", "text": "One. Two!\n\nThree", "title": "T", "source": "book", "split": "train"}
     write(tmp_path / "a.jsonl", row)
-    manifest = prepare(options(tmp_path), load=load_stub)
+    manifest = prepare(options(tmp_path))
     (document,) = read_documents(tmp_path / "data", "train")
     assert document.sentences == ["One.", "Two!", "Three", "End of text."]
     assert (document.id, document.title, document.source, document.lang) == ("x", "T", "book", "eng_Latn")
@@ -66,7 +68,7 @@ def test_a_document_is_its_sentences_and_the_end_of_text(tmp_path):
 
 def test_a_pair_is_its_document_the_suffix_its_summary_and_the_end_of_text(tmp_path):
     write(tmp_path / "a.jsonl", {"document": "One. Two.", "summary": "Sum it. Up!", "split": "train"})
-    manifest = prepare(options(tmp_path, pairs=True), load=load_stub)
+    manifest = prepare(options(tmp_path, pairs=True))
     (document,) = read_documents(tmp_path / "data", "train")
     assert document.sentences == ["One.", "Two.", "[MODEL]:", "Sum it.", "Up!", "End of text."]
     assert document.source_length == 3
@@ -76,7 +78,7 @@ def test_a_pair_is_its_document_the_suffix_its_summary_and_the_end_of_text(tmp_p
 
 def test_the_constants_are_the_same_bits_in_every_document(tmp_path):
     write(tmp_path / "a.jsonl", *({"document": r["text"], "summary": "S."} for r in rows(30)))
-    manifest = prepare(options(tmp_path, pairs=True, shard_documents=7), load=load_stub)
+    manifest = prepare(options(tmp_path, pairs=True, shard_documents=7))
     found = documents(tmp_path / "data")
     assert {hashlib.sha256(d.vectors[-1].tobytes()).hexdigest() for d in found} == {manifest.codec.end_of_text}
     assert len({d.vectors[d.source_length - 1].tobytes() for d in found}) == 1
@@ -84,7 +86,7 @@ def test_the_constants_are_the_same_bits_in_every_document(tmp_path):
 
 def test_documents_go_to_shards_by_input_order(tmp_path):
     write(tmp_path / "a.jsonl", *rows(40))
-    manifest = prepare(options(tmp_path, shard_documents=4), load=load_stub)
+    manifest = prepare(options(tmp_path, shard_documents=4))
     for split in ("train", "validation", "test"):
         numbers = [[d.number for d in read_shard(tmp_path / "data" / s.name)] for s in manifest.shards(split)]
         assert [n for shard in numbers for n in shard] == [i for i in range(40) if split_of(f"d{i}") == split]
@@ -93,7 +95,7 @@ def test_documents_go_to_shards_by_input_order(tmp_path):
 
 def test_a_shard_is_full_when_it_has_enough_characters(tmp_path):
     write(tmp_path / "a.jsonl", *rows(10, split="train"))
-    manifest = prepare(options(tmp_path, shard_characters=100), load=load_stub)
+    manifest = prepare(options(tmp_path, shard_characters=100))
     assert [s.documents for s in manifest.shards("train")] == [3, 3, 3, 1]  # of 43 characters each
 
 
@@ -112,13 +114,13 @@ def test_the_split_is_the_rows_own_or_follows_from_the_id(tmp_path):
     assert shares.count("validation") == pytest.approx(1000, rel=0.1)
     assert shares.count("test") == pytest.approx(1000, rel=0.1)
     write(tmp_path / "a.jsonl", {"text": "a", "split": "test"}, {"text": "b", "split": "validation"})
-    assert list(prepare(options(tmp_path), load=load_stub).splits) == ["validation", "test"]
+    assert list(prepare(options(tmp_path)).splits) == ["validation", "test"]
 
 
 def test_what_is_refused_is_counted_with_its_first_example(tmp_path):
     text = [{"text": "Good. HUGE.", "id": "big"}, {"text": "HUGE.", "id": "big2"}]
     write(tmp_path / "a.jsonl", *rows(3), *BAD, *text, *rows(3))
-    manifest = prepare(options(tmp_path, shard_documents=2), load=load_stub)
+    manifest = prepare(options(tmp_path, shard_documents=2))
     assert {reason: (r.count, r.first) for reason, r in manifest.refused.items()} == {
         "empty": (2, "a.jsonl:5: text"),
         "vectors not finite": (2, "big"),
@@ -132,7 +134,7 @@ def test_what_is_refused_is_counted_with_its_first_example(tmp_path):
 
 def test_a_shard_of_which_nothing_is_left_is_not_written(tmp_path):
     write(tmp_path / "a.jsonl", *({"text": t, "split": "train"} for t in ("HUGE.", "HUGE.", "Good.", "Good.")))
-    manifest = prepare(options(tmp_path, shard_documents=2), load=load_stub)
+    manifest = prepare(options(tmp_path, shard_documents=2))
     assert [s.name for s in manifest.shards("train")] == ["train-000001.tar"]
     assert sorted(snapshot(tmp_path / "data")) == ["manifest.json", "train-000001.index.npy", "train-000001.tar"]
 
@@ -151,11 +153,11 @@ def test_a_shard_of_which_nothing_is_left_is_not_written(tmp_path):
 def test_nothing_to_prepare_is_one_line_and_a_better_command_may_follow(found, more, message, tmp_path):
     write(tmp_path / "a.jsonl", *found)
     with pytest.raises(UserError) as error:
-        prepare(options(tmp_path, **more), load=load_stub)
+        prepare(options(tmp_path, **more))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     write(tmp_path / "b.jsonl", *rows(3))
-    prepare(options(tmp_path, input=(str(tmp_path / "b.jsonl"),)), load=load_stub)
+    prepare(options(tmp_path, input=(str(tmp_path / "b.jsonl"),)))
     assert verify(tmp_path / "data").problems == ()
 
 
@@ -167,7 +169,7 @@ def test_a_senseless_number_is_refused(name, tmp_path):
 
 def test_the_normalizer_is_fitted_on_the_sentences_of_the_train_split(tmp_path):
     write(tmp_path / "a.jsonl", *rows(50))
-    manifest = prepare(options(tmp_path, shard_documents=7), load=load_stub)
+    manifest = prepare(options(tmp_path, shard_documents=7))
     vectors = np.concatenate([d.vectors[:-1] for d in read_documents(tmp_path / "data", "train")]).astype(np.float64)
     low, middle, high = np.quantile(vectors, [0.25, 0.5, 0.75], axis=0)
     np.testing.assert_allclose(manifest.normalizer.location, middle, rtol=1e-6)
@@ -177,7 +179,7 @@ def test_the_normalizer_is_fitted_on_the_sentences_of_the_train_split(tmp_path):
 @pytest.mark.parametrize("limit", [1, 7, 50, 10_000])
 def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_path):
     write(tmp_path / "a.jsonl", *({"document": r["text"], "summary": "S.", "split": "train"} for r in rows(40)))
-    manifest = prepare(options(tmp_path, pairs=True, shard_documents=7), load=load_stub)
+    manifest = prepare(options(tmp_path, pairs=True, shard_documents=7))
     all_vectors = []
     for d in read_documents(tmp_path / "data", "train"):
         all_vectors.append(np.delete(d.vectors, [d.source_length - 1, len(d.vectors) - 1], axis=0))
@@ -190,9 +192,9 @@ def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_pa
 
 def test_a_data_set_that_is_there_costs_no_work(tmp_path, capsys):
     write(tmp_path / "a.jsonl", *rows(5))
-    first = prepare(options(tmp_path), load=load_stub)
+    first = prepare(options(tmp_path))
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "data").iterdir()}
-    assert prepare(options(tmp_path, workers=3), load=load_stub) == first
+    assert prepare(options(tmp_path, workers=3)) == first
     after = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "data").iterdir()}
     assert after == before
     assert "finished already" in capsys.readouterr().err
@@ -214,18 +216,17 @@ def test_a_run_that_asks_for_something_else_is_refused(change, message, finished
     write(tmp_path / "a.jsonl", *rows(5))
     asked = options(tmp_path)
     if finished:
-        prepare(asked, load=load_stub)
+        prepare(asked)
     else:
-        monkeypatch.setattr(prepare_module, "fit_normalizer", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            prepare(asked, load=load_stub)
-        monkeypatch.undo()
-        monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "fit_normalizer", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare(asked)
     before = snapshot(tmp_path / "data")
     changed = change(asked, tmp_path)
-    load = changed.pop("load", load_stub)
+    use_codec(monkeypatch, changed.pop("load", load_stub))
     with pytest.raises(UserError) as error:
-        prepare(options(tmp_path, **changed), load=load)
+        prepare(options(tmp_path, **changed))
     assert message in str(error.value)
     assert str(tmp_path / "data") in str(error.value)
     assert snapshot(tmp_path / "data") == before
@@ -233,11 +234,11 @@ def test_a_run_that_asks_for_something_else_is_refused(change, message, finished
 
 def test_touching_or_moving_the_input_is_no_change(tmp_path):
     write(tmp_path / "a.jsonl", *rows(5))
-    first = prepare(options(tmp_path), load=load_stub)
+    first = prepare(options(tmp_path))
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.jsonl").rename(tmp_path / "sub" / "a.jsonl")
     (tmp_path / "sub" / "a.jsonl").touch()
-    assert prepare(options(tmp_path, input=(str(tmp_path / "sub"),)), load=load_stub) == first
+    assert prepare(options(tmp_path, input=(str(tmp_path / "sub"),))) == first
 
 
 @pytest.mark.parametrize("name", ["notes.md", "train-000000.tar", "sub"])
@@ -245,10 +246,10 @@ def test_a_folder_with_other_things_is_left_alone(name, tmp_path):
     write(tmp_path / "a.jsonl", *rows(5))
     (tmp_path / "data" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=f"holds other things \\({name}\\)"):
-        prepare(options(tmp_path), load=load_stub)
+        prepare(options(tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
-        prepare(options(tmp_path, output=str(tmp_path / "file")), load=load_stub)
+        prepare(options(tmp_path, output=str(tmp_path / "file")))
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path):
@@ -257,8 +258,8 @@ def test_two_runs_never_write_to_one_folder(tmp_path):
     with (tmp_path / "data" / ".unfinished" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another lcm prepare is writing there"):
-            prepare(options(tmp_path), load=load_stub)
-    prepare(options(tmp_path), load=load_stub)
+            prepare(options(tmp_path))
+    prepare(options(tmp_path))
 
 
 def test_every_option_has_its_argument():
@@ -266,32 +267,28 @@ def test_every_option_has_its_argument():
     add_arguments(parser)
     given = parser.parse_args(["--input", "a", "b", "--output", "o", "--pairs", "--text-column", "body"])
     expected = PrepareOptions(input=("a", "b"), output="o", pairs=True, text_column="body")
-    assert options_from(given) == expected
+    assert options_from(given, PrepareOptions) == expected
     assert {a.dest for a in parser._actions} - {"help"} == {f.name for f in fields(PrepareOptions)}
 
 
 def test_the_summary_counts_by_split(tmp_path):
     write(tmp_path / "a.jsonl", *rows(3, split="train"), *rows(1, split="test"))
-    text = summary(prepare(options(tmp_path), load=load_stub))
+    text = summary(prepare(options(tmp_path)))
     assert text == "4 documents (3 train, 0 validation, 1 test), 20 concepts in 2 shards"
     assert torch.get_num_threads() == 1
 
 
-def test_compiled_vectors_are_other_data_and_only_they_are_marked(tmp_path):
+def test_compiled_vectors_are_other_data_and_only_they_are_marked(tmp_path, monkeypatch):
     write(tmp_path / "a.jsonl", *rows(3))
-    asked = []
+    compiled = []
 
     def load(name, *, device="cpu", compile_encoder=False):
-        asked.append(compile_encoder)
+        compiled.append(compile_encoder)
         return StubCodec(name)
 
-    assert "compile" not in prepare(options(tmp_path), load=load).options
+    use_codec(monkeypatch, load)
+    assert "compile" not in prepare(options(tmp_path)).options
     with pytest.raises(UserError, match="--compile not given, now True"):
-        prepare(options(tmp_path, compile=True), load=load)
-    compiled = prepare(options(tmp_path, compile=True, output=str(tmp_path / "compiled")), load=load)
-    assert compiled.options["compile"] is True
-    assert asked == [False, True, True]
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    given = [options_from(parser.parse_args(["--output", "x", *more])).compile for more in ([], ["--compile"])]
-    assert given == [None, True]
+        prepare(options(tmp_path, compile=True))
+    assert prepare(options(tmp_path, compile=True, output=str(tmp_path / "compiled"))).options["compile"] is True
+    assert compiled == [False, False, False, False, True], "here and in the worker, if one was needed"

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stub_codec import InlinePool, load_stub
+from stub_codec import InlinePool, StubPool, use_codec
 
 from lcm.data.verify import verify
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
-from lcm.prepare.resume import asked_of, claimed
+from lcm.prepare import command
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
+from lcm.prepare.request import request_of
+from lcm.prepare.resume import claimed
 
 SCRIPT = Path(__file__).parents[1] / "stub_codec.py"
 
@@ -54,12 +56,19 @@ def start(source, output, *more, delay=0.0):
     return subprocess.Popen([*command, *more], env=environment, **settings, **pipes)
 
 
+@pytest.fixture(autouse=True)
+def _stub(monkeypatch):
+    use_codec(monkeypatch, pool=StubPool)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """(input, what an uninterrupted run with one worker process makes of it)"""
     folder = tmp_path_factory.mktemp("reference")
     source = corpus(folder)
-    prepare(options(source, folder / "data"), load=load_stub)
+    with pytest.MonkeyPatch.context() as patch:
+        use_codec(patch, pool=StubPool)
+        prepare(options(source, folder / "data"))
     return source, snapshot(folder / "data")
 
 
@@ -71,7 +80,7 @@ def forked(function):
     child = os.fork()
     if child == 0:
         try:
-            prepare_module.Pool = InlinePool
+            command.Pool = InlinePool
             function()
         except BaseException:
             os._exit(1)
@@ -93,7 +102,7 @@ def killed_at(step, source, output, **more):
 
     def run():
         sys.addaudithook(count)
-        prepare(options(source, output, **more), load=load_stub)
+        prepare(options(source, output, **more))
 
     status = forked(run)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
@@ -103,10 +112,10 @@ def killed_at(step, source, output, **more):
 def test_killed_before_any_change_of_the_disk_and_started_again_it_is_the_same(reference, tmp_path, monkeypatch):
     """Every single moment at which the disk changes, one after the other."""
     source, expected = reference
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     step = 1
     while killed_at(step, source, tmp_path / str(step)):
-        prepare(options(source, tmp_path / str(step)), load=load_stub)
+        prepare(options(source, tmp_path / str(step)))
         assert snapshot(tmp_path / str(step)) == expected, f"killed at change {step}"
         step += 1
     assert step > 30
@@ -115,7 +124,7 @@ def test_killed_before_any_change_of_the_disk_and_started_again_it_is_the_same(r
 
 def test_killed_again_and_again_it_is_the_same(reference, tmp_path, monkeypatch):
     source, expected = reference
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     lives = 1
     while killed_at(13, source, tmp_path / "data"):
         lives += 1
@@ -134,35 +143,35 @@ def test_killed_again_and_again_it_is_the_same(reference, tmp_path, monkeypatch)
 )
 def test_a_finished_shard_that_is_lost_before_the_end_is_made_again(name, damage, reference, tmp_path, monkeypatch):
     source, expected = reference
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     assert killed_at(35, source, tmp_path / "data")
     assert (tmp_path / "data" / ".unfinished" / "train-000001.tar.json").is_file()
     damage(tmp_path / "data" / name)
-    prepare(options(source, tmp_path / "data"), load=load_stub)
+    prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
 
 def test_a_run_killed_before_its_first_shard_binds_nobody_and_leaves_nothing(reference, tmp_path, monkeypatch):
     source, _ = reference
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
     other = {"shard_documents": 1000, "max_characters": 20}
-    prepare(options(source, tmp_path / "expected", **other), load=load_stub)
+    prepare(options(source, tmp_path / "expected", **other))
     step = 1
     while killed_at(step, source, tmp_path / "data") and not (tmp_path / "data" / "train-000000.tar").exists():
         step += 1
     assert not list((tmp_path / "data" / ".unfinished").glob("*.tar.json"))
     (tmp_path / "data" / "train-000000.tar").rename(tmp_path / "data" / "train-000009.tar")
-    prepare(options(source, tmp_path / "data", **other), load=load_stub)
+    prepare(options(source, tmp_path / "data", **other))
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "expected")
 
 
 def test_a_run_that_meets_one_in_the_moment_of_finishing_touches_nothing(reference, tmp_path):
     """Its notes are gone by then, so that every shard would seem to be half done."""
     source, expected = reference
-    manifest = prepare(options(source, tmp_path / "data"), load=load_stub)
+    manifest = prepare(options(source, tmp_path / "data"))
     with (
         pytest.raises(UserError, match="another lcm prepare has just finished it"),
-        claimed(tmp_path / "data", asked_of(manifest)),
+        claimed(tmp_path / "data", request_of(manifest)),
     ):
         pass
     assert snapshot(tmp_path / "data") == expected
@@ -170,7 +179,7 @@ def test_a_run_that_meets_one_in_the_moment_of_finishing_touches_nothing(referen
 
 def test_the_number_of_workers_changes_nothing(reference, tmp_path):
     source, expected = reference
-    prepare(options(source, tmp_path / "data", workers=3), load=load_stub)
+    prepare(options(source, tmp_path / "data", workers=3))
     assert snapshot(tmp_path / "data") == expected
 
 
@@ -180,7 +189,7 @@ def test_a_real_group_of_processes_killed_is_the_same(reference, tmp_path):
     children_at_work(process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    prepare(options(source, tmp_path / "data"), load=load_stub)
+    prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
 
@@ -215,7 +224,7 @@ def test_only_the_main_process_killed_leaves_no_orphans(reference, tmp_path):
     process.kill()
     process.communicate()
     assert not psutil.wait_procs(children, timeout=10)[1]
-    prepare(options(source, tmp_path / "data"), load=load_stub)
+    prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
 
@@ -245,7 +254,7 @@ def test_an_interrupt_ends_all_processes_in_one_line(reference, tmp_path):
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, "", "lcm prepare: interrupted\n")
     assert not psutil.wait_procs(children, timeout=10)[1]
-    prepare(options(source, tmp_path / "data"), load=load_stub)
+    prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
 
@@ -261,7 +270,7 @@ def test_a_worker_that_dies_ends_the_run_and_what_is_done_is_kept(workers, text,
     rows = [{"text": "Good.", "split": "train"}] * 30 + [{"text": text, "split": "train"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(error, match=message):
-        prepare(options(source, tmp_path / "data", workers=workers), load=load_stub)
+        prepare(options(source, tmp_path / "data", workers=workers))
     assert (tmp_path / "data" / "train-000000.tar").is_file()
     assert not (tmp_path / "data" / "manifest.json").exists()
 
@@ -272,7 +281,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(referenc
     def run():
         resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
         try:
-            prepare(options(source, tmp_path / "data"), load=load_stub)
+            prepare(options(source, tmp_path / "data"))
         except UserError as error:
             (tmp_path / "error").write_text(str(error))
 
@@ -280,7 +289,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(referenc
     folder = tmp_path / "data"
     expected_error = f"{folder}: File too large; put it right and run the same command again"
     assert (tmp_path / "error").read_text() == expected_error
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
-    prepare(options(source, folder), load=load_stub)
+    use_codec(monkeypatch)
+    prepare(options(source, folder))
     assert snapshot(folder) == expected
     assert verify(folder).problems == ()

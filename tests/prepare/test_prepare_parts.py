@@ -3,32 +3,23 @@
 from itertools import permutations
 
 import pytest
-from stub_codec import InlinePool, load_stub
-from test_prepare_kill import corpus, killed_at, options, snapshot, start
+from stub_codec import use_codec
+from test_prepare_kill import killed_at, options, reference, snapshot, start
 
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
 from lcm.prepare.command import prepare
 
+__all__ = ["reference"]  # a fixture
 PARTS = ("1/3", "2/3", "3/3")
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """(input, what one run makes of it: 6 shards)"""
-    folder = tmp_path_factory.mktemp("reference")
-    source = corpus(folder)
-    prepare(options(source, folder / "data"), load=load_stub)
-    return source, snapshot(folder / "data")
 
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
 
 
 def part(number, source, output, **more):
-    return prepare(options(source, output, part=number, **more), load=load_stub)
+    return prepare(options(source, output, part=number, **more))
 
 
 @pytest.mark.parametrize("order", list(permutations(PARTS)))
@@ -71,7 +62,7 @@ def test_a_part_that_is_done_already_says_so_and_changes_nothing(reference, tmp_
 def test_a_run_without_a_part_makes_what_is_left(reference, tmp_path):
     source, expected = reference
     part("2/3", source, tmp_path / "data")
-    prepare(options(source, tmp_path / "data"), load=load_stub)
+    prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
 
@@ -109,5 +100,5 @@ def test_parts_of_other_options_are_refused(reference, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3"])
 def test_a_part_that_is_none_is_one_line(wrong):
-    with pytest.raises(UserError, match=f"--part={wrong}: expected such as 2/16"):
+    with pytest.raises(UserError, match=f"--part={wrong}: expected I/N, for example 2/16"):
         options("a", "b", part=wrong)

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from stub_codec import InlinePool, load_stub
+from stub_codec import use_codec
 from tiny_sat import write_tiny_sat
 
 from lcm.codec import load_codec
@@ -15,15 +15,15 @@ from lcm.data.dataset import PreparedData
 from lcm.data.manifest import Manifest, open_dataset
 from lcm.data.shards import read_documents
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 
 TEXT = "The sea was calm. 🌊 Nobody spoke and the boat went on " * 3 + "until night\nfell. 日本。"
 
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def options(tmp_path, **more):
 
 @pytest.mark.needs("wtpsplit")
 def test_a_text_is_cut_by_sat_and_so_are_the_prompts_of_its_models(tiny, tmp_path):
-    manifest = prepare(options(tmp_path, splitter="sat", sat_model=tiny, sat_threshold=0.6), load=load_stub)
+    manifest = prepare(options(tmp_path, splitter="sat", sat_model=tiny, sat_threshold=0.6))
     settings = SatSettings(model=tiny, threshold=0.6, fingerprint=SatModel(tiny).fingerprint)
     assert manifest.splitter == settings
     assert manifest.emojis == 9
@@ -55,7 +55,7 @@ def test_a_text_is_cut_by_sat_and_so_are_the_prompts_of_its_models(tiny, tmp_pat
 def test_without_sat_the_run_ends_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wtpsplit", None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[sat\]'.* or prepare with --splitter nupunkt"):
-        prepare(options(tmp_path, splitter="sat"), load=load_stub)
+        prepare(options(tmp_path, splitter="sat"))
     assert not (tmp_path / "data").exists()
 
 
@@ -63,27 +63,27 @@ def test_without_sat_the_run_ends_with_the_way_out(tmp_path, monkeypatch):
 def test_falling_back_is_asked_for_told_and_recorded(tiny, tmp_path, monkeypatch, capsys):
     asked = options(tmp_path, splitter="sat-or-nupunkt", sat_model=str(tmp_path / "none"), max_characters=99)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
-    manifest = prepare(asked, load=load_stub)
+    manifest = prepare(asked)
     assert manifest.splitter == SplitterSettings(max_characters=99)
     assert manifest.emojis == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "instead" in line]
     assert "splitting by nupunkt instead, as --splitter sat-or-nupunkt allows: SaT model" in line
     (tmp_path / "none").symlink_to(tiny)  # now that the model is there, it would be another data set
     with pytest.raises(UserError, match=r"made with splitter nupunkt, now sat \("):
-        prepare(asked, load=load_stub)
+        prepare(asked)
 
 
 @pytest.mark.needs("wtpsplit")
 def test_another_threshold_or_model_is_told(tiny, tmp_path):
-    prepare(options(tmp_path, splitter="sat", sat_model=tiny), load=load_stub)
+    prepare(options(tmp_path, splitter="sat", sat_model=tiny))
     with pytest.raises(UserError, match=r"made with splitter sat \(.*threshold 0.02\), now sat \(.*threshold 0.5\)"):
-        prepare(options(tmp_path, splitter="sat", sat_model=tiny, sat_threshold=0.5), load=load_stub)
+        prepare(options(tmp_path, splitter="sat", sat_model=tiny, sat_threshold=0.5))
     with pytest.raises(UserError, match="now nupunkt"):
-        prepare(options(tmp_path), load=load_stub)
+        prepare(options(tmp_path))
 
 
 def test_a_data_set_of_before_still_opens(tmp_path):
-    manifest = prepare(options(tmp_path), load=load_stub)
+    manifest = prepare(options(tmp_path))
     values = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert values["splitter"] == {"name": "nupunkt", "max_characters": 256}
     before = {name: value for name, value in values.items() if name not in ("dataset", "emojis")}

@@ -1,6 +1,7 @@
 """The progress of a preparation: speed and time left from what has been read, encoded and finished."""
 
 import io
+import sys
 
 import pytest
 
@@ -17,7 +18,7 @@ def clock(monkeypatch):
 
 
 def test_the_time_left_follows_from_speed_and_bytes(clock):
-    shown = PrepareProgress(io.StringIO(), total_bytes=1000)
+    shown = PrepareProgress(total_bytes=1000)
     shown.start()
     shown.read(characters=1000, bytes_read=250)  # so 4,000 characters in all
     shown.report(10)
@@ -27,7 +28,7 @@ def test_the_time_left_follows_from_speed_and_bytes(clock):
 
 
 def test_what_an_earlier_run_did_counts_as_done_but_not_as_speed(clock):
-    shown = PrepareProgress(io.StringIO(), total_bytes=1000)
+    shown = PrepareProgress(total_bytes=1000)
     shown.start()
     shown.read(characters=4000, bytes_read=1000)
     shown.finished(sentences=40, characters=2000, resumed=True)
@@ -36,27 +37,27 @@ def test_what_an_earlier_run_did_counts_as_done_but_not_as_speed(clock):
     assert str(shown) == "60 sentences · 10/s · 75% · 2 s left"
 
 
-def test_a_line_now_and_then_where_there_is_no_terminal(clock):
-    out = io.StringIO()
-    shown = PrepareProgress(out, total_bytes=1000, every=10.0)
+def test_a_line_now_and_then_where_there_is_no_terminal(clock, capsys):
+    shown = PrepareProgress(total_bytes=1000, every=10.0)
     shown.start()
     shown.read(characters=8800, bytes_read=1000)
     for second in range(25):
         clock[0] = float(second)
         shown.report(2)
     shown.close()
-    lines = out.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("lcm prepare: 24 sentences · 2/s · 24% · ")
 
 
-def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(clock):
+def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(clock, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
     out = Terminal()
-    shown = PrepareProgress(out, total_bytes=1000)
+    monkeypatch.setattr(sys, "stderr", out)
+    shown = PrepareProgress(total_bytes=1000)
     shown.start()
     shown.read(characters=8800, bytes_read=1000)
     shown.report(2)
@@ -66,7 +67,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(clock):
 
 
 def test_nothing_read_is_nothing_done():
-    assert PrepareProgress(io.StringIO(), total_bytes=0).fraction == 0.0
+    assert PrepareProgress(total_bytes=0).fraction == 0.0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.0, "5 s"), (99.4, "99 s"), (600.0, "10 min"), (7200.0, "2.0 h")])

@@ -6,24 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stub_codec import InlinePool, Polyglot, load_polyglot, load_stub
+from stub_codec import Polyglot, load_polyglot, use_codec
 
 from lcm.data.shards import read_documents
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Bound, Columns, Document, bound
 
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch, load_polyglot)
 
 
 def prepared(tmp_path, rows, **options):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"split": "train", **row}) + "\n" for row in rows))
     source, output = str(tmp_path / "a.jsonl"), str(tmp_path / "data")
-    return prepare(PrepareOptions(input=(source,), output=output, **options), load=load_polyglot)
+    return prepare(PrepareOptions(input=(source,), output=output, **options))
 
 
 def shown(manifest):
@@ -95,7 +95,7 @@ def test_rows_beyond_a_bound_are_refused_and_counted(packed, tmp_path):
         pq.write_table(pa.Table.from_pylist(rows), path)
     bounds = {"drop_above": ("fragility=0.3",), "drop_below": ("length=1",)}
     options = PrepareOptions(input=(str(path),), output=str(tmp_path / "data"), **bounds)
-    manifest = prepare(options, load=load_stub)
+    manifest = prepare(options)
     assert shown(manifest) == {
         "fragility above 0.3": (2, f"a{packed}:3: 0.31"),
         "no number in 'fragility'": (2, f"a{packed}:4: None"),

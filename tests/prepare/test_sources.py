@@ -12,9 +12,10 @@ import pytest
 import zstandard
 
 from lcm.errors import UserError
-from lcm.prepare import sources
-from lcm.prepare.inputs import find_inputs
-from lcm.prepare.sources import Columns, Document, Refused, Sources
+from lcm.prepare import reading
+from lcm.prepare.reading import read_rows
+from lcm.prepare.rows import Columns, Document, Refused
+from lcm.prepare.sources import Sources, find_inputs
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 ROWS = [
@@ -176,8 +177,8 @@ def test_a_row_group_is_never_held_whole(tmp_path):
             return super().read(size)
 
     with Spy(io.FileIO(tmp_path / "a.parquet")) as file:
-        documents = Sources([], Columns())._read_parquet("a.parquet", file)
-        assert all(d.text == text for d, text in zip(documents, texts, strict=True))
+        rows = reading.rows_of(tmp_path / "a.parquet", file, "a.parquet")
+        assert all(row["text"] == text for (_, row), text in zip(rows, texts, strict=True))
     assert 0 < max(reads) < 3 << 20
 
 
@@ -190,12 +191,12 @@ def test_the_columns_that_were_there_are_known_afterwards(tmp_path):
 
 
 def test_a_document_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "LIMIT", 100)
+    monkeypatch.setattr(reading, "LIMIT", 100)
     (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "x" * 1000}, {"text": "short"}))
     (tmp_path / "b.txt").write_bytes(b"x" * 1000 + b"\n\nshort\n\n" + b"line\n" * 200 + b"\nshort")
     items = read(tmp_path)
     assert [i.text.strip() for i in items if isinstance(i, Document)] == ["short"] * 3
-    assert reasons(items) == [sources.TOO_LONG] * 3
+    assert reasons(items) == [reading.TOO_LONG] * 3
 
 
 def test_progress_counts_the_bytes_on_the_disk(tmp_path):
@@ -233,3 +234,15 @@ def test_an_input_that_means_nothing_is_named(name, tmp_path, monkeypatch):
 def test_ids_are_text_and_those_missing_are_made_from_the_place(given, expected, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "a", "id": given}))
     assert read(tmp_path)[0].id == expected
+
+
+def test_rows_come_with_their_numbers_and_the_damage_of_a_file_comes_last(tmp_path):
+    path = tmp_path / "rows.json.gz"  # JSON lines by any name
+    lines = b'{"a": 1}\n\nno json\n{"a": 2}\n' + b'{"a": 3}\n' * 20_000
+    path.write_bytes(gzip.compress(lines)[:-40])
+    first, refused, second, *_, last = read_rows(path)
+    assert (first, second) == ((1, {"a": 1}), (4, {"a": 2}))
+    assert refused == (3, Refused("invalid JSON", f"{path}:3: b'no json\\n'"))
+    assert last == (0, Refused("truncated file", str(path)))
+    parquet(tmp_path / "a.parquet", [{"a": 1, "b": None}])
+    assert list(read_rows(tmp_path / "a.parquet")) == [(1, {"a": 1, "b": None})]

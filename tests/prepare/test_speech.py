@@ -7,25 +7,31 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from stub_codec import InlinePool, StubCodec, load_polyglot
+from stub_codec import StubCodec, load_polyglot, use_codec
 
+from lcm.codec import SonarSpeech
 from lcm.data.shards import read_documents
 from lcm.data.verify import verify
 from lcm.errors import UserError
-from lcm.prepare import command as prepare_module
-from lcm.prepare.command import PrepareOptions, prepare
-from lcm.prepare.inputs import find_inputs
+from lcm.prepare import worker
+from lcm.prepare.command import prepare
+from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Refused
+from lcm.prepare.sources import find_inputs
 from lcm.prepare.speech import FRAME, MARGIN, RATE, Segment, cut_at_pauses, segments
 
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch):
-    monkeypatch.setattr(prepare_module, "Pool", InlinePool)
+    use_codec(monkeypatch, load_polyglot)
+    monkeypatch.setattr(worker, "SonarSpeech", FakeSpeech)
 
 
-class FakeSpeech:
+class FakeSpeech(SonarSpeech):
     """Loudness, length and first sample of a recording, and whether it was French."""
+
+    def __init__(self, card, *, device):
+        assert card in (None, "a-card")
 
     def knows(self, lang):
         return lang != "deu_Latn"
@@ -33,11 +39,6 @@ class FakeSpeech:
     def encode(self, recordings, lang):
         rows = [[r.abs().mean(), len(r) / RATE, r.abs().max(), float(lang == "fra_Latn")] for r in recordings]
         return torch.tensor(rows, dtype=torch.float32)
-
-
-def load_fake(card, *, device):
-    assert card in (None, "a-card")
-    return FakeSpeech()
 
 
 def sound(*parts, seed=0):
@@ -146,7 +147,7 @@ def test_files_become_documents_in_the_same_shards(tmp_path):
     for i in range(6):
         write(tmp_path / "audio" / f"{i}.wav", (1.0, 0.5), (0.5, 0), (1.0 + i / 2, 0.25))
     write(tmp_path / "audio" / "stereo.wav", (1.0, 0.5), rate=8000)
-    manifest = prepare(options(tmp_path, tmp_path / "audio", max_seconds=3.5), load_polyglot, load_speech=load_fake)
+    manifest = prepare(options(tmp_path, tmp_path / "audio", max_seconds=3.5))
     assert verify(tmp_path / "data").problems == ()
     assert manifest.documents == 6
     assert manifest.refused["not 16 kHz mono"].first.startswith("stereo.wav: ")
@@ -155,11 +156,11 @@ def test_files_become_documents_in_the_same_shards(tmp_path):
     document = documents["3.wav"]
     assert document.sentences == ["3.wav 0.00–1.10 s", "3.wav 1.40–4.00 s", "End of text."]
     path = tmp_path / "audio" / "3.wav"
-    expected = FakeSpeech().encode([s.samples() for s in segments(path, 3.5)], "eng_Latn").half()
+    expected = FakeSpeech(None, device="cpu").encode([s.samples() for s in segments(path, 3.5)], "eng_Latn").half()
     assert np.array_equal(document.vectors[:-1], expected)
     assert np.array_equal(document.vectors[-1:], StubCodec("").encode(["End of text."]).half())
     with pytest.raises(UserError, match=r"--max-seconds 3.5, now not given"):
-        prepare(options(tmp_path, tmp_path / "audio"), load_polyglot, load_speech=load_fake)
+        prepare(options(tmp_path, tmp_path / "audio"))
 
 
 def corpus(tmp_path, rows):
@@ -181,7 +182,7 @@ def test_rows_name_their_files_and_languages(tmp_path):
         {"id": "typed", "wav": 3, "l": "eng_Latn"},
     ]
     asked = options(tmp_path, corpus(tmp_path, rows), audio_column="wav", lang_column="l", speech_encoder="a-card")
-    manifest = prepare(asked, load_polyglot, load_speech=load_fake)
+    manifest = prepare(asked)
     both, one = read_documents(tmp_path / "data", "train")
     assert both.sentences == ["a.wav 0.00–1.00 s", "b.flac 0.00–1.00 s", "End of text."]
     assert one.sentences == ["c.wav 0.00–1.00 s", "End of text."]
@@ -198,7 +199,7 @@ def test_rows_name_their_files_and_languages(tmp_path):
 
 def test_a_recording_may_have_a_written_summary(tmp_path):
     rows = [{"wav": "a.wav", "summary": "Noise. Loud."}]
-    prepare(options(tmp_path, corpus(tmp_path, rows), audio_column="wav", pairs=True), load_polyglot, None, load_fake)
+    prepare(options(tmp_path, corpus(tmp_path, rows), audio_column="wav", pairs=True))
     (document,) = read_documents(tmp_path / "data", "train")
     assert document.sentences == ["a.wav 0.00–1.00 s", "[MODEL]:", "Noise.", "Loud.", "End of text."]
     assert document.source_length == 2
@@ -211,7 +212,7 @@ def test_many_short_recordings_keep_their_own_vectors(tmp_path):
     for i in range(40):  # more than a batch, of many lengths
         soundfile.write(tmp_path / "audio" / f"{i}.wav", sound((0.2 + (i * 7 % 11) / 10, 0.01 + i / 50)), RATE)
         rows.append({"id": i, "wav": f"audio/{i}.wav"})
-    prepare(options(tmp_path, corpus(tmp_path, rows), audio_column="wav"), load_polyglot, load_speech=load_fake)
+    prepare(options(tmp_path, corpus(tmp_path, rows), audio_column="wav"))
     for document in read_documents(tmp_path / "data", "train"):
         assert document.vectors[0, 2] == pytest.approx(0.01 + int(document.id) / 50, rel=0.01)
 
@@ -227,30 +228,32 @@ def test_text_in_a_folder_goes_before_its_recordings(tmp_path):
             find_inputs([str(name)])
 
 
-def test_recordings_need_a_codec_of_their_own_width_and_a_known_language(tmp_path):
+def test_recordings_need_a_codec_of_their_own_width_and_a_known_language(tmp_path, monkeypatch):
     class Wide(FakeSpeech):
         def encode(self, recordings, lang):
             return torch.zeros(len(recordings), 1024)
 
+    monkeypatch.setattr(worker, "SonarSpeech", Wide)
     source = corpus(tmp_path, [{"wav": "a.wav"}])
     with pytest.raises(UserError, match=r"4 channels, those of SONAR's speech encoder 1024; speech goes with"):
-        prepare(options(tmp_path, source, audio_column="wav"), load_polyglot, None, lambda card, *, device: Wide())
+        prepare(options(tmp_path, source, audio_column="wav"))
     with pytest.raises(UserError, match=r"--max-seconds=0\.5: expected 1 to 60"):
         options(tmp_path, source, max_seconds=0.5)
     with pytest.raises(
         UserError,
         match="no row has a column 'sound'; only split, wav; name yours by --audio-column",
     ):
-        prepare(options(tmp_path, source, audio_column="sound"), load_polyglot, None, load_fake)
+        prepare(options(tmp_path, source, audio_column="sound"))
     assert isinstance(Segment(tmp_path / "a.wav", 0, 160).samples(), torch.Tensor)
 
 
-def test_a_language_that_no_encoder_speaks_is_refused(tmp_path):
+def test_a_language_that_no_encoder_speaks_is_refused(tmp_path, monkeypatch):
     class German(StubCodec):
         languages = ("eng_Latn", "deu_Latn")
 
+    use_codec(monkeypatch, lambda name, **_: German(name))
     source = corpus(tmp_path, [{"wav": "a.wav", "id": "x", "l": "deu_Latn"}, {"wav": "b.flac", "l": "eng_Latn"}])
     asked = options(tmp_path, source, audio_column="wav", lang_column="l")
-    manifest = prepare(asked, lambda name, *, device: German(name), None, load_fake)
+    manifest = prepare(asked)
     assert manifest.refused["no speech encoder"].first == "x: deu_Latn"
     assert manifest.documents == 1
