@@ -14,9 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor
 
 import lcm
 from lcm.evaluation import scoring
@@ -47,9 +45,10 @@ def main() -> None:
     for sampler in ("ddim", "dpm"):
         for steps in (s for s in STEPS if s <= trained):
             start = time.perf_counter()
-            targets = predictions(model, pieces, sampler, steps)
+            predicted = predictions(model, pieces, sampler, steps)
             seconds = time.perf_counter() - start
-            rows.append(judged(model, targets, finest, args.roundtrip, sampler, steps, seconds))
+            row = judged(model, predicted, finest, args.roundtrip)
+            rows.append({"name": "samplers", "sampler": sampler, "calls": steps, **row, "seconds": round(seconds, 2)})
             print(json.dumps(rows[-1]), flush=True)
     reference = next(row for row in rows if row["sampler"] == "ddim" and row["calls"] == 40)
     print(json.dumps({"name": "samplers", "fewest_calls_within_1%": fewest(rows, reference)}))
@@ -58,43 +57,30 @@ def main() -> None:
     picture(rows).savefig(args.output / "samplers.png", dpi=110)
 
 
-def predictions(model: LCM, pieces: list[scoring.Piece], sampler: str, steps: int) -> scoring.Targets:
+def predictions(model: LCM, pieces: list[scoring.Piece], sampler: str, steps: int) -> scoring.Predictions:
     sampling = lcm.Sampling(steps=steps, sampler="dpm" if sampler == "dpm" else "ddim")
-    return scoring.targets_of(pieces, scoring.predict(model.model, pieces, sampling), model.record)
+    return scoring.predictions_of(pieces, scoring.predict(model.model, pieces, sampling), model.record)
 
 
 def judged(
-    model: LCM,
-    targets: scoring.Targets,
-    finest: scoring.Targets,
-    roundtrip: int,
-    sampler: str,
-    steps: int,
-    seconds: float,
+    model: LCM, predicted: scoring.Predictions, finest: scoring.Predictions, roundtrip: int
 ) -> dict[str, float | str]:
-    sample = torch.zeros(len(targets.place), dtype=torch.bool)
+    """Scores of one sampler; `roundtrip` sentences are decoded and encoded again."""
+    sample = torch.zeros(len(predicted.place), dtype=torch.bool)
     sample[torch.randperm(len(sample), generator=torch.Generator().manual_seed(0))[:roundtrip]] = True
-
-    def round_trip(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        return model.codec.encode(model.codec.decode(vectors))
-
-    scores = scoring.measure(targets.predicted, targets, round_trip, sample)
-    back = l2(round_trip(targets.predicted[sample]), targets.predicted[sample])
+    scores = scoring.measure(predicted.predicted, predicted, model.round_trip, sample)
+    back = l2(model.round_trip(predicted.predicted[sample]), predicted.predicted[sample])
     return {
-        "name": "samplers",
-        "sampler": sampler,
-        "calls": steps,
-        "sentences": len(targets.place),
+        "sentences": len(predicted.place),
         "contrastive_accuracy": float(scores["contrastive_accuracy"].nanmean()),
         "l2": float(scores["l2"].mean()),
         "roundtrip": float(back.mean()),
-        "l2_to_finest": float(l2(targets.predicted, finest.predicted).mean()),
-        "seconds": round(seconds, 2),
+        "l2_to_finest": float(l2(predicted.predicted, finest.predicted).mean()),
     }
 
 
 def fewest(rows: list[dict[str, float | str]], reference: dict[str, float | str]) -> dict[str, float | str]:
-    """Of each sampler, the first number of calls from which up to the reference's quality is no more than 1% worse."""
+    """The fewest calls of each sampler from which on, up to the reference, quality is at most 1% worse than its."""
     found: dict[str, float | str] = {}
     for sampler in ("ddim", "dpm"):
         own = [row for row in rows if row["sampler"] == sampler and float(row["calls"]) <= float(reference["calls"])]
@@ -115,11 +101,11 @@ def picture(rows: list[dict[str, float | str]]) -> Figure:
         "l2_to_finest": "L2 to the finest DDIM",
     }
     for axes, (name, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
-        for sampler, colour, mark in (("ddim", "#3b6ea5", "o"), ("dpm", "#c8553d", "s")):
+        for sampler, color, mark in (("ddim", "#3b6ea5", "o"), ("dpm", "#c8553d", "s")):
             own = [row for row in rows if row["sampler"] == sampler]
             title = "DDIM" if sampler == "ddim" else "DPM-Solver++(2M)"
             values = [float(row[name]) for row in own]
-            axes.plot([float(r["calls"]) for r in own], values, color=colour, marker=mark, ms=4, label=title)
+            axes.plot([float(r["calls"]) for r in own], values, color=color, marker=mark, ms=4, label=title)
         axes.set_xscale("log")
         axes.set_xticks([2, 5, 10, 20, 40, 100], ["2", "5", "10", "20", "40", "100"])
         axes.minorticks_off()

@@ -1,7 +1,7 @@
 """Scores of a model and the report of them: `lcm evaluate`.
 
-Read command, then examples (what is scored), scoring and summaries (how), metrics (the formulas), report and html (the
-page).
+Read command, then examples (the test set), scoring and summaries (how it is scored), metrics (the formulas), results,
+report and html (what is written, from the templates page.html, macros.html and report.html). No model is trained here.
 """
 
 from lcm.evaluation.html import (

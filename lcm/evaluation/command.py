@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lcm.data import MANIFEST, Shard, Unreachable, is_url
 from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
-from lcm.evaluation.examples import Examples, answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.results import Stages, finite, output_folder
 from lcm.inference import LCM, Bank, load
@@ -26,7 +24,7 @@ from lcm.models import Sampling, settle
 from lcm.options import Option, add_options, check_bounds, options_from
 
 CONTINUATIONS = 4
-"""Documents whose continuation is shown."""
+"""Documents that are continued, to be shown on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +73,12 @@ class Evaluation:
 
 
 def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
-    """Everything that this data tells about a model.
+    """Score a model on the sentences, summaries and continuations of a test set.
 
-    Raises UserError where the data is not there, is of another codec, or holds nothing to score, and for settings of
-    `sampling` that mean nothing to the model's family.
+    Raises UserError for data that is missing, of another codec or without a sentence to predict, and for a setting of
+    `sampling` that the model's family does not have.
     """
-    settle(options.sampling, lcm.model.defaults)  # before the work: it may be refused
+    settle(options.sampling, lcm.model.defaults)  # first: it may raise
     stages = Stages()
     with stages.of("reading", " ".join(options.data)):
         examples, train = _read(lcm, options)
@@ -90,8 +88,9 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
-        table, written = summaries.summarize(lcm, examples.pairs, lengths, bank, options.bootstrap, options.sampling)
-        written += summaries.continuations(lcm, examples.documents[:CONTINUATIONS], bank, options.sampling)
+        writer = summaries.Writer(lcm, bank, options.sampling)
+        table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
+        written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,
         "summaries": table,
@@ -105,8 +104,8 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     return Evaluation(finite(results), [finite(row) for row in written + rows])
 
 
-def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
-    """What is scored, and the training shards that go with it: those beside it, else those the model was trained on."""
+def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard]]:
+    """Read the test set, and find training shards: in the same folders, else those that the model was trained on."""
     folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
     if folders and len(folders) == len(options.data):
         examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
@@ -115,11 +114,11 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[Examples, list[Shard]]:
     else:
         raise UserError(f"--data {' '.join(options.data)}: expected one file, or folders written by lcm prepare")
     train = shards_of(folders, lcm, "train")
-    return examples, train or _known(lcm)
+    return examples, train or _training_shards(lcm)
 
 
-def _known(lcm: LCM) -> list[Shard]:
-    """What the model was trained on, as far as it is still there."""
+def _training_shards(lcm: LCM) -> list[Shard]:
+    """The shards that the model was trained on, except for data sets that are gone."""
     found = []
     for path in lcm.config.data.path:
         try:
@@ -131,12 +130,12 @@ def _known(lcm: LCM) -> list[Shard]:
 
 
 def _teacher_forced(
-    lcm: LCM, examples: Examples, train: Sequence[Shard], options: EvaluateOptions
+    lcm: LCM, examples: EvaluationSet, train: Sequence[Shard], options: EvaluateOptions
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The model and two controls on every sentence that has one before it; and a row for each document and pair."""
+    """Score the model and two controls on every sentence that has one before it; with a row for each example."""
     pieces = scoring.pieces_of(examples.drawn, lcm.config.data.slots)
-    targets = scoring.targets_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
-    total = len(targets.place)
+    predictions = scoring.predictions_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
+    total = len(predictions.place)
     if not total:
         raise UserError(
             f"--data {' '.join(options.data)}: no document has a second sentence, so nothing can be predicted"
@@ -144,14 +143,10 @@ def _teacher_forced(
     sample = torch.zeros(total, dtype=torch.bool)
     sample[torch.randperm(total, generator=torch.Generator().manual_seed(options.seed))[: options.roundtrip]] = True
     mean = mean_vector(train, lcm.model.dim) if train else lcm.model.normalizer.location.cpu()
-    guesses = {"model": targets.predicted, "mean": mean.expand(total, -1), "previous": targets.previous}
-
-    def round_trip(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        return lcm.codec.encode(lcm.codec.decode(vectors, lang=lcm.record.lang), lang=lcm.record.lang)
-
-    systems = {name: scoring.measure(guess, targets, round_trip, sample) for name, guess in guesses.items()}
+    guesses = {"model": predictions.predicted, "mean": mean.expand(total, -1), "previous": predictions.previous}
+    systems = {name: scoring.measure(guess, predictions, lcm.round_trip, sample) for name, guess in guesses.items()}
     intervals = {
-        name: scoring.means(scores, targets, options.bootstrap, options.seed) for name, scores in systems.items()
+        name: scoring.means(scores, predictions, options.bootstrap, options.seed) for name, scores in systems.items()
     }
     values = {name: {m: interval.value for m, interval in found.items()} for name, found in intervals.items()}
     return {
@@ -159,14 +154,14 @@ def _teacher_forced(
         "controls": values,
         "intervals": {name: {m: asdict(i) for m, i in found.items()} for name, found in intervals.items()},
         "mean_of": "training vectors" if train else "the normalizer's medians, as there is no training data here",
-        "end_of_text": scoring.ends(targets, lcm.model.end_of_text, lcm.record.stop_threshold),
-        "by_position": scoring.by_group(systems, targets.pos, scoring.POSITIONS),
-        "by_length": scoring.by_group(systems, targets.words, scoring.WORDS),
-        "targets": {"sentences": total, "candidates": len(targets.candidates), "roundtrip": int(sample.sum())},
-    }, scoring.by_example(systems["model"], targets, examples.drawn)
+        "end_of_text": scoring.stop_rates(predictions, lcm.model.end_of_text, lcm.record.stop_threshold),
+        "by_position": scoring.by_group(systems, predictions.pos, scoring.POSITIONS),
+        "by_length": scoring.by_group(systems, predictions.words, scoring.WORDS),
+        "targets": {"sentences": total, "candidates": len(predictions.candidates), "roundtrip": int(sample.sum())},
+    }, scoring.by_example(systems["model"], predictions, examples.drawn)
 
 
-def _counts(examples: Examples) -> dict[str, Any]:
+def _counts(examples: EvaluationSet) -> dict[str, Any]:
     failed = sum(examples.failed.values())
     return {
         "scored": len(examples.drawn),

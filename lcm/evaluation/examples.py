@@ -1,4 +1,4 @@
-"""What is scored: documents and pairs with their vectors, from prepared folders or encoded on the fly from a file.
+"""The test set: documents and pairs with their vectors, read from prepared folders or encoded from a file.
 
 Shapes.  n concepts of one document · D concept width
 """
@@ -18,17 +18,17 @@ from lcm.inference import LCM
 from lcm.prepare import Columns, Document, Refused, Sources
 
 SHARDS, REMOTE_SHARDS = 200, 8
-"""Training shards that are looked at, spread over all: a corpus may have many thousands. The second where they have to
-be fetched."""
+"""Training shards that statistics are taken from, spread over all: a corpus may have thousands. Fewer are read if they
+must be fetched."""
 MEAN_CONCEPTS = 100_000
-"""Concepts, spread over these shards, whose mean is taken."""
+"""Concepts whose mean is taken, spread over these shards."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A document or a pair, as it lies in the shards: "[MODEL]:" and "End of text." are among its sentences.
+    """A document or a pair as it is stored: "[MODEL]:" and "End of text." are among its sentences.
 
-    source_length: concepts of a pair's prompt, its suffix included; 0 for a document
+    source_length: concepts of a pair's prompt with its suffix; 0 for a document
     """
 
     id: str
@@ -38,18 +38,25 @@ class Example:
 
     @property
     def document(self) -> list[str]:
-        """The sentences that were given: of a pair, those before its suffix."""
+        """The sentences of a document, or those of a pair before its suffix; no markers."""
         return self.sentences[: self.source_length - 1] if self.source_length else self.sentences[:-1]
 
     @property
     def answer(self) -> list[str]:
-        """A pair's summary; nothing for a document."""
+        """The summary of a pair; empty for a document."""
         return self.sentences[self.source_length : -1] if self.source_length else []
 
 
 @dataclass
-class Examples:
-    """Those that were drawn, of how many rows; and why rows could not be used: how often, and where first."""
+class EvaluationSet:
+    """Examples drawn at random, and a count of the rows that could not be used.
+
+    drawn:  the examples to score
+    rows:   number of rows that they were drawn from, unusable ones included
+    split:  the split of prepared folders; None for a file
+    failed: number of unusable rows, by reason
+    first:  place of the first unusable row, by reason
+    """
 
     drawn: list[Example] = field(default_factory=list)
     rows: int = 0
@@ -70,10 +77,10 @@ class Examples:
         return [example for example in self.drawn if not example.source_length]
 
 
-def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int, seed: int) -> Examples:
-    """At most `limit` examples of one split, drawn at random. By default test, or validation where there is no test.
+def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int, seed: int) -> EvaluationSet:
+    """Draw at most `limit` examples of one split; by default test, or validation where there is no test, never train.
 
-    Raises UserError where a folder is not of the model's codec, or the split is empty. Train is never taken unasked.
+    Raises UserError for a folder of another codec than the model's, and for an empty split.
     """
     shards = {name: shards_of(folders, lcm, name) for name in ([split] if split else ["test", "validation"])}
     chosen = next((name for name, found in shards.items() if found), None)
@@ -84,17 +91,17 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
         )
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
     picked = _draw(len(places), limit, seed)
-    examples = Examples(rows=len(places), split=chosen)
+    examples = EvaluationSet(rows=len(places), split=chosen)
     examples.drawn = [_example(read_sample(places[i][0].here(), places[i][1])) for i in picked]
     return examples
 
 
-def from_file(path: str, lcm: LCM, limit: int, seed: int) -> Examples:
-    """At most `limit` rows of a file, {document, summary} or {text}, split and encoded as the training data was.
+def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
+    """Draw at most `limit` rows of a file, {document, summary} or {text}; split and encode them as the training data.
 
-    Raises UserError where no row can be used.
+    Raises UserError if no row can be used.
     """
-    examples = Examples()
+    examples = EvaluationSet()
     texts = [text for text in _rows(existing_file(path, "--data"), examples)]
     examples.rows = len(texts) + sum(examples.failed.values())
     if not texts:
@@ -116,7 +123,7 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> Examples:
 
 
 def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
-    """The shards of a split that hold documents. Raises UserError where they are not of the model's codec."""
+    """The shards of a split that are not empty. Raises UserError if they are of another codec than the model's."""
     found = []
     for folder in folders:
         manifest = open_dataset(folder)
@@ -131,7 +138,7 @@ def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard
 
 
 def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
-    """The mean of about MEAN_CONCEPTS concepts of whole documents, the ends of text left out."""
+    """The mean of about MEAN_CONCEPTS concepts of whole documents, without their end-of-text vectors."""
     shards = _spread(shards)
     step = max(1, sum(shard.concepts for shard in shards) // MEAN_CONCEPTS)
     total, count = np.zeros(dim), 0
@@ -144,7 +151,7 @@ def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
 
 
 def answer_lengths(shards: Sequence[Shard]) -> list[int]:
-    """Sentences of the pairs' summaries, from the indexes alone."""
+    """Number of sentences of each pair's summary, from the indexes alone."""
     indexes = [index[index[:, 2] > 0] for index in (shard.load() for shard in _spread(shards))]
     return [int(n) for index in indexes for n in index[:, 1] - index[:, 2] - 1]
 
@@ -155,7 +162,7 @@ def _spread(shards: Sequence[Shard]) -> Sequence[Shard]:
 
 
 def _draw(total: int, limit: int, seed: int) -> list[int]:
-    """`limit` numbers below `total` in rising order, all of them where there are no more."""
+    """Draw `limit` distinct numbers below `total`, in rising order; all of them if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     return sorted(torch.randperm(total, generator=generator)[:limit].tolist())
 
@@ -166,8 +173,8 @@ def _example(stored: Encoded) -> Example:
     )
 
 
-def _rows(path: Path, examples: Examples) -> Iterator[Document]:
-    """The usable rows of a file. Every row is read in both ways; a summary makes it a pair."""
+def _rows(path: Path, examples: EvaluationSet) -> Iterator[Document]:
+    """The usable rows of a file; a row with a summary is a pair."""
     pairs = Sources([path], Columns(text="document", summary="summary", split=""))
     texts = Sources([path], Columns(split=""))
     for pair, text in zip(pairs, texts, strict=True):
@@ -183,7 +190,7 @@ def _rows(path: Path, examples: Examples) -> Iterator[Document]:
 
 
 def _sentences(text: Document, lcm: LCM) -> tuple[list[str], int]:
-    """A row's sentences with the markers that prepare would have put among them, and its source_length."""
+    """Split a row into sentences with the markers that prepare adds; also return its source_length."""
     record, split = lcm.record, lcm.splitter.split
     if text.summary is None:
         return [*split(text.text), record.end_of_text], 0

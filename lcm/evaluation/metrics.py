@@ -1,4 +1,4 @@
-"""Scores of predicted concepts against the true ones, and of texts against references: pure functions.
+"""Metrics as pure functions: predicted concepts against true ones, texts against references.
 
 Shapes.  n predictions · c candidates · s concepts of one document · D concept width
 """
@@ -14,13 +14,13 @@ from torch.nn.functional import normalize
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 PAR_FLOOR = 0.1
-"""PAR divides by a cosine. Where that is smaller, the ratio says more about it than about the prediction."""
+"""Smallest cosine that PAR divides by; below it the ratio says more about the cosine than about the prediction."""
 BLOCK = 1024
-"""Predictions whose distances to all candidates are held at once."""
+"""Predictions whose distances to all candidates are in memory at once."""
 
 
 def l2(predicted: Float[Tensor, "n D"], truth: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-    """‖x̂_n − x_n‖ (paper §2.4.1). With x̂_n decoded and encoded again first, it is the round-trip L2."""
+    """‖x̂_n − x_n‖ (paper §2.4.1); the round-trip L2 if x̂_n was decoded and encoded again first."""
     return (predicted - truth).norm(dim=-1)
 
 
@@ -30,12 +30,13 @@ def contrastive_accuracy(
     document: Int[Tensor, " c"],
     place: Int[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
-    """Share of the candidates that are farther from x̂_n than x_n is, x_n and its two neighbours left out (§2.4.1).
+    """Share of the candidates that are farther from x̂_n than x_n is, without x_n and its two neighbours (§2.4.1).
 
-    candidates: the true concepts of the evaluation set, document after document; `document` numbers theirs
-    place:      where among them x_n is
+    candidates: the true concepts of the test set, document after document
+    document:   the document of each candidate
+    place:      index of x_n among the candidates
 
-    A candidate equal to x_n is not farther. NaN where no candidate is left. Holds BLOCK × c distances, never c × c × D.
+    A candidate equal to x_n is not farther. NaN if no candidate is left. Memory: BLOCK × c distances, never c × c × D.
     """
     everything = candidates.double()
     squared = everything.square().sum(dim=1)
@@ -43,7 +44,7 @@ def contrastive_accuracy(
     tie = 1e-9 * squared.max().clamp(min=1e-12)
     shares = []
     for rows, own in zip(torch.split(predicted.double(), BLOCK), torch.split(place, BLOCK), strict=True):
-        # Without ‖x̂‖², which is the same on both sides of every comparison.
+        # ‖x̂‖² is left out: it is the same on both sides of every comparison.
         distance = squared - 2 * rows @ everything.T
         allowed = torch.ones_like(distance, dtype=torch.bool)
         for step in (-1, 0, 1):
@@ -60,8 +61,10 @@ def par(
 ) -> Float[Tensor, " n"]:
     """max_{m<n} cos(x̂_n, x_m) / max_{m<n} cos(x_n, x_m): above 1, closer to its past than the true sentence (§2.4.1).
 
-    `sequence` is one document and `place` says where in it each x_n is. NaN where n = 0, and where the denominator is
-    below PAR_FLOOR.
+    sequence: the true concepts of one document
+    place:    index of each x_n in the sequence
+
+    NaN for n = 0, and where the denominator is below PAR_FLOOR.
     """
     past = torch.arange(len(sequence)) < place[:, None]
     directions = normalize(sequence.float(), dim=1)
@@ -73,9 +76,9 @@ def par(
 def rouge(
     predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> dict[str, Float64[np.ndarray, " n"]]:
-    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed, both sides given as sentences.
+    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed; texts are lists of sentences.
 
-    Its tokens are runs of a–z and 0–9, so only English and its like can be scored. Nothing is downloaded.
+    Tokens are runs of a–z and 0–9, so only English and languages like it can be scored. Nothing is downloaded.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -88,14 +91,14 @@ def rouge(
 
 
 def length_ratio(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
-    """Words of all predictions over words of all references."""
+    """Words of all predictions divided by words of all references."""
     written, wanted = (sum(len(s.split()) for text in texts for s in text) for texts in (predictions, references))
     return written / wanted if wanted else float("nan")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95% bootstrap interval. All NaN where there was nothing to average."""
+    """A mean and its 95% bootstrap interval; all NaN if there was nothing to average."""
 
     value: float
     low: float
@@ -105,10 +108,10 @@ class Interval:
 def bootstrap(
     totals: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"], samples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Σ totals / Σ counts, and the 2.5% and 97.5% quantiles of it over resampled units.
+    """Σ totals / Σ counts, with its 2.5% and 97.5% quantiles over resampled units.
 
     A unit is a text, or a document with the sum of its sentences' scores and their number: the sentences of a document
-    are not independent, so they are drawn together.
+    are not independent, so they are resampled together.
     """
     totals, counts = totals[counts > 0], counts[counts > 0]
     if not len(totals):

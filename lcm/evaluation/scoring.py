@@ -1,7 +1,7 @@
-"""Teacher-forced scores: every sentence predicted from the true ones before it (paper §2.4.1), beside two controls.
+"""Teacher-forced scores: every sentence predicted from the true ones before it (paper §2.4.1).
 
-Shapes.  B rows · S slots · D concept width · n concepts of one piece · N sentences that are predicted
-         c sentences that they are told from · E ends of documents
+Shapes.  B rows · S slots · D concept width · n concepts of one piece · N predicted sentences
+         c candidates, the sentences that each prediction is compared with · E ends of documents
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,23 +24,23 @@ from lcm.models import ConceptModel, Sampling
 
 METRICS = ("l2", "l2_roundtrip", "contrastive_accuracy", "par")
 ROWS = 16
-"""Pieces of one forward pass."""
+"""Pieces in a batch."""
 POSITIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 WORDS = (1, 6, 11, 16, 21, 26)
-"""Where the groups of by_position and by_length begin."""
+"""Lower edges of the groups in by_position and by_length."""
 
 Scores = Mapping[str, Float[Tensor, " N"]]
-"""A number for each target under each of METRICS; NaN where it was not taken or is not defined."""
+"""One number per predicted sentence under each of METRICS; NaN if it was not measured or is not defined."""
 RoundTrip = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n D"]]
 """encode(decode(vectors))"""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What the model reads at once: a document, or as much of one as has room, as in training.
+    """A document, or a part of it that fits the model's slots: cut as in training.
 
-    example: number of the document or pair
-    first:   the first slot whose prediction counts: 1, or where a pair's answer begins
+    example: index of the document or pair
+    first:   first slot whose prediction counts: 1, or where a pair's answer begins
     """
 
     example: int
@@ -50,17 +50,18 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The sentences that are predicted, and all those that they are told from. No marker is among either.
+class Predictions:
+    """The predicted sentences beside the true ones; neither contains a marker.
 
-    candidates: the true sentences, piece after piece; `piece` numbers these
-    place:      where among them each target is
+    candidates: all true sentences, piece after piece
+    piece:      the piece of each candidate
+    place:      index of each predicted sentence among the candidates
     predicted:  the model's x̂_n
-    previous:   x_{n-1} as the model saw it
-    pos:        how many concepts the model had read: 1, 2, …
-    words:      in the sentence
-    example:    number of the document or pair
-    at_ends:    x̂ where the document was over
+    previous:   x_{n-1}, the last concept that the model read
+    pos:        number of concepts that the model had read: 1, 2, …
+    words:      words of the true sentence
+    example:    index of the document or pair
+    at_ends:    the model's x̂ where the document was over
     """
 
     candidates: Float[Tensor, "c D"]
@@ -79,7 +80,7 @@ class Targets:
 
 
 def pieces_of(examples: Sequence[Example], slots: int) -> list[Piece]:
-    """Documents cut as in training: a long pair loses prompt concepts before its suffix, the rest is cut at `slots`."""
+    """Cut as in training: a long pair loses prompt concepts before its suffix; documents are cut every `slots`."""
     pieces = []
     for number, example in enumerate(examples):
         sentences, vectors, prompt = example.sentences, example.vectors, example.source_length
@@ -95,7 +96,7 @@ def pieces_of(examples: Sequence[Example], slots: int) -> list[Piece]:
 
 
 def predict(model: ConceptModel, pieces: Sequence[Piece], sampling: Sampling) -> list[Float[Tensor, "_ D"]]:
-    """What the model expects at every slot of every piece, from the true concepts before it."""
+    """Predict every slot of every piece from the true concepts before it."""
     predicted: dict[int, Float[Tensor, "_ D"]] = {}
     order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].vectors))
     for start in range(0, len(order), ROWS):
@@ -117,8 +118,10 @@ def predict(model: ConceptModel, pieces: Sequence[Piece], sampling: Sampling) ->
     return [predicted[i] for i in range(len(pieces))]
 
 
-def targets_of(pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]], record: CodecRecord) -> Targets:
-    """Everything that is scored, side by side."""
+def predictions_of(
+    pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]], record: CodecRecord
+) -> Predictions:
+    """Gather what is scored: sentences from `first` on that are not markers."""
     slot = [torch.arange(len(piece.vectors)) for piece in pieces]
     ends = [torch.tensor([s == record.end_of_text for s in piece.sentences]) for piece in pieces]
     marks = [
@@ -131,7 +134,7 @@ def targets_of(pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]
     number = torch.repeat_interleave(torch.arange(len(pieces)), torch.tensor([len(place) for place in slot]))
     words = torch.tensor([len(sentence.split()) for piece in pieces for sentence in piece.sentences])
     is_target = counted & ~mark
-    return Targets(
+    return Predictions(
         candidates=vectors[~mark],
         piece=number[~mark],
         place=((~mark).cumsum(0) - 1)[is_target],
@@ -145,29 +148,33 @@ def targets_of(pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]
 
 
 def measure(
-    guess: Float[Tensor, "N D"], targets: Targets, round_trip: RoundTrip, sample: Bool[Tensor, " N"]
+    guess: Float[Tensor, "N D"], predictions: Predictions, round_trip: RoundTrip, sample: Bool[Tensor, " N"]
 ) -> dict[str, Float[Tensor, " N"]]:
-    """METRICS of one guess a target. Only those in `sample` go through the codec and back, which takes its time."""
-    truth = targets.truth
+    """Score one guess for each predicted sentence: the model's x̂ or a control's.
+
+    sample: guesses that go through the codec and back, the slow part; l2_roundtrip of the others is NaN
+    """
+    truth = predictions.truth
     distinct, back = torch.unique(guess[sample], dim=0, return_inverse=True)
     again = torch.full((len(guess),), torch.nan)
     again[sample] = l2(round_trip(distinct)[back], truth[sample])
     ratio = torch.full((len(guess),), torch.nan)
-    piece = targets.piece[targets.place]
+    piece = predictions.piece[predictions.place]
     for number in sorted(set(piece.tolist())):
-        rows, sequence = piece == number, targets.piece == number
+        rows, sequence = piece == number, predictions.piece == number
         first = int(sequence.nonzero()[0, 0])
-        ratio[rows] = par(guess[rows], targets.candidates[sequence], targets.place[rows] - first)
-    closer = contrastive_accuracy(guess, targets.candidates, targets.piece, targets.place)
+        ratio[rows] = par(guess[rows], predictions.candidates[sequence], predictions.place[rows] - first)
+    closer = contrastive_accuracy(guess, predictions.candidates, predictions.piece, predictions.place)
     return {"l2": l2(guess, truth), "l2_roundtrip": again, "contrastive_accuracy": closer, "par": ratio}
 
 
-def means(scores: Scores, targets: Targets, samples: int, seed: int) -> dict[str, Interval]:
-    """The mean over all targets that have a score, and its interval over documents drawn again."""
-    return {name: mean_of(scores[name], targets.example, samples, seed) for name in METRICS}
+def means(scores: Scores, predictions: Predictions, samples: int, seed: int) -> dict[str, Interval]:
+    """The mean of each metric, with a bootstrap interval over documents."""
+    return {name: mean_of(scores[name], predictions.example, samples, seed) for name in METRICS}
 
 
 def mean_of(values: Float[Tensor, " N"], example: Int[Tensor, " N"], samples: int, seed: int) -> Interval:
+    """The mean of the values that are not NaN, with a bootstrap interval over examples."""
     known = ~values.isnan()
     number = example[known].numpy()
     totals = np.bincount(number, weights=values[known].double().numpy()).astype(np.float64)
@@ -175,7 +182,7 @@ def mean_of(values: Float[Tensor, " N"], example: Int[Tensor, " N"], samples: in
 
 
 def by_group(systems: Mapping[str, Scores], key: Int[Tensor, " N"], edges: Sequence[int]) -> list[dict[str, Any]]:
-    """The means of all systems among targets whose `key` lies from one edge to below the next. No empty groups."""
+    """The means of each system over sentences whose `key` lies between two edges; empty groups are absent."""
     rows = []
     for low, high in pairwise((*edges, 10**9)):
         inside = (key >= low) & (key < high)
@@ -186,11 +193,11 @@ def by_group(systems: Mapping[str, Scores], key: Int[Tensor, " N"], edges: Seque
     return rows
 
 
-def ends(targets: Targets, end_of_text: Float[Tensor, " D"], threshold: float) -> dict[str, float | int]:
-    """How often the model would have stopped: where the document was over, and where it was not."""
+def stop_rates(predictions: Predictions, end_of_text: Float[Tensor, " D"], threshold: float) -> dict[str, float | int]:
+    """The share of documents whose end the model predicts, and of sentences before which it would have stopped."""
     found, false = (
         cosine_similarity(guesses, end_of_text.cpu(), dim=1) >= threshold
-        for guesses in (targets.at_ends, targets.predicted)
+        for guesses in (predictions.at_ends, predictions.predicted)
     )
     return {
         "ends": len(found),
@@ -200,11 +207,11 @@ def ends(targets: Targets, end_of_text: Float[Tensor, " D"], threshold: float) -
     }
 
 
-def by_example(scores: Scores, targets: Targets, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """A row for each document and pair that has targets: the model's means over them."""
+def by_example(scores: Scores, predictions: Predictions, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """A row for each document and pair with a predicted sentence: the means of its scores."""
     rows = []
-    for number in sorted(set(targets.example.tolist())):
-        inside = targets.example == number
+    for number in sorted(set(predictions.example.tolist())):
+        inside = predictions.example == number
         kind = "pair" if examples[number].source_length else "document"
         row = {"kind": kind, "id": examples[number].id, "sentences": int(inside.sum())}
         rows.append(row | {m: float(scores[m][inside].nanmean()) for m in METRICS})

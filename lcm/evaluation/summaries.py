@@ -1,4 +1,4 @@
-"""What a model writes, beside what people wrote: summaries scored with ROUGE, their controls, and continuations."""
+"""Texts that a model writes beside those of people: summaries scored with ROUGE, their controls, continuations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,19 +13,19 @@ from lcm.inference import LCM, Bank, Generation, Task
 from lcm.models import Sampling
 
 Texts = Sequence[Sequence[str]]
-"""One text an example, as sentences."""
+"""The text of each example, as sentences."""
 MOST = 16
-"""No summary is asked for that is longer."""
+"""Sentences of the longest summary that a model may write."""
 LEAD = 3
-"""Sentences of the lead control where no training pairs say how long a summary is: what is usual for news."""
+"""Sentences of the lead control if no training pairs say how long summaries are: the custom for news."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long summaries are, in sentences, learned from the training pairs and never from those that are scored.
+    """Lengths of summaries in sentences, from the training pairs alone, never from the pairs that are scored.
 
-    lead: the median; what the lead control copies from the beginning of the document
-    most: the longest, at most MOST; the model may write so much and must stop by itself before
+    lead: the median: what the lead control copies from the document's beginning
+    most: the longest, up to MOST: the limit of the model's summaries, which should stop by themselves before
     """
 
     lead: int
@@ -41,7 +41,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Written:
-    """The model's text for one prompt (its suffix left out), and what a person wrote there."""
+    """A prompt without its suffix, the model's text, and a person's text for the same prompt."""
 
     id: str
     prompt: list[str]
@@ -63,42 +63,43 @@ class Written:
         }
 
 
-def write(
-    lcm: LCM,
-    examples: Sequence[Example],
-    prompts: Sequence[int],
-    task: Task,
-    most: int,
-    sampling: Sampling,
-    bank: Bank | None,
-) -> list[Written]:
-    """Go on after the first `prompts[i]` concepts of each example, at most `most` sentences far."""
-    if not examples:
-        return []
-    stop = lcm.stop_rules(most)
-    read = [example.vectors[:n] for example, n in zip(examples, prompts, strict=True)]
-    results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, sampling)
-    generations = lcm.to_text(results, beam=1, bank=bank)
-    return [
-        Written(
-            id=example.id,
-            prompt=example.document if task == "answer" else example.sentences[:n],
-            reference=example.answer if task == "answer" else example.sentences[n:-1][:most],
-            generation=generation,
-        )
-        for example, n, generation in zip(examples, prompts, generations, strict=True)
-    ]
+@dataclass(frozen=True)
+class Writer:
+    """A model with its sampling settings, and the bank of nearest sentences if there is one."""
+
+    lcm: LCM
+    bank: Bank | None
+    sampling: Sampling
+
+    def write(self, examples: Sequence[Example], prompts: Sequence[int], task: Task, most: int) -> list[Written]:
+        """Continue each example after its first `prompts[i]` concepts, for at most `most` sentences."""
+        if not examples:
+            return []
+        lcm, stop = self.lcm, self.lcm.stop_rules(most)
+        read = [example.vectors[:n] for example, n in zip(examples, prompts, strict=True)]
+        results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, self.sampling)
+        return [
+            Written(
+                id=example.id,
+                prompt=example.document if task == "answer" else example.sentences[:n],
+                reference=example.answer if task == "answer" else example.sentences[n:-1][:most],
+                generation=generation,
+            )
+            for example, n, generation in zip(
+                examples, prompts, lcm.to_text(results, beam=1, bank=self.bank), strict=True
+            )
+        ]
 
 
 def summarize(
-    lcm: LCM, pairs: Sequence[Example], lengths: Lengths, bank: Bank | None, samples: int, sampling: Sampling
+    writer: Writer, pairs: Sequence[Example], lengths: Lengths, samples: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """ROUGE of the model's summaries and of their controls, and a row for each summary. Nothing without pairs."""
+    """ROUGE of the model's summaries and of the controls, and a row for each pair; empty without pairs."""
     if not pairs:
         return {}, []
-    written = write(lcm, pairs, [pair.source_length for pair in pairs], "answer", lengths.most, sampling, bank)
-    texts = systems(lcm, pairs, written, lengths.lead)
-    table, single = score(texts, [pair.answer for pair in pairs], samples, sampling.seed)
+    written = writer.write(pairs, [pair.source_length for pair in pairs], "answer", lengths.most)
+    texts = systems(writer.lcm, pairs, written, lengths.lead)
+    table, single = score(texts, [pair.answer for pair in pairs], samples, writer.sampling.seed)
     rows = []
     for i, text in enumerate(written):
         controls = {name: list(texts[name][i]) for name in ("lead", "roundtrip")}
@@ -107,21 +108,19 @@ def summarize(
     return table, rows
 
 
-def continuations(
-    lcm: LCM, documents: Sequence[Example], bank: Bank | None, sampling: Sampling
-) -> list[dict[str, Any]]:
-    """A row for each document, continued from its middle, or after its tenth sentence where that comes earlier."""
+def continuations(writer: Writer, documents: Sequence[Example]) -> list[dict[str, Any]]:
+    """A row for each document, continued from its middle, or after its tenth sentence if that comes earlier."""
     long = [document for document in documents if len(document.document) >= 2]
     prompts = [min(10, len(document.document) // 2) for document in long]
-    return [text.as_row("continuation") for text in write(lcm, long, prompts, "continue", 3, sampling, bank)]
+    return [text.as_row("continuation") for text in writer.write(long, prompts, "continue", 3)]
 
 
 def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[Written], lead: int) -> dict[str, Texts]:
-    """The model's summaries and those of its controls.
+    """The summaries of the model and of its controls.
 
-    nearest:   the model's, every sentence replaced by the closest real one; where there is a bank
+    nearest:   the model's, each sentence replaced by the closest real one; absent without a bank
     lead:      the document's first sentences
-    roundtrip: the reference, encoded and decoded: as good as anything can be that must pass through the codec
+    roundtrip: the reference, encoded and decoded: an upper bound for anything that passes through the codec
     """
     vectors = torch.cat([pair.vectors[pair.source_length : -1] for pair in pairs])
     decoded = iter(lcm.codec.decode(vectors, lang=lcm.record.lang))
@@ -137,7 +136,7 @@ def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[Written], lead
 def score(
     texts: Mapping[str, Texts], references: Texts, samples: int, seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[float]]]]:
-    """Of every system ROUGE with 95% intervals and the length ratio; and every text's own ROUGE."""
+    """ROUGE of each system with 95% intervals and its length ratio; and ROUGE of each single text."""
     table: dict[str, dict[str, Any]] = {}
     single: dict[str, dict[str, list[float]]] = {}
     for name, predictions in texts.items():

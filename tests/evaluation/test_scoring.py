@@ -13,13 +13,13 @@ from lcm.evaluation.scoring import (
     POSITIONS,
     by_example,
     by_group,
-    ends,
     mean_of,
     means,
     measure,
     pieces_of,
     predict,
-    targets_of,
+    predictions_of,
+    stop_rates,
 )
 from lcm.models.base import BaseLCM
 from lcm.models.interface import Sampling
@@ -35,26 +35,33 @@ def example(codec, document, answer=None, id="x"):
 
 def scored(lcm, examples):
     pieces = pieces_of(examples, lcm.config.data.slots)
-    return targets_of(pieces, predict(lcm.model, pieces, Sampling()), lcm.record)
+    return predictions_of(pieces, predict(lcm.model, pieces, Sampling()), lcm.record)
 
 
-def test_every_sentence_after_the_first_is_predicted_and_of_a_pair_the_answer_alone():
+def test_every_sentence_but_the_first_is_predicted_and_only_the_answer_of_a_pair():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, STORY[:3]), example(lcm.codec, STORY[:2], ["Sum one.", "Sum two here."])])
-    names = lcm.codec.decode(targets.truth)
+    predictions = scored(
+        lcm, [example(lcm.codec, STORY[:3]), example(lcm.codec, STORY[:2], ["Sum one.", "Sum two here."])]
+    )
+    names = lcm.codec.decode(predictions.truth)
     assert names == ["A boat went out.", "Then the wind rose.", "Sum one.", "Sum two here."]
-    assert lcm.codec.decode(targets.previous) == ["The sea was calm.", "A boat went out.", PROMPT_SUFFIX, "Sum one."]
-    assert targets.pos.tolist() == [1, 2, 3, 4]
-    assert targets.words.tolist() == [4, 4, 2, 3]
-    assert targets.example.tolist() == [0, 0, 1, 1]
+    assert lcm.codec.decode(predictions.previous) == [
+        "The sea was calm.",
+        "A boat went out.",
+        PROMPT_SUFFIX,
+        "Sum one.",
+    ]
+    assert predictions.pos.tolist() == [1, 2, 3, 4]
+    assert predictions.words.tolist() == [4, 4, 2, 3]
+    assert predictions.example.tolist() == [0, 0, 1, 1]
 
 
 def test_markers_are_neither_predicted_nor_candidates():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, STORY[:3]), example(lcm.codec, STORY[:2], ["Sum."])])
-    assert lcm.codec.decode(targets.candidates) == [*STORY[:3], *STORY[:2], "Sum."]
-    assert targets.piece.tolist() == [0, 0, 0, 1, 1, 1]
-    assert len(targets.at_ends) == 2
+    predictions = scored(lcm, [example(lcm.codec, STORY[:3]), example(lcm.codec, STORY[:2], ["Sum."])])
+    assert lcm.codec.decode(predictions.candidates) == [*STORY[:3], *STORY[:2], "Sum."]
+    assert predictions.piece.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(predictions.at_ends) == 2
 
 
 def random_example(rng, dim=4):
@@ -85,7 +92,7 @@ def test_documents_are_cut_as_in_training(slots):
     assert found == expected
 
 
-def test_a_piece_is_predicted_as_it_is_alone():
+def test_a_batch_predicts_each_piece_as_alone():
     torch.manual_seed(0)
     codec = FakeCodec(8)
     model = BaseLCM(BaseLCMConfig(kind="base", dim=8, width=32, heads=2, layers=2)).eval()
@@ -101,48 +108,50 @@ def round_trip(lcm):
     return lambda vectors: lcm.codec.encode(lcm.codec.decode(vectors))
 
 
-def test_who_knows_the_story_has_perfect_scores():
+def test_a_model_that_knows_the_story_has_perfect_scores():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, STORY)])
-    scores = measure(targets.predicted, targets, round_trip(lcm), torch.ones(3, dtype=torch.bool))
+    predictions = scored(lcm, [example(lcm.codec, STORY)])
+    scores = measure(predictions.predicted, predictions, round_trip(lcm), torch.ones(3, dtype=torch.bool))
     assert scores["l2"].tolist() == [0, 0, 0]
     assert scores["l2_roundtrip"].tolist() == [0, 0, 0]
     assert scores["contrastive_accuracy"].nan_to_num(1.0).tolist() == [1, 1, 1]
     assert scores["par"].nan_to_num(1.0).tolist() == pytest.approx([1, 1, 1])
 
 
-def test_the_round_trip_is_taken_of_the_sample_alone():
+def test_only_the_sample_makes_the_round_trip():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, STORY)])
+    predictions = scored(lcm, [example(lcm.codec, STORY)])
     sent = []
-    measured = measure(targets.previous, targets, lambda v: sent.append(v) or v, torch.tensor([True, False, True]))
+    measured = measure(
+        predictions.previous, predictions, lambda v: sent.append(v) or v, torch.tensor([True, False, True])
+    )
     assert measured["l2_roundtrip"].isnan().tolist() == [False, True, False]
     torch.testing.assert_close(measured["l2_roundtrip"][[0, 2]], measured["l2"][[0, 2]])
     assert len(sent[0]) == 2
 
 
-def test_the_past_of_one_document_is_not_that_of_another():
+def test_par_sees_the_past_of_its_own_document_only():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, STORY), example(lcm.codec, ["Else.", *STORY[1:]])])
-    together = measure(targets.previous, targets, round_trip(lcm), torch.zeros(6, dtype=torch.bool))["par"]
+    predictions = scored(lcm, [example(lcm.codec, STORY), example(lcm.codec, ["Else.", *STORY[1:]])])
+    together = measure(predictions.previous, predictions, round_trip(lcm), torch.zeros(6, dtype=torch.bool))["par"]
     for number, document in enumerate([STORY, ["Else.", *STORY[1:]]]):
         alone = scored(lcm, [example(lcm.codec, document)])
         expected = measure(alone.previous, alone, round_trip(lcm), torch.zeros(3, dtype=torch.bool))["par"]
-        torch.testing.assert_close(together[targets.example == number], expected, equal_nan=True)
+        torch.testing.assert_close(together[predictions.example == number], expected, equal_nan=True)
 
 
-def test_groups_share_all_targets_out():
+def test_every_prediction_is_in_one_group():
     lcm = reciting(STORY)
-    targets = scored(lcm, [example(lcm.codec, [f"Sentence {i}." for i in range(n)]) for n in (3, 9, 14)])
-    everything = torch.ones(len(targets.place), dtype=torch.bool)
-    systems = {"model": measure(targets.predicted, targets, round_trip(lcm), everything)}
-    rows = by_group(systems, targets.pos, POSITIONS)
+    predictions = scored(lcm, [example(lcm.codec, [f"Sentence {i}." for i in range(n)]) for n in (3, 9, 14)])
+    everything = torch.ones(len(predictions.place), dtype=torch.bool)
+    systems = {"model": measure(predictions.predicted, predictions, round_trip(lcm), everything)}
+    rows = by_group(systems, predictions.pos, POSITIONS)
     assert [(row["from"], row["to"], row["count"]) for row in rows] == [(1, 1, 3), (2, 3, 5), (4, 7, 8), (8, 13, 7)]
-    whole = sum(row["count"] * row["model"]["l2"] for row in rows) / len(targets.place)
-    assert whole == pytest.approx(means(systems["model"], targets, 10, 0)["l2"].value)
+    whole = sum(row["count"] * row["model"]["l2"] for row in rows) / len(predictions.place)
+    assert whole == pytest.approx(means(systems["model"], predictions, 10, 0)["l2"].value)
 
 
-def test_a_mean_leaves_out_what_is_not_defined():
+def test_a_mean_leaves_out_undefined_scores():
     values = torch.tensor([1.0, torch.nan, 5.0, 6.0])
     assert mean_of(values, torch.tensor([0, 0, 2, 2]), 10, 0).value == 4.0
     assert np.isnan(mean_of(values[1:2], torch.tensor([0]), 10, 0).value)
@@ -151,17 +160,17 @@ def test_a_mean_leaves_out_what_is_not_defined():
 def test_each_document_has_a_row_with_its_own_means():
     lcm = reciting(STORY)
     examples = [example(lcm.codec, STORY[:1], id="short"), example(lcm.codec, STORY[:2], ["Sum."], id="pair")]
-    targets = scored(lcm, examples)
-    scores = measure(targets.predicted, targets, round_trip(lcm), torch.ones(1, dtype=torch.bool))
-    (row,) = by_example(scores, targets, examples)
+    predictions = scored(lcm, examples)
+    scores = measure(predictions.predicted, predictions, round_trip(lcm), torch.ones(1, dtype=torch.bool))
+    (row,) = by_example(scores, predictions, examples)
     assert (row["kind"], row["id"], row["sentences"]) == ("pair", "pair", 1)
     assert row["l2"] == pytest.approx(float(scores["l2"][0]))
 
 
-def test_ends_tells_stops_in_place_from_stops_too_early():
+def test_stops_at_the_end_and_stops_too_early_are_counted_apart():
     lcm = reciting(STORY[:2])
-    targets = scored(lcm, [example(lcm.codec, STORY[:2]), example(lcm.codec, STORY[:3])])
-    found = ends(targets, lcm.model.end_of_text, 0.95)
+    predictions = scored(lcm, [example(lcm.codec, STORY[:2]), example(lcm.codec, STORY[:3])])
+    found = stop_rates(predictions, lcm.model.end_of_text, 0.95)
     # Both documents' ends; of the second's sentences, the reciter takes the third for one that cannot come.
     assert (found["ends"], found["sentences"]) == (2, 3)
     assert found["stopped_early"] == pytest.approx(1 / 3)
