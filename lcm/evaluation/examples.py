@@ -3,9 +3,10 @@
 Shapes.  n concepts of one document · D concept width
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,25 @@ class Example:
     def answer(self) -> list[str]:
         """The summary of a pair; empty for a document."""
         return self.sentences[self.source_length : -1] if self.source_length else []
+
+
+PAIR, TEXT = Columns(text="document", summary="summary", split=""), Columns(split="")
+
+
+class PairOrText(Columns):
+    """Columns of rows that are {document, summary} or {text}, whatever their split."""
+
+    @property
+    def wanted(self) -> set[str]:
+        return PAIR.wanted | TEXT.wanted
+
+    def document(
+        self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path = Path()
+    ) -> Document | Refused:
+        both = [columns.document(row, name, place, lang, folder) for columns in (PAIR, TEXT)]
+        usable = [result for result in both if isinstance(result, Document)]
+        refused = [r for r in both if isinstance(r, Refused) and not r.reason.startswith("no column")]
+        return next(iter([*usable, *refused]), Refused("neither {document, summary} nor {text}", place))
 
 
 @dataclass
@@ -101,9 +121,12 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
 
     Raises UserError if no row can be used.
     """
-    examples = EvaluationSet()
-    texts = [text for text in _rows(existing_file(path, "--data"), examples)]
-    examples.rows = len(texts) + sum(examples.failed.values())
+    rows = list(Sources([existing_file(path, "--data")], PairOrText()))
+    examples = EvaluationSet(rows=len(rows))
+    for row in rows:
+        if isinstance(row, Refused):
+            examples.refuse(row.reason, row.example)
+    texts = [row for row in rows if isinstance(row, Document)]
     if not texts:
         reasons = ", ".join(
             f"{count} × {reason} ({examples.first[reason]})" for reason, count in examples.failed.items()
@@ -171,22 +194,6 @@ def _example(stored: Encoded) -> Example:
     return Example(
         stored.id, stored.sentences, stored.source_length, torch.from_numpy(stored.vectors.astype(np.float32))
     )
-
-
-def _rows(path: Path, examples: EvaluationSet) -> Iterator[Document]:
-    """The usable rows of a file; a row with a summary is a pair."""
-    pairs = Sources([path], Columns(text="document", summary="summary", split=""))
-    texts = Sources([path], Columns(split=""))
-    for pair, text in zip(pairs, texts, strict=True):
-        usable = next((row for row in (pair, text) if isinstance(row, Document)), None)
-        if usable is not None:
-            yield usable
-            continue
-        refusals = [row for row in (pair, text) if isinstance(row, Refused)]
-        telling = [row for row in refusals if not row.reason.startswith("no column")]
-        neither = Refused("neither {document, summary} nor {text}", refusals[0].example)
-        refused = telling[0] if telling else neither
-        examples.refuse(refused.reason, refused.example)
 
 
 def _sentences(text: Document, lcm: LCM) -> tuple[list[str], int]:

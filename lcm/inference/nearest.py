@@ -1,8 +1,8 @@
-"""The nearest real sentence: a bank of sentences, searched by vector, so that what is shown is always real text.
+"""Nearest real sentences: a bank of sentences that is searched by vector, so its answers are always real text.
 
-For up to a few hundred thousand sentences on a laptop: 300,000 of 512 channels are 300 MB, and a search is one pass.
+An exact search for up to a few hundred thousand sentences on a laptop: 300,000 of 512 channels take 300 MB.
 
-Shapes.  n vectors to look up · c sentences of the bank · k neighbours · D concept width
+Shapes.  n queries · c sentences of the bank · k neighbours · D concept width
 """
 
 import sys
@@ -20,18 +20,18 @@ from lcm.data import ShardCache, open_dataset, read_shard, shards_at
 from lcm.errors import UserError
 
 LIMIT = 300_000
-"""Sentences of a bank that is read from shards."""
+"""Most sentences of a bank that is read from shards."""
 BLOCK = 16_384
-"""Sentences that are compared at once, in fp32; the bank itself is kept in fp16."""
+"""Sentences compared at once, in fp32; the bank itself is fp16."""
 QUERIES = 1024
-"""Vectors that are looked up at once."""
+"""Queries looked up at once."""
 
 
 class Bank:
-    """Sentences, and the directions of their vectors as seen from their mean."""
+    """Sentences with the directions of their vectors from the mean of all."""
 
     def __init__(self, sentences: Sequence[str], vectors: Float[Tensor, "c D"]) -> None:
-        assert len(sentences) == len(vectors) > 0, "one sentence a vector, and at least one"
+        assert len(sentences) == len(vectors) > 0, "one sentence per vector, and at least one"
         self.sentences = list(sentences)
         blocks = torch.split(vectors, BLOCK)
         self.mean = torch.stack([block.double().sum(dim=0) for block in blocks]).sum(dim=0).float() / len(vectors)
@@ -41,10 +41,10 @@ class Bank:
     def from_shards(
         cls, folders: Sequence[str | Path], split: str = "train", limit: int | None = LIMIT, codec: str | None = None
     ) -> "Bank":
-        """The distinct sentences of prepared folders, without the prompt suffix and the end of text.
+        """Collect the distinct sentences of prepared folders, without the prompt suffix and the end of text.
 
-        limit: how many at most, the first of the shards; it is told on stderr that there were more
-        codec: the fingerprint that the folders' codec must have
+        limit: most sentences, the first of the shards; a line on stderr says that there were more
+        codec: fingerprint that the folders' codec must have
         Raises UserError for a folder that is not a data set, has no such split, or was made by another codec.
         """
         seen = {END_OF_TEXT, PROMPT_SUFFIX}
@@ -72,21 +72,21 @@ class Bank:
         return cls(sentences, torch.from_numpy(np.concatenate(vectors)))
 
     def nearest(self, vectors: Float[Tensor, "n D"], k: int = 1) -> tuple[list[list[str]], Float[Tensor, "n k"]]:
-        """The k sentences closest to each vector, the closest first, and how close they are: a cosine.
+        """Find the k sentences closest to each vector, the closest first, and their cosines.
 
-        The bank's mean is taken off both sides first. A prediction that hedges lies near the mean, and by the plain
-        cosine its neighbour would be whichever sentence lies nearest to the mean: the same one every time.
+        The bank's mean is subtracted from both sides first. A prediction that hedges lies near the mean, and by the
+        plain cosine its neighbour would be the sentence nearest to the mean: the same one every time.
         """
-        found = [self._search(self._direction(block), k) for block in torch.split(vectors.cpu(), QUERIES)]
-        places = [row for block, _ in found for row in block.tolist()]
-        cosines = torch.cat([cosine for _, cosine in found])
+        blocks = [self._search(self._direction(block), k) for block in torch.split(vectors.cpu(), QUERIES)]
+        places = [row for places, _ in blocks for row in places.tolist()]
+        cosines = torch.cat([cosines for _, cosines in blocks])
         return [[self.sentences[i] for i in row] for row in places], cosines.clamp(-1, 1)
 
-    def _search(self, wanted: Float[Tensor, "n D"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """Places and cosines of the best k, merged block after block of the bank."""
-        places, cosines = torch.zeros(len(wanted), 0, dtype=torch.long), torch.zeros(len(wanted), 0)
+    def _search(self, queries: Float[Tensor, "n D"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Indices and cosines of the best k, merged block after block of the bank."""
+        places, cosines = torch.zeros(len(queries), 0, dtype=torch.long), torch.zeros(len(queries), 0)
         for start in range(0, len(self.sentences), BLOCK):
-            cosine = wanted @ self.directions[start : start + BLOCK].float().T
+            cosine = queries @ self.directions[start : start + BLOCK].float().T
             best, place = cosine.topk(min(k, cosine.shape[1]), dim=1)
             places, cosines = torch.cat([places, place + start], dim=1), torch.cat([cosines, best], dim=1)
             cosines, column = cosines.topk(min(k, cosines.shape[1]), dim=1)
