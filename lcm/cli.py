@@ -1,6 +1,6 @@
-"""The `lcm` command: one word, then that command's own options. Each command imports only what it needs.
+"""The `lcm` command: a command's name, then its own options. Each command imports only what it needs.
 
-Exit status: 0 success · 1 something a person can put right, in one line · 2 wrong usage · 130 interrupted.
+Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wrong usage · 130 interrupted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; everything a user can cause ends in one line on stderr, never in a traceback."""
+    """Run one command and return its exit status. An error that the user can fix is one line, without a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(["usage: lcm COMMAND [options]        (lcm COMMAND --help tells them all)", "", *lines])
+    return "\n".join(["usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)", "", *lines])
 
 
 def _run(name: str, rest: list[str]) -> int:
@@ -49,7 +49,7 @@ def _run(name: str, rest: list[str]) -> int:
         case "train":
             from lcm.training.signals import listen
 
-            listen()  # before the seconds that torch takes to import
+            listen()  # before torch is imported, which takes seconds
             from lcm.training.run import main as train
 
             return train(rest)
@@ -94,6 +94,7 @@ def _parsed(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], int],
 ) -> int:
+    """Parse a command's own options and run it."""
     parser = argparse.ArgumentParser(prog=f"lcm {name}", description=COMMANDS[name], allow_abbrev=False)
     add_arguments(parser)
     return run(parser.parse_args(rest))
@@ -102,7 +103,7 @@ def _parsed(
 def _encode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="F.txt", help="UTF-8 text, one sentence a line")
     parser.add_argument("--output", required=True, metavar="F.npy", help="(lines, dim) float32")
-    parser.add_argument("--compile", action="store_true", help="the encoder, which takes a while: for many sentences")
+    parser.add_argument("--compile", action="store_true", help="compile the encoder first: for many sentences")
     _codec_arguments(parser)
 
 
@@ -117,9 +118,10 @@ def _encode(args: argparse.Namespace) -> int:
         raise UserError(f"--input={args.input}: not UTF-8 at byte {error.start}; convert it first") from error
     if not sentences:
         raise UserError(f"--input={args.input}: empty; expected one sentence a line")
+    output = _writable(args.output)
     vectors = load_codec(args.codec, compile_encoder=args.compile).encode(sentences, lang=args.lang)
     # Through an open file, because numpy adds ".npy" to a name that lacks it.
-    with _writable(args.output).open("wb") as file:
+    with output.open("wb") as file:
         np.save(file, vectors.numpy())
     print(json.dumps({"sentences": len(sentences), "dim": vectors.shape[1], "output": args.output}))
     return 0
@@ -143,12 +145,13 @@ def _decode(args: argparse.Namespace) -> int:
         vectors = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(f"--input={path}: not a .npy file of numbers") from error
+    output = _writable(args.output) if args.output else None
     codec = load_codec(args.codec)
     if vectors.ndim != 2 or vectors.shape[1] != codec.dim:
         raise UserError(f"--input={path}: shape {vectors.shape}, expected (n, {codec.dim}) for codec '{args.codec}'")
     text = "".join(s + "\n" for s in codec.decode(torch.from_numpy(vectors).float(), lang=args.lang, beam=args.beam))
-    if args.output:
-        _writable(args.output).write_text(text, encoding="utf-8")
+    if output:
+        output.write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
     return 0
@@ -160,6 +163,7 @@ def _codec_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _writable(path: str) -> Path:
+    """The path of --output. Raises UserError if its folder does not exist."""
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"--output={path}: its folder does not exist")
     return Path(path)

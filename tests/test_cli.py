@@ -1,6 +1,8 @@
 """The `lcm` command: help for everything, one line for every mistake, results on stdout."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +24,12 @@ def test_help_names_every_command(capsys):
     out = capsys.readouterr().out
     assert all(command in out for command in COMMANDS)
     assert main([]) == 2
+
+
+def test_help_and_version_import_no_torch():
+    code = "import sys; from lcm.cli import main; main(sys.argv[1:]); assert not {'torch', 'numpy'} & set(sys.modules)"
+    for word in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", code, word], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_an_unknown_command_is_one_line(capsys):
@@ -77,19 +85,24 @@ def test_unusable_vectors_are_one_line(array, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_pickle_in_npy_clothing_is_not_opened(tmp_path, capsys):
+def test_a_pickle_named_npy_is_not_opened(tmp_path, capsys):
     np.save(tmp_path / "v.npy", np.array([object], dtype=object), allow_pickle=True)
     assert main(["decode", "--input", str(tmp_path / "v.npy")]) == 1
     assert "not a .npy file of numbers" in capsys.readouterr().err
 
 
-def test_a_missing_output_folder_is_told_before_work(tmp_path, capsys):
-    np.save(tmp_path / "v.npy", np.zeros((1, 512), dtype=np.float32))
-    assert main(["decode", "--input", str(tmp_path / "v.npy"), "--output", str(tmp_path / "no" / "out.txt")]) == 1
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_missing_output_folder_is_one_line_before_the_work(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lcm.codec.load_codec", None)
+    (tmp_path / "encode").write_text("One.")
+    with (tmp_path / "decode").open("wb") as file:
+        np.save(file, np.zeros((1, 512), dtype=np.float32))
+    words = ["--input", str(tmp_path / command), "--output", str(tmp_path / "no" / "out")]
+    assert main([command, *words]) == 1
     assert "its folder does not exist" in capsys.readouterr().err
 
 
-def test_the_doctor_finds_this_machine_well(capsys):
+def test_the_doctor_reports_the_codec_working(capsys):
     assert main(["doctor", "--json"]) == 0
     findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
     assert findings["torch"]["state"] == "ok"
@@ -97,7 +110,7 @@ def test_the_doctor_finds_this_machine_well(capsys):
     assert "The sea was calm." in findings["codec mini"]["value"]
 
 
-def test_the_doctor_names_what_is_missing_and_the_command_that_mends_it(monkeypatch, capsys):
+def test_the_doctor_names_what_is_missing_and_the_command_that_fixes_it(monkeypatch, capsys):
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: {"lcm": "0.4.1", "nupunkt": None}.get(name, real(name)))
     assert main(["doctor"]) == 1

@@ -64,7 +64,8 @@ class PairOrText(Columns):
         both = [columns.document(row, name, place, lang, folder) for columns in (PAIR, TEXT)]
         usable = [result for result in both if isinstance(result, Document)]
         refused = [r for r in both if isinstance(r, Refused) and not r.reason.startswith("no column")]
-        return next(iter([*usable, *refused]), Refused("neither {document, summary} nor {text}", place))
+        first: list[Document | Refused] = [*usable, *refused]
+        return first[0] if first else Refused("neither {document, summary} nor {text}", place)
 
 
 @dataclass
