@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,18 @@ from lcm.inference.options import GenerateOptions
 from lcm.inference.pipeline import Generation, load
 from lcm.models import Sampling
 from lcm.options import Option, add_options, options_from
+from lcm.prepare import Refused, read_rows
 
 CHUNK = 512
 """Texts of a file that are continued together; the output is written after each chunk."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row of the input file. Its id stays as it was written: text or number."""
+
+    id: str | int
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,9 @@ class Source:
     def __post_init__(self) -> None:
         if self.text is not None and not self.text.strip():
             raise UserError("--text is empty; expected at least one sentence")
+
+    def prompts(self) -> list[Prompt]:
+        return [Prompt(id="text", text=self.text)] if self.text is not None else read_prompts(self.input or "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, GenerateOptions), sampling=options_from(args, Sampling))
     if source.text is not None and command.output:
         raise UserError(f"--output={command.output} goes with --input; the continuation of --text is printed")
-    prompts = [Prompt(id="text", text=source.text)] if source.text is not None else read_prompts(source.input or "")
+    prompts = source.prompts()
     lcm = load(command.model, codec=command.codec)
     if command.bank:
         lcm.bank = Bank.from_shards(command.bank, codec=lcm.record.fingerprint)
@@ -86,18 +97,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A row of the input file. Its id stays as it was written: text or number."""
-
-    id: str | int
-    text: str
-
-
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a .jsonl file. Raises UserError with the number of the first line that is not {id, text}."""
+    """Read a file of {id, text}. Raises UserError with the number of the first row that is something else."""
     path = existing_file(path, "--input")
-    prompts = [_prompt(f"{path}:{number}", number, line) for number, line in _lines(path)]
+    prompts = []
+    for number, row in read_rows(path):
+        if isinstance(row, Refused):
+            raise UserError(f"--input={row.example}: {row.reason}; expected {{id, text}}")
+        prompts.append(_prompt(f"--input={path}:{number}", number, row))
     if not prompts:
         raise UserError(f"--input={path}: empty; expected one {{id, text}} a line")
     return prompts
@@ -124,24 +131,10 @@ def plain(generation: Generation) -> str:
     return "\n".join(f"{sentence}\n    nearest {similarity:.2f}: {near}" for sentence, near, similarity in rows)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise UserError(f"--input={path}: not UTF-8; convert it first") from error
-
-
-def _prompt(where: str, number: int, line: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg}); expected {{id, text}}") from error
-    text = row.get("text") if isinstance(row, dict) else None
+def _prompt(place: str, number: int, row: dict[str, Any]) -> Prompt:
+    text, name = row.get("text"), row.get("id", number)
     if not isinstance(text, str) or not text.strip():
-        raise UserError(f'{where}: expected {{"id": …, "text": "…"}} with a text that is not empty')
-    name = row.get("id", number)
+        raise UserError(f'{place}: expected {{"id": …, "text": "…"}} with a text that is not empty')
     if not isinstance(name, str | int):
-        raise UserError(f"{where}: id={name!r}: expected text or a number")
+        raise UserError(f"{place}: id={name!r}: expected text or a number")
     return Prompt(id=name, text=text)
