@@ -1,11 +1,11 @@
-"""How fast training data is read: plan, read and collate, beside webdataset's own pipeline doing the same.
+"""How fast training data is read: order, read and collate, beside webdataset's own pipeline doing the same.
 
     python benchmarks/loader.py --size S
 
 Writes made-up shards into a temporary folder (documents of 4 to 64 concepts of 1024 fp16 numbers), reads them once so
 that they are in the page cache, then lets both fill rows of 128 slots from shuffled documents, in turns, in a single
-process. Prints one JSON line: concepts per second, the median over the rounds. With --ranks also those of the first
-of so many processes, which counts its part of the rows, is told the others', and packs and reads its own.
+process. Prints one JSON line: concepts per second, the median over the rounds. With --ranks N also those of the first
+of N ranks, which counts its part of the rows, gets the others' counts, and packs and reads its own.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
@@ -25,10 +24,9 @@ import webdataset as wds
 
 from lcm.batch import PAD, Batch
 from lcm.data.dataset import Shard
-from lcm.data.loader import Batches, RowReader
-from lcm.data.order import Plan
+from lcm.data.loader import Batches, MicroBatch, RowReader, split
+from lcm.data.order import Position, RowOrder
 from lcm.data.shards import Encoded, shard_name, write_shard
-from lcm.data.steps import Position, Share
 
 DIM, SLOTS, ROWS = 1024, 128, 8
 SIZES = {"S": (8, 500), "M": (32, 1000)}
@@ -63,46 +61,36 @@ def made_up(first: int, lengths: list[int], pool: np.ndarray) -> Iterator[Encode
 
 
 def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
-    plan = plan_of(shards)
-    reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
-    epoch = plan.first_rows(sys.maxsize, multiple=ROWS)
-    return Batches(reader, epoch.shares(rank=0, world_size=1, micro_batches=epoch.size // ROWS), workers)
+    return batches_of(order_of(shards), 1, workers)
 
 
 def one_of_many(shards: list[Shard], ranks: int, workers: int) -> Callable[[], Iterator[Batch]]:
-    """What the first of `ranks` processes does in an epoch that is `ranks` times as long: as much as one alone."""
+    """What the first of `ranks` ranks does in an epoch that is `ranks` times as long: as much as one rank alone."""
     shards = shards * ranks
-    told = plan_of(shards)
-    told.count(np.arange(len(told.rows_in)))
-    reader = RowReader([shard.path for shard in shards], dim=DIM, slots=SLOTS, seed=1)
+    counted = order_of(shards).rows_in
 
     def read() -> Iterator[Batch]:
-        plan = plan_of(shards)
-        plan.count(np.arange(0, len(plan.rows_in), ranks))
-        plan.rows_in[:] = told.rows_in
-        return iter(Batches(reader, FirstOf(plan, ranks), workers))
+        order = order_of(shards)
+        order.count(range(0, order.bundles, ranks))
+        order.rows_in = counted
+        return iter(batches_of(order, ranks, workers))
 
     return read
 
 
-def plan_of(shards: list[Shard]) -> Plan:
-    return Plan(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
+def order_of(shards: list[Shard]) -> RowOrder:
+    return RowOrder(shards, slots=SLOTS, group=16, seed=1, predicts_first=True)
 
 
-@dataclass(frozen=True)
-class FirstOf:
-    """Its shares of an epoch, planned while they are read, as in training."""
+def batches_of(order: RowOrder, ranks: int, workers: int) -> Batches:
+    """Those of the first rank in an epoch, dealt while they are read, as in training."""
 
-    plan: Plan
-    ranks: int
+    def deal() -> Iterator[MicroBatch]:
+        for step in takewhile(lambda step: step.epoch == 0, order.steps(Position(), ranks * ROWS)):
+            yield from split(list(order.rows(0, step.share(0, ranks))), 1)
 
-    def __iter__(self) -> Iterator[Share]:
-        for step in takewhile(lambda step: step.after.epoch == 0, self.plan.steps(Position(), self.ranks * ROWS)):
-            yield from step.shares(rank=0, world_size=self.ranks, micro_batches=1, targets_of_all=False)
-
-    def __len__(self) -> int:
-        """At least: the plan is only known when it is made."""
-        return sum(shard.concepts for shard in self.plan.shards) // (SLOTS * ROWS * self.ranks)
+    reader = RowReader([shard.path for shard in order.shards], dim=DIM, slots=SLOTS, seed=1)
+    return Batches(reader, deal, -(-len(order) // (ranks * ROWS)), workers)
 
 
 def plain_webdataset(shards: list[Shard]) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""How much of its rows a plan leaves empty, and how fast it is made, beside the plainest packing there is.
+"""How much of the rows stays empty, and how fast their order is made, beside the plainest packing there is.
 
     python benchmarks/packing.py --documents 480000
 
@@ -13,54 +13,51 @@ import json
 import time
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 
-from lcm.data.dataset import PreparedData
-from lcm.data.order import Plan, ShardIndex
-from lcm.data.steps import Position
+from lcm.data import CONCEPTS
+from lcm.data.dataset import PreparedData, Shard
+from lcm.data.manifest import ShardRecord
+from lcm.data.order import Position, RowOrder
 
 ROWS = 8
 LONGEST = 4000
 
 
 @dataclass(frozen=True)
-class MadeUp:
+class MadeUp(Shard):
     """A shard that is nothing but an index."""
 
-    name: str
     index: np.ndarray
-
-    @property
-    def documents(self) -> int:
-        return len(self.index)
-
-    @property
-    def concepts(self) -> int:
-        return int(self.index[:, 1].sum())
 
     def load(self) -> np.ndarray:
         return self.index
 
 
-def made_up(kind: str, documents: int, per_shard: int) -> list[ShardIndex]:
+def made_up(kind: str, documents: int, per_shard: int) -> list[Shard]:
     rng = np.random.default_rng(0)
     if kind == "uniform":
         lengths = rng.integers(4, 65, documents)
     else:
         lengths = np.clip(np.exp(rng.normal(np.log(18), 1, documents)), 1, LONGEST).astype(np.int64)
-    shards: list[ShardIndex] = []
+    shards: list[Shard] = []
     for first in range(0, documents, per_shard):
         some = lengths[first : first + per_shard]
-        shards.append(MadeUp(f"{len(shards)}", np.stack([some.cumsum() - some, some, np.zeros_like(some)], axis=1)))
+        record = ShardRecord(
+            name=f"{len(shards)}", documents=len(some), pairs=0, concepts=int(some.sum()), bytes=0, sha256=""
+        )
+        index = np.stack([some.cumsum() - some, some, np.zeros_like(some)], axis=1)
+        shards.append(MadeUp(Path(), record, index))
     return shards
 
 
-def plain_rows(shards: list[ShardIndex], slots: int) -> int:
+def plain_rows(shards: list[Shard], slots: int) -> int:
     """How many rows there are where the next document that does not fit begins a new one."""
     rows, free = 0, 0
     for shard in shards:
-        for length in shard.load()[:, 1].tolist():
+        for length in shard.load()[:, CONCEPTS].tolist():
             for piece in [*[slots] * (length // slots), *([length % slots] if length % slots else [])]:
                 if piece > free:
                     rows, free = rows + 1, slots
@@ -68,14 +65,12 @@ def plain_rows(shards: list[ShardIndex], slots: int) -> int:
     return rows
 
 
-def planned(shards: list[ShardIndex], slots: int) -> tuple[int, float, float]:
-    """The rows of an epoch, and the seconds in which a single process counts and makes them."""
-    plan, started = Plan(shards, slots=slots, group=16, seed=1, predicts_first=True), time.process_time()
-    plan.count(np.arange(len(plan.rows_in)))
-    rows, counted = 0, time.process_time()
-    for step in takewhile(lambda step: step.parts[0].group.epoch == 0, plan.steps(Position(), ROWS)):
-        (share,) = step.shares(rank=0, world_size=1, micro_batches=1)
-        rows += sum(len(row.spans) > 0 for row in share.rows)
+def ordered(shards: list[Shard], slots: int) -> tuple[int, float, float]:
+    """The number of rows in an epoch, and the seconds in which a single process counts and makes them."""
+    order, started = RowOrder(shards, slots=slots, group=16, seed=1, predicts_first=True), time.process_time()
+    rows, counted = len(order), time.process_time()
+    for step in takewhile(lambda step: step.epoch == 0, order.steps(Position(), ROWS)):
+        list(order.rows(0, step.rows))
     return rows, counted - started, time.process_time() - counted
 
 
@@ -91,7 +86,7 @@ def main() -> None:
         sets = {args.data: list(PreparedData([args.data]).shards("train"))}
     for name, shards in sets.items():
         concepts = sum(shard.concepts for shard in shards)
-        rows, *seconds = planned(shards, args.slots)
+        rows, *seconds = ordered(shards, args.slots)
         full = [100 * concepts / (count * args.slots) for count in (rows, plain_rows(shards, args.slots))]
         result = {
             "name": f"packing {name}",

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lcm.codec import load_codec
-from lcm.data import SPLITS, Encoded, Manifest, load_index, open_dataset, read_documents, read_sample
+from lcm.data import CONCEPTS, SPLITS, Encoded, Manifest, load_index, open_dataset, read_documents, read_sample
 from lcm.errors import UserError, run_command
 
 SENTENCE_SAMPLE = 2000
@@ -26,7 +26,7 @@ SENTENCE_SAMPLE = 2000
 
 def document_lengths(folder: Path, manifest: Manifest, split: str) -> NDArray[np.int64]:
     """Concepts of every document; from the indexes alone."""
-    indexes = [load_index(folder / shard.name)[:, 1] for shard in manifest.shards(split)]
+    indexes = [load_index(folder / shard.name)[:, CONCEPTS] for shard in manifest.shards(split)]
     return np.concatenate([np.empty(0, np.int64), *indexes])
 
 

@@ -23,8 +23,7 @@ class Batch:
     pos:          place of the concept inside its document: 0, 1, 2, …; 0 where the slot is empty
     is_target:    whether the concept's loss is wanted: a fact of the data, position 0 included
     row:          what seeds each row's randomness: a function of (seed, epoch, number of the row in the plan) alone
-    step_targets: targets of the whole optimizer step, over all ranks and micro-batches; where several processes train,
-                  those of this rank until `ConceptData.advance()` has added up all
+    step_targets: targets of the whole optimizer step on this rank, over all of its micro-batches
     """
 
     emb: Float[Tensor, "B S D"]

@@ -58,15 +58,15 @@ def spoiled(rank, step, how):
 
 
 def read_slowly(rank, step):
-    original = ConceptData.training_shares
+    original = ConceptData.micro_batches
 
-    def training_shares(self):
-        for number, share in enumerate(original(self)):
+    def micro_batches(self):
+        for number, micro_batch in enumerate(original(self)):
             if (self.rank, number) == (rank, step):
                 time.sleep(600)
-            yield share
+            yield micro_batch
 
-    return training_shares
+    return micro_batches
 
 
 def full(checkpoint, path):
@@ -119,7 +119,7 @@ class Run:
                 path = Path(f"{self.config.run.dir}.{os.environ['LOCAL_RANK']}")
                 patch.setattr(LCMModule, "configure_model", measured(LCMModule.configure_model, path))
             if self.spoils is not None and self.spoils[2] == "reading":
-                patch.setattr(ConceptData, "training_shares", read_slowly(*self.spoils[:2]))
+                patch.setattr(ConceptData, "micro_batches", read_slowly(*self.spoils[:2]))
             elif self.spoils is not None and self.spoils[2] == "resume":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
                     patch.setattr(lcm.training.run, "resume_from", lambda config: None)

@@ -8,7 +8,6 @@ from made_up_data import a_config, documents_in, some_documents
 from lcm.batch import Batch
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
-from lcm.data.steps import Position
 
 DOCUMENTS = some_documents(60)
 
@@ -17,11 +16,6 @@ def opened(config: Config, rank: int = 0, world_size: int = 1, predicts_first: b
     data = ConceptData(config, predicts_first, rank=rank, world_size=world_size)
     data.setup()
     return data
-
-
-def rows_of(data: ConceptData) -> int:
-    """Of one epoch."""
-    return sum(1 for _ in data.plan.rows(Position()))
 
 
 def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:

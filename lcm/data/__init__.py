@@ -23,9 +23,12 @@ from lcm.data.manifest import (
     ShardRecord,
     open_dataset,
 )
+from lcm.data.order import Position
 from lcm.data.remote import Unreachable, is_url, local
 from lcm.data.shard_cache import ShardCache
 from lcm.data.shards import (
+    CONCEPTS,
+    SOURCE,
     Encoded,
     index_path,
     load_index,
@@ -36,14 +39,15 @@ from lcm.data.shards import (
     write_shard,
 )
 from lcm.data.statistics import SAMPLE, fit, fit_normalizer, sample_vectors
-from lcm.data.steps import Position
 
 if TYPE_CHECKING:
     from lcm.data.datamodule import ConceptData
 
 __all__ = [
+    "CONCEPTS",
     "MANIFEST",
     "SAMPLE",
+    "SOURCE",
     "SPLITS",
     "UNFINISHED",
     "CodecInfo",

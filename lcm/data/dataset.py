@@ -14,11 +14,10 @@ from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
 from lcm.config import CodecRecord
-from lcm.data.loader import OpenFile
 from lcm.data.manifest import Manifest, ShardRecord, open_dataset
 from lcm.data.remote import Unreachable, is_url
 from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import load_index, read_document
+from lcm.data.shards import OpenFile, load_index, read_vectors, totals
 from lcm.errors import UserError
 
 Place = Path | str
@@ -46,8 +45,8 @@ class Shard:
         """Raises UserError where there is no such file."""
         return OpenFile(self.path)
 
-    def here(self) -> Path:
-        """Its path, at which it can be read right now."""
+    def fetch(self) -> Path:
+        """The path, where the shard and its index are on this machine now. Raises as `open`."""
         return self.path
 
     @property
@@ -65,17 +64,17 @@ class Shard:
     def load(self) -> Int[np.ndarray, "N 3"]:
         """The index. Raises UserError where it does not fit the manifest: documents would silently be left out."""
         index = load_index(self.path)
-        if (len(index), index[:, 1].sum()) != (self.documents, self.concepts):
+        documents, _, concepts = totals(index)
+        if (documents, concepts) != (self.documents, self.concepts):
             raise UserError(
-                f"{self.path}: the index lists {len(index)} documents with {index[:, 1].sum()} concepts, the manifest "
+                f"{self.path}: the index lists {documents} documents with {concepts} concepts, the manifest "
                 f"{self.documents} with {self.concepts}; 'lcm verify {self.place}' says what is broken"
             )
         return index
 
     def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
         """The vectors that begin at this byte."""
-        path = self.here()
-        return read_document(path.parent, path.name, offset, concepts, dim)
+        return read_vectors(self.fetch(), offset, concepts, dim)
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ class RemoteShard(Shard):
         descriptor = self.cache.open(self.url, self.record, wait)
         return None if descriptor is None else OpenFile(self.path, descriptor)
 
-    def here(self) -> Path:
-        return self.cache.here(self.url, self.record)
+    def fetch(self) -> Path:
+        return self.cache.fetch(self.url, self.record)
 
     def load(self) -> Int[np.ndarray, "N 3"]:
         self.cache.index(self.url, self.record)
@@ -176,7 +175,7 @@ class PreparedData:
             try:
                 offset, concepts, _ = shard.load()[0].tolist()
                 dim = manifest.codec.dim
-                vector = shard.read(offset + (concepts - 1) * dim * 2, 1, dim)[0].copy()
+                vector = shard.read(offset + (concepts - 1) * dim * 2, 1, dim)[0]
             except Unreachable:
                 if not skip_dead or shard is shards[-1]:
                     raise

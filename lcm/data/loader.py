@@ -1,15 +1,14 @@
-"""Rows of the plan become batches: vectors go from the shard files straight into the batch's memory.
+"""Rows become batches: vectors go from the shard files straight into the batch's memory.
 
 Shapes.  B rows · S slots · D concept width · Q spans
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,88 +16,61 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lcm.batch import PAD, Batch
+from lcm.data.order import Row
 from lcm.data.packing import SPAN
-from lcm.data.steps import Share
-from lcm.errors import UserError
+from lcm.data.shards import OpenFile
 from lcm.seeds import row_seed
 
 OPEN_FILES = 128
 """Shards that are kept open: well above a group, well below what a process may open."""
 
 
-class OpenFile:
-    """A file that stays open as long as anybody refers to it."""
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows that one rank trains at a time.
 
-    def __init__(self, path: Path, descriptor: int | None = None) -> None:
-        """descriptor: of the file, where it is open already. Raises UserError where it cannot be opened."""
-        self.path = path
-        if descriptor is not None:
-            self.descriptor = descriptor
-            return
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(
-                f"{path}: {error.strerror}, but the manifest names it; 'lcm verify {path.parent}' says what is broken"
-            ) from error
+    targets: those of the rank's whole step, over all of its micro-batches
+    files:   the open shards, by number; if None, the reader opens them itself
+    """
 
-    def fill(self, memory: memoryview, offset: int) -> None:
-        """Read as many bytes as there is memory for. Raises UserError where the file ends too early."""
-        while (got := os.preadv(self.descriptor, (memory,), offset)) < len(memory):
-            memory, offset = memory[got:], offset + got
-            if not got:
-                raise UserError(
-                    f"{self.path} ends at byte {offset}, {len(memory)} bytes too early: the shard is truncated; "
-                    f"'lcm verify {self.path.parent}' says what is broken, 'lcm prepare' writes it again"
-                )
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+    rows: Sequence[Row]
+    targets: int
+    files: Mapping[int, OpenFile] | None = None
 
 
-Files = Callable[[int], OpenFile]
-"""The open file of a shard, by the plan's number."""
+def split(rows: Sequence[Row], count: int, files: Mapping[int, OpenFile] | None = None) -> list[MicroBatch]:
+    """A rank's rows of a step in `count` equal micro-batches of neighbours."""
+    size, remainder = divmod(len(rows), count)
+    assert not remainder, "every micro-batch gets as many rows"
+    targets = sum(row.targets for row in rows)
+    return [MicroBatch(rows[i : i + size], targets, files) for i in range(0, len(rows), size)]
 
 
 class RowReader:
-    """Reads the rows of a share; several threads may do so at once, because all they share is open files."""
+    """Reads micro-batches. Several threads may do so at once, because they share nothing but open files."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        dim: int,
-        slots: int,
-        seed: int,
-        files: Callable[[Share], Files] | None = None,
-    ) -> None:
-        """paths: of the shards, by the plan's numbers. seed: the plan's.
-
-        files: says what to read a share from, where files are not opened by their paths
-        """
+    def __init__(self, paths: Sequence[Path], *, dim: int, slots: int, seed: int) -> None:
+        """paths: of the shards, by number. seed: of the order of rows."""
         self.dim = dim
         self.slots = slots
         self.seed = seed
-        opened = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
-        self.files: Callable[[Share], Files] = files or (lambda share: opened)
-        """What a share is read from; asked in the order of the shares, when they are dealt."""
+        self._open = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
 
-    def read(self, share: Share, files: Files | None = None) -> Batch:
-        """Raises UserError, naming the shard, where one is missing or too short."""
-        files = files or self.files(share)
-        rows = share.rows
-        spans = np.frombuffer(b"".join(row.spans.tobytes() for row in rows), SPAN)  # 40 times quicker than concatenate
+    def read(self, micro_batch: MicroBatch) -> Batch:
+        """Raises UserError, naming the shard, if one is missing or too short."""
+        rows, files = micro_batch.rows, micro_batch.files
+        spans = np.frombuffer(b"".join(row.spans.tobytes() for row in rows), SPAN)  # 40 times faster than concatenate
         row = np.repeat(np.arange(len(rows)), [len(r.spans) for r in rows])
         start = row * self.slots + spans["slot"]
         doc, pos, is_target = layout(spans, start, len(rows) * self.slots)
+        vectors = self._vectors(spans, start, doc == PAD, self._open if files is None else files.__getitem__)
         return Batch(
-            emb=self._vectors(spans, start, doc == PAD, files).view(len(rows), self.slots, self.dim),
+            emb=vectors.view(len(rows), self.slots, self.dim),
             doc=torch.from_numpy(doc).view(len(rows), self.slots),
             pos=torch.from_numpy(pos).view(len(rows), self.slots),
             is_target=torch.from_numpy(is_target).view(len(rows), self.slots),
             row=torch.tensor([row_seed(self.seed, r.epoch, r.number) for r in rows]),
-            step_targets=torch.tensor(share.targets),
+            step_targets=torch.tensor(micro_batch.targets),
         )
 
     def _vectors(
@@ -106,7 +78,7 @@ class RowReader:
         spans: Shaped[np.ndarray, " Q"],
         start: Int[np.ndarray, " Q"],
         empty: Bool[np.ndarray, " BS"],
-        files: Files,
+        opened: Callable[[int], OpenFile],
     ) -> Float[Tensor, "BS D"]:
         """Every byte is written exactly once: by the kernel, or as a zero."""
         emb = np.empty((len(empty), self.dim), dtype=np.float16)
@@ -115,14 +87,14 @@ class RowReader:
         offset = spans["offset"] + spans["first"].astype(np.int64) * width
         columns = (spans["shard"], offset, start * width, (start + spans["count"]) * width)
         for shard, place, begin, end in zip(*(column.tolist() for column in columns), strict=True):
-            files(shard).fill(memory[begin:end], place)
+            opened(shard).fill(memory[begin:end], place)
         return torch.from_numpy(emb)
 
 
 def layout(
     spans: Shaped[np.ndarray, " Q"], start: Int[np.ndarray, " Q"], slots: int
 ) -> tuple[Int[np.ndarray, " BS"], Int[np.ndarray, " BS"], Bool[np.ndarray, " BS"]]:
-    """`doc`, `pos` and `is_target` of all slots, from spans that start at these slots."""
+    """`doc`, `pos` and `is_target` of all slots, for spans that start at the slots `start`."""
     count = spans["count"]
     inside = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
     slot = np.repeat(start, count) + inside
@@ -135,48 +107,42 @@ def layout(
     return doc, pos, is_target
 
 
-@runtime_checkable
-class Shares(Protocol):
-    """Whatever says what to read next: a list, or the training stream."""
-
-    def __iter__(self) -> Iterator[Share]: ...
-    def __len__(self) -> int: ...
-
-
 class Batches:
-    """The batches of these shares, in their order, read ahead by `workers` threads; 0 reads on demand.
+    """The batches of a stream of micro-batches, in order, read ahead by `workers` threads; 0 reads on demand.
 
-    Threads, because nearly all the work is the kernel's copying, which no lock of Python holds up: a batch that comes
-    from another process is copied once more, and through shared memory, of which containers often have too little.
+    Threads, because nearly all of the work is copying in the kernel, outside Python's lock. Worker processes would copy
+    each batch once more, through shared memory, of which containers often have too little.
     """
 
-    def __init__(self, reader: RowReader, shares: Shares, workers: int) -> None:
+    def __init__(self, reader: RowReader, deal: Callable[[], Iterable[MicroBatch]], length: int, workers: int) -> None:
+        """deal: starts the stream, anew for each iteration. length: of the whole run, for Lightning."""
         self.reader = reader
-        self.shares = shares
+        self.deal = deal
+        self.length = length
         self.workers = workers
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return self.length
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers:
-            yield from map(self._read, self.shares)
+            yield from map(self._read, self.deal())
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="reader") as pool:
             ahead: deque[Future[Batch]] = deque()
-            for share in self.shares:
-                ahead.append(pool.submit(self._read, share, self.reader.files(share)))
+            for micro_batch in self.deal():
+                ahead.append(pool.submit(self._read, micro_batch))
                 if len(ahead) > 2 * self.workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
 
-    def _read(self, share: Share, files: Files | None = None) -> Batch:
-        batch = self.reader.read(share, files)
+    def _read(self, micro_batch: MicroBatch) -> Batch:
+        batch = self.reader.read(micro_batch)
         return batch.pin_memory() if torch.cuda.is_available() else batch
 
     def state_dict(self) -> dict[str, int]:
-        """Empty: ConceptData knows where training stands. Without it Lightning warns that no loader could resume."""
+        """Empty: ConceptData knows the position. Without this method Lightning warns that no loader can resume."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

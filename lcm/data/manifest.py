@@ -119,7 +119,7 @@ class Manifest(Record):
     def save(self, folder: str | Path, scratch: Path | None = None) -> None:
         """Write `folder`/manifest.json, all at once."""
         with atomic(Path(folder) / MANIFEST, scratch=scratch) as file:
-            file.write(readable(self.model_dump(mode="json")).encode("utf-8"))
+            file.write(indented(self.model_dump(mode="json")).encode("utf-8"))
 
 
 def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
@@ -160,7 +160,7 @@ def _text_of(folder: str | Path, retries: int) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def readable(values: Any) -> str:
+def indented(values: Any) -> str:
     """JSON to look at: indented, but every list of numbers on one line."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     return re.sub(r"\[\n\s+(-?\d[^\[\]{}\"]*?)\n\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"

@@ -1,186 +1,242 @@
-"""The order of training: which documents make which row, and which rows make which step; no vector is ever read.
+"""The order of training: which documents make a row, and which rows make a step. No vector is read here.
 
-    plan = Plan(shards, slots=128, group=16, seed=1, predicts_first=False)
-    for step in plan.steps(Position(epoch=0, row=4096), rows_per_step=512): ...
+    order = RowOrder(shards, slots=128, group=16, seed=1, predicts_first=False)
+    for step in order.steps(Position(epoch=0, row=4096), rows=512):
+        mine = order.rows(step.epoch, step.share(rank=3, world_size=8))
 
-The order of rows depends on (seed, epoch) and the data alone. How many ranks, workers and micro-batches share a step
-only decides where the next step begins, and may change at any step.
+    shard     a file of documents
+    bundle    a shard, or several small ones: its documents are permuted, cut to `slots` concepts, and packed into rows
+    group     several bundles, of at most `group` shards together: their rows are permuted
+    row       `slots` concepts, made of spans; an epoch numbers its rows bundle after bundle
+    step      the next rows of the permuted order, as an array of their numbers
+    position  the epoch, and how many of its rows are trained
+
+The order is a function of (seed, epoch) and the data. The numbers of ranks, workers and micro-batches only decide how
+many rows a step takes and who reads them; they may change at any step. Each rank computes the order by itself: once
+the rows of every bundle are counted, it reads the indexes of those bundles alone that its own rows come from.
+
+Shapes.  R rows · N documents of a bundle · U bundles · Q spans
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import Protocol, runtime_checkable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
-from lcm.data.packing import PackedRows, pack, row_count
-from lcm.data.steps import Group, Part, Position, Row, Step, in_steps
+from lcm.data.dataset import Shard
+from lcm.data.packing import SPAN, PackedRows, pack, row_count
 
-ORDER = 3
-"""Goes up whenever the same data, settings and seed make other rows: a run then goes on with the next epoch."""
+VERSION = 3
+"""Incremented whenever the same data, settings and seed make other rows: a resumed run then begins the next epoch."""
 
 SHARDS, DOCUMENTS, ROWS, BUNDLES = range(4)
-"""What is permuted: each kind draws from a stream of its own."""
+"""What is permuted. Each kind draws from a random stream of its own."""
 
 BUNDLE_ROWS = 128
-"""So many rows are packed together, on average, where a group has as many: of few, the one that is not full tells."""
+"""Rows of a bundle to aim for. In a small bundle the one partly empty row is a noticeable waste."""
 
 
-@runtime_checkable
-class ShardIndex(Protocol):
-    """What the plan asks of a shard: the manifest's numbers, and its index when its rows are wanted."""
+@dataclass(frozen=True)
+class Position:
+    """How far training is: all ranks together have trained `row` rows of data epoch `epoch`."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def documents(self) -> int: ...
-    @property
-    def concepts(self) -> int: ...
-
-    def load(self) -> Int[np.ndarray, "N 3"]:
-        """Byte offset of the vectors, number of concepts, and source_length of every document."""
-        ...
+    epoch: int = 0
+    row: int = 0
 
 
-Begin = Callable[[int, int, Sequence[int], Sequence[int]], Collection[int]]
-"""Called when a group's turn comes, with its epoch, its number, its shards, and those of the group that follows it.
-Returns which of its shards are not to be had: their documents are left out of the rows."""
+class Row(NamedTuple):
+    """One row: its number in the epoch, its spans (lcm.data.packing.SPAN), and the number of targets in them."""
+
+    epoch: int
+    number: int
+    spans: Shaped[np.ndarray, " Q"]
+    targets: int
 
 
-class Plan:
-    """Every document exactly once an epoch, in an order that any process can compute for itself.
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimizer step, over all ranks and micro-batches.
 
-    A bundle is a shard, or a few that are small: its documents are permuted, cut to `slots` concepts and packed, the
-    longest first. Bundles are permuted and taken so many at a time that they are at most `group` shards;
-    the rows of such a group are permuted.
-
-    rows_in: rows of each bundle, -1 where they are not counted yet. They are the same in every epoch.
+    rows:   their numbers in ascending order; a number past the epoch's last row stands for an empty row
+    groups: the groups that they come from
+    after:  the position once the step is trained
     """
 
-    def __init__(
-        self,
-        shards: Sequence[ShardIndex],
-        *,
-        slots: int,
-        group: int,
-        seed: int,
-        predicts_first: bool,
-    ) -> None:
+    epoch: int
+    rows: Int[np.ndarray, " R"]
+    groups: range
+    after: Position
+
+    def share(self, rank: int, world_size: int) -> Int[np.ndarray, " r"]:
+        """The rows of one rank: neighbours, which come from few shards."""
+        each, remainder = divmod(len(self.rows), world_size)
+        assert not remainder, "every rank gets as many rows"
+        return self.rows[rank * each : (rank + 1) * each]
+
+
+class _Epoch(NamedTuple):
+    """One epoch's order of bundles, and its row numbers.
+
+    bundles: the bundles in their order
+    rows:    the number of the first row of each, and the number of all rows
+    groups:  the number of the first row of each group, and the number of all rows
+    """
+
+    bundles: list[int]
+    rows: Int[np.ndarray, " _"]
+    groups: list[int]
+
+
+class RowOrder:
+    """Every document exactly once an epoch, in an order that every rank computes by itself.
+
+    Bundles are of the same shards in every epoch; their order, and that of the documents in each, changes.
+    """
+
+    def __init__(self, shards: Sequence[Shard], *, slots: int, group: int, seed: int, predicts_first: bool) -> None:
+        """shards: each with a document at least. predicts_first: the first concept of a document counts as a target."""
         concepts = sum(shard.concepts for shard in shards)
-        assert concepts, "a plan needs a document"
+        assert concepts, "there is nothing to order"
         self.shards = shards
         self.slots = slots
         self.group = group
         self.seed = seed
         self.predicts_first = predicts_first
-        self._per_group = group // min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
-        self._size = group // self._per_group
-        self._mixed = self._order(len(shards), 0, BUNDLES, 0)
-        self.rows_in = np.full(-(-len(shards) // self._size), -1, dtype=np.int32)
-        self._turns = lru_cache(2)(lambda epoch: self._order(len(self.rows_in), epoch, SHARDS, 0))
+        self._bundles_per_group = group // min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
+        self._shards_per_bundle = group // self._bundles_per_group
+        self._mixed = self._permutation(len(shards), 0, BUNDLES, 0)
+        # Enough for a step of two epochs, or of two groups.
+        self._turns = lru_cache(2)(lambda epoch: self._permutation(self.bundles, epoch, SHARDS, 0).tolist())
+        self._epoch = lru_cache(2)(self._number_rows)
+        self._shuffled = lru_cache(2)(self._shuffle)
+        self._packed = lru_cache(2 * self._bundles_per_group)(self._pack)
 
     @property
     def fingerprint(self) -> int:
-        """Of all that the order depends on: a position means nothing in a plan with another fingerprint."""
-        settings = [ORDER, self.slots, self.group, self.seed]
+        """A hash of everything that the order depends on: a position holds in an order of the same fingerprint only."""
+        settings = [VERSION, self.slots, self.group, self.seed]
         shards = [(shard.name, shard.documents, shard.concepts) for shard in self.shards]
         return int(hashlib.sha256(repr((settings, shards)).encode()).hexdigest()[:15], 16)
 
-    def steps(self, start: Position, rows_per_step: int, begin: Begin | None = None) -> Iterator[Step]:
-        """Steps without end, epoch after epoch. An epoch's short last step is filled with empty rows.
+    # ---- bundles and groups ----
 
-        A step of which `begin` has left nothing is left out itself: it would only let the optimizer drift.
-        """
-        while True:
-            for parts in in_steps(self._parts(start, begin), rows_per_step):
-                if not (step := Step(parts, rows_per_step)).is_empty:
-                    yield step
-            start = Position(epoch=start.epoch + 1)
-
-    def first_rows(self, count: int, multiple: int, begin: Begin | None = None) -> Step:
-        """The first `count` rows of epoch 0 as a single step, filled up to a multiple of `multiple` rows."""
-        parts = next(in_steps(self._parts(Position(), begin), count))
-        return Step(parts, -(-sum(map(len, parts)) // multiple) * multiple)
-
-    def rows(self, start: Position, begin: Begin | None = None) -> Iterator[Row]:
-        """The rows from `start` to the end of its epoch, in the order in which they are trained."""
-        for part in self._parts(start, begin):
-            yield from part.group.rows(part.numbers)
-
-    def count(self, bundles: Int[np.ndarray, " u"]) -> None:
-        """Fill in `rows_in` for these bundles, of which only the lengths of documents are read."""
-        for bundle in bundles[self.rows_in[bundles] < 0].tolist():
-            index, _ = self._index(bundle)
-            self.rows_in[bundle] = row_count(index, self.slots)
-
-    def _parts(self, start: Position, begin: Begin | None) -> Iterator[Part]:
-        """`rows`, a group at a time."""
-        epoch, first = start.epoch, start.group_row
-        assert first <= start.row, "the group of a position starts before it"
-        for number in range(start.group, self.groups):
-            dead: Collection[int] = ()
-            if begin:
-                dead = begin(epoch, number, self.members(epoch, number), self._following(epoch, number))
-            group = self._group(epoch, number, first, dead)
-            yield Part(group, min(max(0, start.row - first), len(group)), len(group))
-            first += len(group)
+    @property
+    def bundles(self) -> int:
+        """The number of bundles."""
+        return -(-len(self.shards) // self._shards_per_bundle)
 
     @property
     def groups(self) -> int:
-        """Of an epoch."""
-        return -(-len(self.rows_in) // self._per_group)
+        """The number of groups in an epoch."""
+        return -(-self.bundles // self._bundles_per_group)
 
-    def members(self, epoch: int, group: int) -> list[int]:
-        """The shards of a group, by their numbers."""
-        bundles = self._bundles_of(epoch, group).tolist()
-        return np.concatenate([self._shards_of(bundle) for bundle in bundles]).tolist()
+    def shards_of(self, epoch: int, group: int) -> list[int]:
+        """The numbers of the shards of one group."""
+        first = group * self._bundles_per_group
+        bundles = self._turns(epoch)[first : first + self._bundles_per_group]
+        return np.concatenate([self._members(bundle) for bundle in bundles]).tolist()
 
-    def _following(self, epoch: int, group: int) -> list[int]:
-        return self.members(epoch, group + 1) if group + 1 < self.groups else self.members(epoch + 1, 0)
+    def _members(self, bundle: int) -> Int[np.ndarray, " n"]:
+        return self._mixed[bundle * self._shards_per_bundle : (bundle + 1) * self._shards_per_bundle]
 
-    def _bundles_of(self, epoch: int, group: int) -> Int[np.ndarray, " u"]:
-        return self._turns(epoch)[group * self._per_group : (group + 1) * self._per_group]
+    # ---- counting ----
 
-    def _shards_of(self, bundle: int) -> Int[np.ndarray, " n"]:
-        return self._mixed[bundle * self._size : (bundle + 1) * self._size]
+    @cached_property
+    def rows_in(self) -> Int[np.ndarray, " U"]:
+        """The number of rows of each bundle, the same in every epoch. Ranks may count a part each, and assign it."""
+        return self.count(range(self.bundles))
 
-    def _group(self, epoch: int, number: int, first: int, dead: Collection[int]) -> Group:
-        bundles = self._bundles_of(epoch, number)
-        self.count(bundles)
-        bounds = [0, *self.rows_in[bundles].cumsum().tolist()]
-        permute = partial(self._order, epoch=epoch, what=ROWS, group=number)
-        make = partial(self._packed, epoch, bundles.tolist(), dead)
-        lacking = {
-            place
-            for place, b in enumerate(bundles.tolist())
-            if dead and not set(dead).isdisjoint(self._shards_of(b).tolist())
-        }
-        return Group(epoch, number, first, bounds, permute, make, frozenset(lacking))
+    def count(self, bundles: Sequence[int]) -> Int[np.ndarray, " u"]:
+        """The number of rows of each of these bundles, from the lengths of their documents."""
+        return np.array([row_count(self._index(bundle)[0], self.slots) for bundle in bundles], dtype=np.int64)
 
-    def _packed(self, epoch: int, bundles: Sequence[int], dead: Collection[int], place: int) -> PackedRows:
-        """Only here and in `count` are indexes opened, and dropped once the bundle is packed."""
-        bundle = bundles[place]
+    def __len__(self) -> int:
+        """The number of rows in an epoch."""
+        return self._epoch(0).groups[-1]
+
+    def _number_rows(self, epoch: int) -> _Epoch:
+        bundles = self._turns(epoch)
+        rows = np.append(0, self.rows_in[bundles].cumsum())
+        return _Epoch(bundles, rows, [*rows[: -1 : self._bundles_per_group].tolist(), int(rows[-1])])
+
+    # ---- steps ----
+
+    def steps(self, start: Position, rows: int) -> Iterator[Step]:
+        """Steps of `rows` rows without end, epoch after epoch. An epoch's last step is filled up with empty rows."""
+        while True:
+            if start.row >= len(self):
+                start = Position(start.epoch + 1)
+            step = self.step(start, rows, multiple=rows)
+            yield step
+            start = step.after
+
+    def step(self, start: Position, rows: int, multiple: int) -> Step:
+        """The next `rows` rows of an epoch, or all that are left; with empty rows up to a multiple of `multiple`."""
+        bounds = self._epoch(start.epoch).groups
+        total, begin, end = bounds[-1], start.row, min(start.row + rows, bounds[-1])
+        groups = range(bisect_right(bounds, begin) - 1, bisect_left(bounds, end))
+        numbers = []
+        for group in groups:
+            lower, upper = bounds[group], bounds[group + 1]
+            if begin <= lower and upper <= end:  # the whole group: no permutation is needed
+                numbers.append(np.arange(lower, upper))
+            else:
+                order = self._shuffled(start.epoch, group, upper - lower)
+                numbers.append(lower + np.sort(order[max(begin - lower, 0) : end - lower]))
+        missing = -(end - begin) % multiple
+        if missing:
+            numbers.append(np.arange(total, total + missing))
+        after = Position(start.epoch + 1) if missing else Position(start.epoch, end)
+        return Step(start.epoch, np.concatenate(numbers), groups, after)
+
+    def rows(self, epoch: int, numbers: Int[np.ndarray, " R"], dead: Set[int] = frozenset()) -> Iterator[Row]:
+        """The rows with these numbers, in this order. The slots of documents in `dead` shards are empty.
+
+        Nothing else moves, and no row changes its number: a position means the same with and without these shards.
+        """
+        bundles, bounds, _ = self._epoch(epoch)
+        places = bounds.searchsorted(numbers, side="right") - 1
+        within = numbers - bounds[places]
+        for number, place, row in zip(numbers.tolist(), places.tolist(), within.tolist(), strict=True):
+            if place == len(bundles):
+                yield Row(epoch, number, np.empty(0, SPAN), 0)
+                continue
+            bundle = bundles[place]
+            lost = frozenset(dead & set(self._members(bundle).tolist())) if dead else frozenset()
+            yield Row(epoch, number, *self._packed(epoch, bundle, lost).row(row))
+
+    def _pack(self, epoch: int, bundle: int, dead: frozenset[int]) -> PackedRows:
+        """The rows of a bundle. Its indexes are read here and in `count` alone, and not kept."""
         index, shard = self._index(bundle)
-        order = self._order(len(index), epoch, DOCUMENTS, bundle)
+        order = self._permutation(len(index), epoch, DOCUMENTS, bundle)
         packed = pack(index.take(order, axis=0), shard[order], self.slots, self.predicts_first)
-        assert len(packed) == self.rows_in[bundle], "every process counts the same rows"
+        assert len(packed) == self.rows_in[bundle], "every rank counts the same rows"
         return packed.without(dead) if dead else packed
 
     def _index(self, bundle: int) -> tuple[Int[np.ndarray, "N 3"], Int[np.ndarray, " N"]]:
-        """Of the documents of a bundle, and the shard of each."""
-        members = self._shards_of(bundle)
+        """The index of a bundle's documents, and the shard of each."""
+        members = self._members(bundle)
         indexes = [self.shards[member].load() for member in members]
         return np.concatenate(indexes), np.repeat(members, [len(index) for index in indexes])
 
-    def _order(self, count: int, epoch: int, what: int, group: int) -> Int[np.ndarray, " n"]:
-        """A permutation that is a function of its key alone.
+    # ---- randomness ----
 
-        Sorted raw bits, because the stream of numpy's own `permutation` may change between versions: 32 of them, by
-        halves, which is five times quicker. What is equal in all of them stays in order.
+    def _shuffle(self, epoch: int, group: int, rows: int) -> Int[np.ndarray, " R"]:
+        """The order in which the rows of a group are trained, by their places in it."""
+        return self._permutation(rows, epoch, ROWS, group)
+
+    def _permutation(self, count: int, epoch: int, what: int, number: int) -> Int[np.ndarray, " n"]:
+        """A permutation of `count` things that is a function of (seed, epoch, what, number).
+
+        It sorts raw bits, because numpy's own `permutation` may change between versions: 32 bits in two halves, which
+        is five times faster than at once. Ties stay in order.
         """
-        key = np.random.SeedSequence(self.seed, spawn_key=(epoch, what, group))
+        key = np.random.SeedSequence(self.seed, spawn_key=(epoch, what, number))
         bits = np.random.PCG64(key).random_raw(count)
         low, high = bits.astype(np.uint16), (bits >> np.uint64(16)).astype(np.uint16)
         order = np.argsort(low, kind="stable")

@@ -11,8 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-OFFSET, CONCEPTS, SOURCE = range(3)
-"""Columns of a shard's index: byte offset of a document's vectors, how many they are, how many of them are prompt."""
+from lcm.data.shards import CONCEPTS, SOURCE
 
 SPAN = np.dtype(
     [
@@ -62,7 +61,7 @@ class PackedRows:
         return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
 
 
-def shortened(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, " N"]:
+def loses_prompt(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, " N"]:
     """Which documents are pairs that lose some of their prompt, so that the whole answer fits into a row."""
     concepts, source = index[:, CONCEPTS], index[:, SOURCE]
     answer = concepts - source + 1  # with the concept that announces it
@@ -71,14 +70,14 @@ def shortened(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, " N
 
 def row_count(index: Int[np.ndarray, "N 3"], slots: int) -> int:
     """How many rows `pack` makes of these documents, whatever their order."""
-    one_row = shortened(index, slots)
+    one_row = loses_prompt(index, slots)
     concepts = index[~one_row, CONCEPTS]
     how_many = np.bincount(concepts % slots, minlength=slots + 1)
     how_many[slots] = (concepts // slots).sum() + one_row.sum()
     return _fits(how_many.tolist(), slots)[1]
 
 
-def cut(
+def cut_documents(
     index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
 ) -> tuple[Shaped[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
     """The spans of every document, and the piece that each belongs to; `slot` and `doc` are still to be set.
@@ -88,7 +87,7 @@ def cut(
     alone is too long, the pair is cut like any other document.
     """
     offset, concepts, source = index.T
-    one_row, answer = shortened(index, slots), concepts - source + 1
+    one_row, answer = loses_prompt(index, slots), concepts - source + 1
 
     pieces = np.where(one_row, 1, -(-concepts // slots))
     owner = np.repeat(np.arange(len(index)), pieces)
@@ -171,7 +170,7 @@ def _sorted(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int, predicts_first: bool) -> PackedRows:
     """Cut the documents, and pack the pieces into rows of `slots` concepts; equal ones in the order given."""
-    spans, piece = cut(index, shard, slots)
+    spans, piece = cut_documents(index, shard, slots)
     lengths = np.bincount(piece, weights=spans["count"]).astype(np.int64)
     row = best_fit(lengths, slots)[piece]
     order = _sorted(row)  # of two spans that are one piece, and so a row of their own, the first comes first

@@ -1,27 +1,44 @@
-"""Having what is elsewhere here: whether there is room for it, all indexes, the shards of a group."""
+"""Shards behind a URL: fetched a group ahead of training, kept open while their rows are read, the dead ones left out.
 
+Data on local disks needs none of this: lcm.data.loader opens a shard when a row needs it.
+"""
+
+import itertools
+import json
+import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from lcm.data.dataset import RemoteShard, Shard
-from lcm.data.loader import OpenFile
+from lcm.data.order import RowOrder, Step
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache, gigabytes
-from lcm.data.shards import index_path
+from lcm.data.shards import OpenFile, index_path
 from lcm.errors import UserError
 
-AT_ONCE = 4
+SHARD_THREADS = 4
 """Shards that a process fetches at the same time."""
-INDEXES_AT_ONCE = 8
+INDEX_THREADS = 8
 """Indexes that a process fetches at the same time."""
 MOST_OPEN = 400
-"""Of the 1,024 files that a process may usually have open, for a group and the one before it."""
+"""Largest group: a process may usually have 1,024 files open, and this one has a group and the one before it open."""
+
+_POLL = 0.02
+"""Seconds between two looks at whether the other ranks have published."""
+
+_T = TypeVar("_T")
+_exchanges = itertools.count()
+"""Numbers the exchanges of this process. Every rank makes as many, in the same order."""
 
 
 def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
-    """Raises UserError where the cache cannot hold two groups of training shards and one to validate on."""
+    """Raises UserError if the cache cannot hold two groups of training shards and one of validation shards."""
     needed = _largest(to_train, 2 * group) + _largest(held_out, group)
     if needed > cache.most:
         raise UserError(
@@ -33,80 +50,190 @@ def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int
 
 
 def _largest(shards: Sequence[Shard], count: int) -> int:
-    """Bytes of so many of those that are elsewhere."""
+    """The bytes of the `count` largest remote shards."""
     return sum(sorted((s.record.bytes for s in shards if isinstance(s, RemoteShard)), reverse=True)[:count])
 
 
 def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
-    """Have the indexes of these shards here.
+    """Fetch the indexes that are not in the cache.
 
-    Raises UserError for one that cannot be had, whatever data.skip_dead says: how documents make rows, and so what a
-    position means, follows from all indexes.
-    """
-    missing = deque(shard for shard in shards if not index_path(shard.path).is_file())
-    errors: list[Exception] = []
-
-    def work() -> None:
-        while missing and not errors:
-            with suppress(IndexError):  # another thread took the last one
-                shard = missing.popleft()
-                try:
-                    shard.cache.index(shard.url, shard.record)
-                except Exception as error:
-                    errors.append(error)
-
-    threads = [threading.Thread(target=work, daemon=True, name="lcm-index") for _ in range(INDEXES_AT_ONCE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors and isinstance(errors[0], Unreachable):
-        raise UserError(
-            f"{errors[0]}; without every index the rows are not known, so data.skip_dead is of no help here"
-        )
-    if errors:
-        raise errors[0]
-
-
-class Fetch:
-    """Shards that a few threads open, fetching them where they are elsewhere, those first that nobody else fetches.
-
-    opened, lost: by number, those that are open (keeps) and those that could not be had; broken: what else went wrong
+    Raises UserError for one that cannot be fetched, whatever data.skip_dead says: the rows, and so the meaning of a
+    position, follow from all indexes.
     """
 
-    def __init__(self, shards: Sequence[tuple[int, Shard]], keeps: bool = True) -> None:
-        self.opened: dict[int, OpenFile] = {}
-        self.lost: dict[int, Unreachable] = {}
-        self.broken: Exception | None = None
-        self._todo, self._busy = deque(shards), deque[tuple[int, Shard]]()
-        self._keeps = keeps
-        # Daemons, for which a process that ends does not wait: a shard may take minutes.
-        self._threads = [threading.Thread(target=self._work, daemon=True, name="lcm-fetch") for _ in shards[:AT_ONCE]]
+    def index_of(shard: RemoteShard, wait: bool) -> bool:
+        try:
+            shard.cache.index(shard.url, shard.record)
+        except Unreachable as error:
+            raise UserError(
+                f"{error}; without every index the rows are not known, so data.skip_dead does not apply to indexes"
+            ) from error
+        return True
+
+    missing = [shard for shard in shards if not index_path(shard.path).is_file()]
+    tasks = {number: partial(index_of, shard) for number, shard in enumerate(missing)}
+    if error := Fetch(tasks, INDEX_THREADS).wait().error:
+        raise error
+
+
+class Fetch(Generic[_T]):
+    """Tasks that a few threads are doing.
+
+    The threads are daemons, because a shard may take minutes: a process that ends would wait for those of
+    concurrent.futures.
+
+    done:        the result of each task, by its key
+    unreachable: the tasks that ended in this error
+    error:       any other error; no further task is begun after it
+    """
+
+    def __init__(self, tasks: Mapping[int, Callable[[bool], _T | None]], threads: int) -> None:
+        """tasks: each is called with False; if it then returns None, because it would have to wait for another
+        process, it is called with True when no other task is left to begin."""
+        self.done: dict[int, _T] = {}
+        self.unreachable: dict[int, Unreachable] = {}
+        self.error: Exception | None = None
+        self._todo = deque((key, task, False) for key, task in tasks.items())
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, name="lcm-fetch") for _ in range(min(threads, len(tasks)))
+        ]
         for thread in self._threads:
             thread.start()
 
-    def wait(self) -> "Fetch":
+    def wait(self) -> "Fetch[_T]":
+        """Wait until all tasks are done."""
         for thread in self._threads:
             thread.join()
         return self
 
     def _work(self) -> None:
-        while self.broken is None:
+        while not self.error:
             try:
-                waits = not self._todo
-                number, shard = (self._busy if waits else self._todo).popleft()
+                key, task, wait = self._todo.popleft()
             except IndexError:
-                if waits:
-                    return
-                continue  # another thread took the last one
+                return
             try:
-                file = shard.open(wait=waits)
+                result = task(wait)
             except Unreachable as error:
-                self.lost[number] = error
+                self.unreachable[key] = error
             except Exception as error:
-                self.broken = error
+                self.error = error
             else:
-                if file is None:
-                    self._busy.append((number, shard))
-                elif self._keeps:
-                    self.opened[number] = file
+                if result is None:
+                    self._todo.append((key, task, True))
+                else:
+                    self.done[key] = result
+
+
+def _is_fetched(shard: Shard, wait: bool) -> bool | None:
+    """Open a shard, which fetches it, and close it again: the newest shards in the cache are not removed."""
+    return None if shard.open(wait) is None else True
+
+
+class OpenShards(NamedTuple):
+    """The shards of one or more groups: open files by number, and the numbers of those that could not be fetched."""
+
+    files: dict[int, OpenFile]
+    dead: frozenset[int]
+
+
+class Prefetcher:
+    """Opens the shards of the groups that a step comes from, and fetches those of the group that follows.
+
+    skipped: dead shards so far, each counted once an epoch
+    """
+
+    def __init__(
+        self, order: RowOrder, rank: int, world_size: int, *, skip_dead: bool = False, ahead: bool = True
+    ) -> None:
+        """ahead: whether to fetch the group that follows; of no use where a single step is read."""
+        self.order = order
+        self.rank, self.world_size = rank, world_size
+        self.skip_dead = skip_dead
+        self.skipped = 0
+        self._groups: dict[tuple[int, int], OpenShards] = {}
+        self._ahead: Fetch[bool] | None = None
+        self._fetches_ahead = ahead
+        self._last_was_dead = False
+        self._reported: set[int] = set()
+
+    def open(self, step: Step) -> OpenShards:
+        """The open shards of a step's groups; files of earlier groups close when nothing reads them any more.
+
+        Raises UserError, without skip_dead, for a shard that cannot be fetched; with it, if two groups in a row are
+        dead altogether: then no shard is to blame.
+
+        Every rank calls this in its main thread between the same two batches, because all of them read equally far
+        ahead; collective operations of earlier batches are under way on all ranks by then.
+        """
+        wanted = [(step.epoch, group) for group in step.groups]
+        self._groups = {key: opened for key, opened in self._groups.items() if key in wanted}
+        for epoch, group in wanted:
+            if (epoch, group) not in self._groups:
+                self._groups[epoch, group] = self._begin(epoch, group)
+        files = {number: file for opened in self._groups.values() for number, file in opened.files.items()}
+        return OpenShards(files, frozenset[int]().union(*(opened.dead for opened in self._groups.values())))
+
+    def _begin(self, epoch: int, group: int) -> OpenShards:
+        shards = self.order.shards_of(epoch, group)
+        if self._ahead:
+            self._ahead.wait()
+        fetch = Fetch(
+            {number: self.order.shards[number].open for number in self._rotated(shards)}, SHARD_THREADS
+        ).wait()
+        if fetch.error:
+            raise fetch.error
+        reasons = {number: str(error) for number, error in fetch.unreachable.items()}
+        if reasons and not self.skip_dead:
+            line = next(iter(reasons.values()))
+            raise UserError(
+                f"{line}; data.skip_dead=true trains without such shards, and data.retries tries more often"
+            )
+        if self.skip_dead and self.world_size > 1:
+            name = f"{next(_exchanges)}/{epoch}/{group}"
+            reasons = exchange(_get_default_store(), self.rank, self.world_size, reasons, name)
+        self._report(shards, reasons)
+        if self._fetches_ahead:
+            following = (epoch, group + 1) if group + 1 < self.order.groups else (epoch + 1, 0)
+            numbers = self._rotated(self.order.shards_of(*following))
+            tasks = {number: partial(_is_fetched, self.order.shards[number]) for number in numbers}
+            self._ahead = Fetch(tasks, SHARD_THREADS)
+        files = {number: file for number, file in fetch.done.items() if number not in reasons}
+        return OpenShards(files, frozenset(reasons))
+
+    def _rotated(self, shards: list[int]) -> list[int]:
+        """The shards, from another one on for each rank: ranks of one machine share the fetching."""
+        first = self.rank * len(shards) // self.world_size
+        return shards[first:] + shards[:first]
+
+    def _report(self, shards: Sequence[int], reasons: dict[int, str]) -> None:
+        """Count the dead shards of a group, and name each once. Raises UserError after a second dead group."""
+        self.skipped += len(reasons)
+        for number in sorted(reasons.keys() - self._reported):
+            self._reported.add(number)
+            if self.rank == 0:
+                print(
+                    f"{reasons[number]}; left out (data.skip_dead=true), and tried again in the next epoch: "
+                    f"{len(self._reported)} of {len(self.order.shards)} shards by now",
+                    file=sys.stderr,
+                )
+        is_dead = len(reasons) == len(shards)
+        if is_dead and self._last_was_dead:
+            raise UserError(
+                f"{next(iter(reasons.values()))}; no shard of two groups in a row could be fetched: the same command "
+                "resumes from the last checkpoint when the data can be reached again"
+            )
+        self._last_was_dead = is_dead
+
+
+def exchange(store: Store, rank: int, world_size: int, reasons: dict[int, str], name: str) -> dict[int, str]:
+    """The dead shards of all ranks, each with a reason. Every rank publishes its own before it waits for the others.
+
+    name: of this exchange, the same on all ranks, and never used before in this store
+    """
+    store = PrefixStore(f"lcm/dead/{name}", store)
+    store.set(str(rank), json.dumps(reasons))
+    ranks = [str(other) for other in range(world_size)]
+    while not store.check(ranks):  # Store.wait would keep this connection, which lcm.training.watchdog uses, too
+        time.sleep(_POLL)
+    return {int(number): line for other in ranks for number, line in json.loads(store.get(other)).items()}

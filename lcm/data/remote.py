@@ -1,7 +1,7 @@
 """Files elsewhere, fetched whole through fsspec: again and again, until their bytes are right or there is no hope.
 
     text = read("s3://bucket/data/manifest.json", retries=5, made_of=bytes.decode)
-    fetch("https://host/data/train-000000.tar", Path("part"), size, sha256, retries=5)
+    download("https://host/data/train-000000.tar", Path("part"), size, sha256, retries=5)
 
 Credentials and options are the backend's own: fsspec takes them from the environment.
 """
@@ -69,7 +69,7 @@ def read(url: str, retries: int, made_of: Callable[[bytes], _T]) -> _T:
     return _persistently(url, retries, attempt)
 
 
-def fetch(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
+def download(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
     """A file of `size` bytes into `target`, safe from a power cut. Raises Unreachable; OSError for a full disk."""
 
     def attempt() -> None:

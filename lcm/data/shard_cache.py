@@ -26,8 +26,8 @@ import numpy as np
 
 from lcm.config import CACHE_GB, RETRIES
 from lcm.data.manifest import ShardRecord
-from lcm.data.remote import Unreachable, WrongBytes, fetch, read, within
-from lcm.data.shards import build_index, index_path
+from lcm.data.remote import Unreachable, WrongBytes, download, read, within
+from lcm.data.shards import build_index, index_path, totals
 from lcm.errors import UserError
 from lcm.files import atomic, cache_folder, lock
 
@@ -97,7 +97,7 @@ class ShardCache:
                 os.utime(descriptor)
         return descriptor
 
-    def here(self, url: str, record: ShardRecord) -> Path:
+    def fetch(self, url: str, record: ShardRecord) -> Path:
         """A shard that can be read at this path right now, with its index beside it; for short. Raises as `open`."""
         self.index(url, record)
         descriptor = self.open(url, record)
@@ -114,7 +114,7 @@ class ShardCache:
         try:
             with self._disk_errors():
                 self._set_aside(part, record)
-                fetch(within(url, record.name), part, record.bytes, record.sha256, self.retries)
+                download(within(url, record.name), part, record.bytes, record.sha256, self.retries)
                 descriptor = os.open(part, os.O_RDONLY)  # before it may have to make room for others
                 os.utime(descriptor)
                 os.fsync(descriptor)
@@ -132,7 +132,7 @@ class ShardCache:
         def index_of(data: bytes) -> np.ndarray:
             with suppress(ValueError, EOFError, IndexError):
                 index = np.load(io.BytesIO(data), allow_pickle=False)
-                if (len(index), index[:, 1].sum()) == (record.documents, record.concepts):
+                if totals(index) == (record.documents, record.pairs, record.concepts):
                     return index
             raise WrongBytes("not the index of this shard")
 

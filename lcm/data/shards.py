@@ -29,6 +29,9 @@ KEY = "{:09d}"
 
 FIELDS = ("id", "sentences", "title", "source", "lang", "source_length")
 """Of <key>.json, in this order."""
+OFFSET, CONCEPTS, SOURCE = range(3)
+"""Columns of an index: the byte at which a document's vectors start, their number, and how many of them are prompt."""
+
 _NPY_HEADER = 128
 """Bytes before the numbers of a two-dimensional .npy; `_npy` makes sure of it."""
 
@@ -80,14 +83,20 @@ def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None =
             )
     index = build_index(path)
     _write_index(path, index, scratch)
+    count, pairs, concepts = totals(index)
     return ShardRecord(
         name=path.name,
-        documents=len(index),
-        pairs=int((index[:, 2] > 0).sum()),
-        concepts=int(index[:, 1].sum()),
+        documents=count,
+        pairs=pairs,
+        concepts=concepts,
         bytes=path.stat().st_size,
         sha256=sha256(path),
     )
+
+
+def totals(index: Int64[np.ndarray, "N 3"]) -> tuple[int, int, int]:
+    """The numbers of documents, pairs and concepts that an index lists."""
+    return len(index), int((index[:, SOURCE] > 0).sum()), int(index[:, CONCEPTS].sum())
 
 
 def _card(document: Encoded) -> bytes:
@@ -146,18 +155,42 @@ def _write_index(tar_path: Path, index: Int64[np.ndarray, "N 3"], scratch: Path 
         np.save(file, index)
 
 
-def read_document(folder: str | Path, shard: str, offset: int, n: int, dim: int) -> Float16[np.ndarray, "n D"]:
-    """The vectors of one document, by its row of the index. Reads these bytes and no others."""
-    path = Path(folder) / shard
-    wanted = n * dim * 2
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        data = os.pread(handle, wanted, offset)
-    finally:
-        os.close(handle)
-    if len(data) != wanted:
-        raise UserError(f"{path}: truncated; run lcm verify {folder}")
-    return np.frombuffer(data, np.float16).reshape(n, dim)
+class OpenFile:
+    """A file that is closed when nothing refers to it any more."""
+
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        """descriptor: of the file, if it is open already. Raises UserError if it cannot be opened."""
+        self.path = path
+        if descriptor is not None:
+            self.descriptor = descriptor
+            return
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"{path}: {error.strerror}, but the manifest names it; 'lcm verify {path.parent}' says what is broken"
+            ) from error
+
+    def fill(self, memory: memoryview, offset: int) -> None:
+        """Fill the memory with the bytes from `offset` on. Raises UserError if the file ends too early."""
+        while (got := os.preadv(self.descriptor, (memory,), offset)) < len(memory):
+            memory, offset = memory[got:], offset + got
+            if not got:
+                raise UserError(
+                    f"{self.path}: truncated: it ends at byte {offset:,}, {len(memory):,} bytes too early; "
+                    f"'lcm verify {self.path.parent}' says what is broken, 'lcm prepare' writes it again"
+                )
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def read_vectors(path: Path, offset: int, n: int, dim: int) -> Float16[np.ndarray, "n D"]:
+    """The n vectors of a shard that start at byte `offset`. Reads no other bytes. Raises UserError as OpenFile."""
+    vectors = np.empty((n, dim), np.float16)
+    OpenFile(path).fill(vectors.data.cast("B"), offset)
+    return vectors
 
 
 def read_shard(tar_path: Path) -> Iterator[Encoded]:
@@ -178,7 +211,7 @@ def read_sample(tar_path: Path, i: int) -> Encoded:
     index = load_index(tar_path)
     start = 0
     if i > 0:  # samples follow each other, each file in whole blocks
-        offset, n, _ = index[i - 1].tolist()
+        offset, n, _ = index[i - 1].tolist()  # of the document before it
         with tar_path.open("rb") as file:
             _, dim = _npy_shape(os.pread(file.fileno(), _NPY_HEADER, offset - _NPY_HEADER))
         start = -(-(offset + n * dim * 2) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 
 from lcm.data.manifest import SPLITS, NormalizerInfo, ShardRecord
-from lcm.data.shards import load_index, read_document
+from lcm.data.shards import load_index, read_vectors
 
 QUARTILES = (0.25, 0.75)
 """Quantiles in [0, 1]. The reference hands them to an API that takes percentages and so fits the extreme tail."""
@@ -38,7 +38,7 @@ def sample_vectors(
             sentences = [i for i in range(n - 1) if i != source_length - 1]
             chosen = sentences[-seen % stride :: stride]
             if chosen:
-                sample[taken : taken + len(chosen)] = read_document(folder, shard.name, offset, n, dim)[chosen]
+                sample[taken : taken + len(chosen)] = read_vectors(folder / shard.name, offset, n, dim)[chosen]
             seen += len(sentences)
             taken += len(chosen)
     assert taken == len(sample), "shards hold what their records say"

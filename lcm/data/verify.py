@@ -14,7 +14,7 @@ import numpy as np
 from lcm.data.manifest import SPLITS, Manifest, ShardRecord, open_dataset
 from lcm.data.remote import Unreachable, is_url
 from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import Encoded, build_index, index_path, read_shard
+from lcm.data.shards import Encoded, build_index, index_path, read_shard, totals
 from lcm.errors import UserError
 from lcm.files import sha256
 
@@ -59,7 +59,7 @@ def _found(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[Shar
         cache = ShardCache(scratch, most=max((shard.bytes for shard in shards), default=0))
         for shard in shards:
             try:
-                yield shard, cache.here(str(folder), shard)
+                yield shard, cache.fetch(str(folder), shard)
             except Unreachable as error:
                 yield shard, error
 
@@ -76,7 +76,7 @@ def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[st
         yield "corrupt: its sha256 is not the recorded one"
     try:
         index = build_index(path)
-        counts = (len(index), int((index[:, 2] > 0).sum()), int(index[:, 1].sum()))
+        counts = totals(index)
         recorded = (shard.documents, shard.pairs, shard.concepts)
         if counts != recorded:
             yield f"holds {counts} documents, pairs and concepts, expected {recorded}"

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.data import Encoded, RemoteShard, Shard, ShardCache, open_dataset, read_sample, shards_at
+from lcm.data import CONCEPTS, SOURCE, Encoded, RemoteShard, Shard, ShardCache, open_dataset, read_sample, shards_at
 from lcm.errors import UserError, existing_file
 from lcm.inference import LCM
 from lcm.prepare import Columns, Document, Refused, Sources
@@ -113,7 +113,7 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
     picked = _draw(len(places), limit, seed)
     examples = EvaluationSet(rows=len(places), split=chosen)
-    examples.drawn = [_example(read_sample(places[i][0].here(), places[i][1])) for i in picked]
+    examples.drawn = [_example(read_sample(places[i][0].fetch(), places[i][1])) for i in picked]
     return examples
 
 
@@ -176,8 +176,8 @@ def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
 
 def answer_lengths(shards: Sequence[Shard]) -> list[int]:
     """Number of sentences of each pair's summary, from the indexes alone."""
-    indexes = [index[index[:, 2] > 0] for index in (shard.load() for shard in _spread(shards))]
-    return [int(n) for index in indexes for n in index[:, 1] - index[:, 2] - 1]
+    indexes = [index[index[:, SOURCE] > 0] for index in (shard.load() for shard in _spread(shards))]
+    return [int(n) for index in indexes for n in index[:, CONCEPTS] - index[:, SOURCE] - 1]
 
 
 def _spread(shards: Sequence[Shard]) -> Sequence[Shard]:

@@ -56,7 +56,7 @@ class Bank:
             if codec not in (None, made.fingerprint):
                 raise UserError(f"bank {folder}: made by codec '{made.name}' ({made.fingerprint}), expected {codec}")
             shards = shards_at(folder, manifest.shards(split), ShardCache())
-            for document in (document for shard in shards for document in read_shard(shard.here())):
+            for document in (document for shard in shards for document in read_shard(shard.fetch())):
                 new = []
                 for place, sentence in enumerate(document.sentences):
                     if sentence not in seen:

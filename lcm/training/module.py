@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from lcm import __version__
@@ -43,7 +43,7 @@ class LCMModule(L.LightningModule):
         self.model = model
         self._fill = fill
         self.reported: dict[str, float] = {}
-        self._step_loss = torch.zeros(())
+        self._step_targets = self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
         self._skipped = torch.zeros(())
         self._in_a_row = torch.zeros(())
@@ -100,17 +100,27 @@ class LCMModule(L.LightningModule):
         torch.manual_seed(derive_seed(self.config.run.seed, step, micro_batch, self.global_rank))  # for dropout
         # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
+        if micro_batch == 0:
+            self._step_targets = self._over_all_ranks(batch.step_targets)
 
         try:
             with self._autocast():
                 total = self.model(batch).per_target.sum()
         except torch.OutOfMemoryError as error:
             total = self._without_memory(error)
-        loss = total * self.trainer.world_size / batch.step_targets.clamp(min=1)
+        loss = total * self.trainer.world_size / self._step_targets.clamp(min=1)
         done = loss.detach()
         self._step_loss = done if micro_batch == 0 else self._step_loss + done
         self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
         return loss * divisor(self.trainer.strategy, accumulate)
+
+    def _over_all_ranks(self, targets: Tensor) -> Tensor:
+        """The sum, on the device. Lightning's own `reduce` would put a barrier before it."""
+        if self.trainer.world_size == 1 or not (distributed.is_available() and distributed.is_initialized()):
+            return targets
+        total = targets.clone()
+        distributed.all_reduce(total)
+        return total
 
     def _without_memory(self, error: torch.OutOfMemoryError) -> Tensor:
         """NaN for every parameter, so that all processes meet as they would have, and leave the step out.

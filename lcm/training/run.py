@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lcm.config import Config
-from lcm.data import ConceptData, Position
+from lcm.data import ConceptData
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.settings import from_command_line
@@ -215,7 +216,7 @@ def check(config: Config) -> None:
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
     parameters = count_parameters(config)
-    targets = sum(row.targets for row in data.plan.rows(Position()))
+    targets = sum(row.targets for row in data.order.rows(0, np.arange(len(data.order))))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
     print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
     processes = processes_of(config)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from made_up_data import DIM, END, a_config, documents_in, some_documents, write_data
-from reading import DOCUMENTS, as_rows, opened, rows_of, steps_of, trained
+from reading import DOCUMENTS, as_rows, opened, steps_of, trained
 
 from lcm.batch import PAD, Batch
 from lcm.config import Config
+from lcm.data.order import Position
 from lcm.data.shards import load_index
-from lcm.data.steps import Position
 
 EMPTY = torch.full((16,), PAD).numpy().tobytes()
 """`doc` of an empty row."""
@@ -27,20 +27,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_document_is_trained_exactly_once_an_epoch(folder, seed):
     config = a_config(folder, run__seed=seed, data__rows=1)
     data = opened(config)
-    found = [d for batch in trained(data, rows_of(data)) for d in documents_in(batch)]
+    found = [d for batch in trained(data, len(data.order)) for d in documents_in(batch)]
     expected = [
         (0, number, [*range(n - 1), -1], [i >= source for i in range(n)])
         for number, (n, source) in enumerate(DOCUMENTS)
     ]
     assert sorted(found) == expected
     assert data.position.epoch == 0
-    assert data.position.row == rows_of(data)
+    assert data.position.row == len(data.order)
 
 
 def test_long_documents_and_pairs_arrive_cut(tmp_path):
     """11 concepts; a pair with 7 of prompt and 3 of answer; one whose answer of 6 leaves no room for its suffix."""
     data = opened(a_config(write_data(tmp_path / "data", [(11, 0), (10, 7), (9, 3)]), data__slots=6, data__rows=1))
-    batches = trained(data, rows_of(data))
+    batches = trained(data, len(data.order))
     found = sorted((concepts, targets) for batch in batches for _, _, concepts, targets in documents_in(batch))
     yes, no = True, False
     assert found == [
@@ -58,7 +58,7 @@ def test_long_documents_and_pairs_arrive_cut(tmp_path):
 def test_several_folders_are_mixed(tmp_path, folder):
     other = write_data(tmp_path / "other", some_documents(20, seed=5), mark=3)
     data = opened(a_config(folder, other, data__rows=1, data__group=16))
-    found = [d for batch in trained(data, rows_of(data)) for d in documents_in(batch)]
+    found = [d for batch in trained(data, len(data.order)) for d in documents_in(batch)]
     assert sorted((mark, number) for mark, number, *_ in found) == [(0, i) for i in range(60)] + [
         (3, i) for i in range(20)
     ]
@@ -86,13 +86,18 @@ def test_no_two_rows_share_a_seed_and_another_run_has_others(folder):
     assert len(set(seeds + others)) == 2 * 2 * 60
 
 
+def known_targets(batches: list[Batch], predicts_first: bool) -> int:
+    return sum(int(batch.targets(predicts_first).sum()) for batch in batches)
+
+
 @pytest.mark.parametrize("predicts_first", [True, False])
-def test_counts_known_beforehand_are_those_of_the_batches(folder, predicts_first):
+def test_each_rank_knows_the_targets_of_its_step_beforehand(folder, predicts_first):
     config = a_config(folder, trainer__accumulate=2, trainer__max_steps=25)
     ranks = [trained(opened(config, rank, 2, predicts_first)) for rank in range(2)]
-    for step in range(25):
-        batches = [b for batches in ranks for b in batches[2 * step : 2 * step + 2]]
-        assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(predicts_first).sum()) for b in batches)}
+    for micro_batches in ranks:
+        for step in range(25):
+            batches = micro_batches[2 * step : 2 * step + 2]
+            assert {int(b.step_targets) for b in batches} == {known_targets(batches, predicts_first)}
 
 
 @pytest.mark.parametrize("steps", [1, 4, 13])
@@ -157,7 +162,7 @@ def test_empty_rows_hold_nothing(folder):
     data = opened(a_config(folder, data__rows=64))
     batch = next(iter(data.train_dataloader()))
     empty = (batch.doc == PAD).all(1)
-    assert int(empty.sum()) == 64 - rows_of(data)
+    assert int(empty.sum()) == 64 - len(data.order)
     assert not batch.is_target[empty].any()
     assert not batch.emb[batch.doc == PAD].any()
     assert not batch.pos[batch.doc == PAD].any()
@@ -220,9 +225,8 @@ def test_validation_reads_the_same_rows_whatever_the_seed_and_the_ranks(folder):
 
 @pytest.mark.parametrize("predicts_first", [True, False])
 def test_a_validation_pass_knows_its_targets(folder, predicts_first):
-    ranks = validated(a_config(folder, data__rows=3), 2, predicts_first)
-    batches = [b for rank in ranks for b in rank]
-    assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(predicts_first).sum()) for b in batches)}
+    for batches in validated(a_config(folder, data__rows=3), 2, predicts_first):
+        assert {int(b.step_targets) for b in batches} == {known_targets(batches, predicts_first)}
 
 
 def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path, capsys):

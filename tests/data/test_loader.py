@@ -10,10 +10,10 @@ from made_up_data import DIM, END, write_data
 
 import lcm.data.loader
 from lcm.batch import PAD
-from lcm.data.loader import Batches, RowReader
+from lcm.data.loader import Batches, MicroBatch, RowReader, split
+from lcm.data.order import Row
 from lcm.data.packing import SPAN
 from lcm.data.shards import load_index
-from lcm.data.steps import Row, Share
 from lcm.seeds import row_seed
 
 
@@ -21,14 +21,18 @@ def a_span(offset: int, *, first=0, count=1, slot=0, doc=0, pos=0, prompt=0, sha
     return np.array([(shard, offset, first, count, slot, doc, pos, prompt)], SPAN)
 
 
-def a_share(*rows: list[np.ndarray]) -> Share:
-    return Share(
-        tuple(
-            Row(2, 5 + i, 0, spans=np.concatenate([np.empty(0, SPAN), *spans]), targets=0)
-            for i, spans in enumerate(rows)
-        ),
-        targets=11,
-    )
+def a_micro_batch(*rows: list[np.ndarray]) -> MicroBatch:
+    found = [Row(2, 5 + i, np.concatenate([np.empty(0, SPAN), *spans]), 0) for i, spans in enumerate(rows)]
+    return MicroBatch(found, targets=11)
+
+
+def test_micro_batches_are_equal_and_know_the_targets_of_the_whole_step():
+    rows = [Row(0, i, np.empty(0, SPAN), targets=i) for i in range(8)]
+    for count in (1, 2, 8):
+        found = split(rows, count)
+        assert [row for micro_batch in found for row in micro_batch.rows] == rows
+        assert {len(micro_batch.rows) for micro_batch in found} == {8 // count}
+        assert {micro_batch.targets for micro_batch in found} == {28}
 
 
 def test_a_batch_worked_out_by_hand(tmp_path):
@@ -36,7 +40,7 @@ def test_a_batch_worked_out_by_hand(tmp_path):
     folder = write_data(tmp_path / "data", [(3, 0), (9, 6), (10, 0)])
     tar = folder / "train-000000.tar"
     whole, pair, long = load_index(tar)[:, 0].tolist()
-    share = a_share(
+    micro_batch = a_micro_batch(
         [
             a_span(whole, count=3),
             a_span(pair, first=0, count=1, slot=3, doc=1, prompt=1),
@@ -45,7 +49,7 @@ def test_a_batch_worked_out_by_hand(tmp_path):
         [a_span(long, first=6, count=3)],
         [],
     )
-    batch = RowReader([tar], dim=DIM, slots=8, seed=4).read(share)
+    batch = RowReader([tar], dim=DIM, slots=8, seed=4).read(micro_batch)
 
     assert batch.doc.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0] + [PAD] * 5, [PAD] * 8]
     assert batch.pos.tolist() == [[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 2, 0, 0, 0, 0, 0], [0] * 8]
@@ -72,11 +76,11 @@ def test_seeds_are_the_same_everywhere_and_differ_between_rows_epochs_and_runs()
 def test_a_file_system_that_answers_in_pieces_is_read_to_the_end(tmp_path, monkeypatch):
     folder = write_data(tmp_path / "data", [(9, 0)])
     tar = folder / "train-000000.tar"
-    share = a_share([a_span(int(load_index(tar)[0, 0]), count=9)])
-    whole = RowReader([tar], dim=DIM, slots=9, seed=0).read(share)
+    micro_batch = a_micro_batch([a_span(int(load_index(tar)[0, 0]), count=9)])
+    whole = RowReader([tar], dim=DIM, slots=9, seed=0).read(micro_batch)
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda file, memory, offset: preadv(file, [memory[0][:7]], offset))
-    assert torch.equal(RowReader([tar], dim=DIM, slots=9, seed=0).read(share).emb, whole.emb)
+    assert torch.equal(RowReader([tar], dim=DIM, slots=9, seed=0).read(micro_batch).emb, whole.emb)
 
 
 def test_few_files_stay_open_and_all_are_closed_in_the_end(tmp_path, monkeypatch):
@@ -87,7 +91,7 @@ def test_few_files_stay_open_and_all_are_closed_in_the_end(tmp_path, monkeypatch
     before = psutil.Process().num_fds()
     reader = RowReader(tars, dim=DIM, slots=4, seed=0)
     for number in [*range(6), 2, *range(6)]:
-        batch = reader.read(a_share([a_span(offset, count=2, shard=number)]))
+        batch = reader.read(a_micro_batch([a_span(offset, count=2, shard=number)]))
         assert batch.emb[0, :2, 1:3].tolist() == [[number, 0], [number, 1]]
         assert psutil.Process().num_fds() <= before + 3
     del reader
@@ -101,27 +105,25 @@ def test_a_file_that_is_being_read_outlives_its_eviction(tmp_path, monkeypatch):
     tars = sorted(folder.glob("train-*.tar"))
     offset = int(load_index(tars[0])[0, 0])
     reader = RowReader(tars, dim=DIM, slots=8, seed=0)
-    shares = [a_share([a_span(offset, count=8, shard=i % 8)]) for i in range(400)]
-    for i, batch in enumerate(Batches(reader, shares, workers=8)):
+    stream = [a_micro_batch([a_span(offset, count=8, shard=i % 8)]) for i in range(400)]
+    for i, batch in enumerate(Batches(reader, lambda: stream, len(stream), workers=8)):
         assert batch.emb[0, :, 1].tolist() == [i % 8] * 8
 
 
 def test_reading_ahead_is_bounded_and_ends_with_the_loop(tmp_path):
     folder = write_data(tmp_path / "data", [(3, 0)])
     tar = folder / "train-000000.tar"
-    asked = []
+    dealt = []
 
-    class Counted(list):
-        def __iter__(self):
-            for share in super().__iter__():
-                asked.append(share)
-                yield share
+    def deal():
+        for number in range(100):
+            dealt.append(number)
+            yield a_micro_batch([a_span(int(load_index(tar)[0, 0]), count=3)])
 
-    share = a_share([a_span(int(load_index(tar)[0, 0]), count=3)])
     threads = threading.active_count()
-    batches = iter(Batches(RowReader([tar], dim=DIM, slots=4, seed=0), Counted([share] * 100), workers=2))
+    batches = iter(Batches(RowReader([tar], dim=DIM, slots=4, seed=0), deal, 100, workers=2))
     next(batches)
-    assert len(asked) == 5
+    assert len(dealt) == 5
     assert threading.active_count() <= threads + 2
     del batches
     assert threading.active_count() == threads

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcm.data.packing import best_fit, cut, pack, row_count
+from lcm.data.packing import best_fit, cut_documents, pack, row_count
 
 
 def an_index(*documents: tuple[int, int]) -> np.ndarray:
@@ -14,7 +14,7 @@ def an_index(*documents: tuple[int, int]) -> np.ndarray:
 
 def pieces_of(concepts: int, source: int = 0, slots: int = 8) -> list[list[tuple[int, int, int, int]]]:
     """(first, count, pos, prompt) of each span of each piece of one document."""
-    spans, piece = cut(an_index((concepts, source)), np.zeros(1, dtype=np.int64), slots)
+    spans, piece = cut_documents(an_index((concepts, source)), np.zeros(1, dtype=np.int64), slots)
     fields = spans[["first", "count", "pos", "prompt"]]
     return [
         sorted((tuple(s) for s in fields[piece == p].tolist()), key=lambda s: s[2]) for p in range(int(piece.max()) + 1)

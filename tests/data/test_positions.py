@@ -7,7 +7,6 @@ from ranks import Run, train_together
 from synthetic import tiny_config, write_data
 
 from lcm.data.datamodule import ConceptData
-from lcm.data.steps import Position
 from lcm.seeds import row_seed
 
 PARTS = [(1, 3, 0, 5), (2, 1, 2, 10), (4, 2, 1, 14), (3, 2, 2, 20)]
@@ -33,11 +32,11 @@ def test_every_row_of_an_epoch_is_trained_once_while_one_two_four_and_three_proc
         lengths = {len(file.read_text().splitlines()) for file in files}
         assert len(lengths) == 1, "every process trains as many micro-batches"
         trained.update(seed for file in files for seed in seeds(file))
-    plan = ConceptData(config, predicts_first=False).plan
-    rows = [row_seed(plan.seed, 0, row.number) for row in plan.rows(Position())]
+    order = ConceptData(config, predicts_first=False).order
+    rows = [row_seed(order.seed, 0, number) for number in range(len(order))]
     assert len(rows) > 100
     assert {trained[seed] for seed in rows} == {1}
-    assert row_seed(plan.seed, 1, 0) in trained, "and the next epoch began"
+    assert row_seed(order.seed, 1, 0) in trained, "and the next epoch began"
 
 
 def seeds(file):

@@ -17,8 +17,8 @@ from torch.distributed import HashStore
 
 from lcm.config import save_config
 from lcm.data.dataset import PreparedData
-from lcm.data.groups import agreed
-from lcm.data.order import Plan
+from lcm.data.order import RowOrder
+from lcm.data.prefetch import exchange
 from lcm.training.checkpoint import latest, open_checkpoint
 from lcm.training.run import train
 
@@ -27,11 +27,11 @@ ROOT = Path(__file__).parents[2]
 
 def test_all_know_what_any_of_them_has_lost():
     """Three ranks as threads, three times over."""
-    board, found = HashStore(), {}
+    store, found = HashStore(), {}
     lost = [[{1: "a"}, {}, {}], [{}, {2: "b"}, {1: "c", 3: "d"}], [{}, {}, {}]]
 
     def work(rank):
-        found[rank] = [agreed(board, rank, 3, own[rank], f"{use}") for use, own in enumerate(lost)]
+        found[rank] = [exchange(store, rank, 3, own[rank], f"{use}") for use, own in enumerate(lost)]
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:
@@ -87,8 +87,8 @@ def test_a_run_that_is_done_does_not_wait_for_a_group_that_nobody_will_train(ser
     settings = [f"data.cache={tmp_path / 'cache'}", "trainer.max_steps=2", "run.seed=9"]
     config = config_of(server, tmp_path / "run", *settings)
     shards = PreparedData([tmp_path / "there/data"]).shards("train")
-    plan = Plan(shards, slots=12, group=2, seed=9, predicts_first=True)
-    never_there = [f"train-{number:06}.tar" for number in plan.members(0, 1)]
+    order = RowOrder(shards, slots=12, group=2, seed=9, predicts_first=True)
+    never_there = [f"train-{number:06}.tar" for number in order.shards_of(0, 1)]
     for name in never_there:
         server.fails(name, "stalled", times=ALWAYS)
     save_config(config, tmp_path / "run.yaml")

@@ -9,7 +9,7 @@ import pytest
 from serving import ALWAYS, quick_waits, served
 
 from lcm.data import remote
-from lcm.data.remote import Unreachable, fetch, is_url, read, wait_before, within
+from lcm.data.remote import Unreachable, download, is_url, read, wait_before, within
 from lcm.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
@@ -24,7 +24,7 @@ def server(tmp_path):
 
 
 def fetched(url, target, retries=5):
-    fetch(url, target, len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), retries)
+    download(url, target, len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), retries)
     return target.read_bytes()
 
 

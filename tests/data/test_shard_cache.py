@@ -61,7 +61,7 @@ def test_a_shard_is_fetched_when_it_is_first_opened_and_never_again(server, fold
 def test_a_shard_that_has_changed_is_fetched_anew(server, folder, tmp_path):
     cache = ShardCache(tmp_path / "cache")
     before = [read_from(cache, server.url, record) for record in records_of(folder)]
-    index = [load_index(shard.here()) for shard in shards_at(server.url, records_of(folder), cache)]
+    index = [load_index(shard.fetch()) for shard in shards_at(server.url, records_of(folder), cache)]
     shutil.rmtree(folder)
     write_data(folder, some_documents(10 * SHARDS, seed=3), validation=some_documents(5))
     server.asked.clear()
@@ -114,7 +114,8 @@ def test_shards_on_their_way_count(server, folder, tmp_path):
     cache = ShardCache(tmp_path / "cache", most=sum(sorted(record.bytes for record in records)[-3:]))
     for record in records:
         server.fails(record.name, "slow")
-    fetch = Fetch(list(enumerate(shards_at(server.url, records, cache))), keeps=False)
+    shards = shards_at(server.url, records, cache)
+    fetch = Fetch({number: shard.open for number, shard in enumerate(shards)}, threads=4)
     most = 0
     while any(thread.is_alive() for thread in fetch._threads):
         sizes = [taken(path) for path in cache.folder.glob("train-*") if path.suffix in (".tar", ".part")]
@@ -167,10 +168,10 @@ def forked(work) -> int:
 def fetch_all(server, records, cache, rank, processes):
     """Through lcm.data.prefetch, as a rank of a run does."""
     first = rank * len(records) // processes
-    shards = list(enumerate(shards_at(server.url, records, cache)))
-    fetch = Fetch([*shards[first:], *shards[:first]]).wait()
-    assert fetch.broken is None, fetch.broken
-    found = {number: os.fstat(file.descriptor).st_size for number, file in fetch.opened.items()}
+    tasks = [(number, shard.open) for number, shard in enumerate(shards_at(server.url, records, cache))]
+    fetch = Fetch(dict([*tasks[first:], *tasks[:first]]), threads=4).wait()
+    assert fetch.error is None, fetch.error
+    found = {number: os.fstat(file.descriptor).st_size for number, file in fetch.done.items()}
     assert found == {number: record.bytes for number, record in enumerate(records)}
 
 

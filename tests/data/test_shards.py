@@ -17,18 +17,18 @@ from lcm.data.manifest import (
     NormalizerInfo,
     RefusedRecord,
     ShardRecord,
+    indented,
     open_dataset,
-    readable,
 )
 from lcm.data.shards import (
     Encoded,
     build_index,
     index_path,
     load_index,
-    read_document,
     read_documents,
     read_sample,
     read_shard,
+    read_vectors,
     write_shard,
 )
 from lcm.errors import UserError
@@ -92,7 +92,7 @@ def test_the_index_leads_to_every_document(shard):
     assert index.dtype == np.int64
     assert index[:, 1:].tolist() == [[1, 0], [300, 7], [5, 0], [42, 0]]
     for i, (offset, n, _) in enumerate(index.tolist()):
-        assert np.array_equal(read_document(path.parent, path.name, offset, n, DIM), DOCUMENTS[i].vectors)
+        assert np.array_equal(read_vectors(path, offset, n, DIM), DOCUMENTS[i].vectors)
         assert_same(read_sample(path, i), DOCUMENTS[i])
 
 
@@ -148,7 +148,7 @@ def test_a_truncated_shard_is_named(keep, shard):
         list(read_shard(path))
     if keep < 1:
         with pytest.raises(UserError, match=r"train-000000\.tar: truncated"):
-            read_document(path.parent, path.name, offset, n, DIM)
+            read_vectors(path, offset, n, DIM)
 
 
 def test_other_tars_and_missing_ones_are_named(tmp_path):
@@ -174,7 +174,7 @@ def test_a_manifest_comes_back_as_it_was(shard):
 
 
 def test_a_manifest_can_be_read_by_people():
-    text = readable({"numbers": [1.5, -2e-07, 3], "text": "[\n 1, 2\n]", "records": [{"a": [0.5]}]})
+    text = indented({"numbers": [1.5, -2e-07, 3], "text": "[\n 1, 2\n]", "records": [{"a": [0.5]}]})
     assert '"numbers": [1.5, -2e-07, 3]' in text
     assert json.loads(text)["text"] == "[\n 1, 2\n]"
     assert json.loads(text)["records"] == [{"a": [0.5]}]

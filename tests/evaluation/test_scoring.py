@@ -7,7 +7,7 @@ from fakes import FakeCodec, reciting
 
 from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig
-from lcm.data.packing import cut
+from lcm.data.packing import cut_documents
 from lcm.evaluation.examples import Example
 from lcm.evaluation.scoring import (
     POSITIONS,
@@ -78,7 +78,7 @@ def test_documents_are_cut_as_in_training(slots):
     rng = np.random.default_rng(slots)
     examples = [random_example(rng) for _ in range(60)]
     index = np.array([[1000 * i, len(e.sentences), e.source_length] for i, e in enumerate(examples)])
-    spans, owner = cut(index, np.zeros(len(index), dtype=np.int64), slots)
+    spans, owner = cut_documents(index, np.zeros(len(index), dtype=np.int64), slots)
     expected = []
     for piece in range(owner.max() + 1):
         parts = spans[owner == piece]

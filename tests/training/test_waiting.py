@@ -86,5 +86,5 @@ def test_an_index_that_one_process_cannot_read_ends_all_with_a_line(tmp_path):
     processes = start_together({"run": run}, tmp_path / "logs", 2)
     assert ended(processes, 120) == [1, 1]
     told = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
-    for line in ("another process cannot read an index", "train-000001.index.npy: not an index; delete it"):
+    for line in ("another rank cannot read an index", "train-000001.index.npy: not an index; delete it"):
         assert sum(line in last for last in told) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_up_data import a_config, some_documents, write_data
-from reading import as_rows, in_shard, numbers_of, opened, rows_of, trained
+from reading import as_rows, in_shard, numbers_of, opened, trained
 from serving import ALWAYS, quick_waits
 
 from lcm.data.datamodule import ConceptData
@@ -21,7 +21,7 @@ from lcm.errors import UserError
 def test_batches_are_those_of_the_local_folder_for_whole_epochs(workers, folder, config):
     there = opened(config(data__workers=workers, data__rows=1))
     here = opened(a_config(folder, data__workers=workers, data__rows=1))
-    micro_batches = 2 * rows_of(here) + 5
+    micro_batches = 2 * len(here.order) + 5
     assert as_rows(trained(there, micro_batches)) == as_rows(trained(here, micro_batches))
     assert there.state_dict() == here.state_dict()
     assert as_rows(list(there.val_dataloader())) == as_rows(list(here.val_dataloader()))
@@ -44,14 +44,14 @@ def test_folders_here_and_elsewhere_are_mixed(tmp_path, folder, server):
     settings = {"data__rows": 1, "data__group": 16, "data__cache": str(tmp_path / "cache")}
     here = opened(a_config(folder, other, **settings))
     mixed = opened(a_config(folder, f"{server.url}/other", **settings))
-    micro_batches = rows_of(here) + 3
+    micro_batches = len(here.order) + 3
     assert as_rows(trained(mixed, micro_batches)) == as_rows(trained(here, micro_batches))
     assert sorted(server.shards_asked()) == ["train-000000.tar", "train-000001.tar"]
 
 
 def test_setting_up_and_counting_an_epoch_fetch_no_shard(config, server):
     data = opened(config())
-    assert rows_of(data) > 0
+    assert len(data.order) > 0
     assert server.shards_asked() == []
     assert len(server.asked) == 1 + 6 + 3, "the manifest and the indexes"
     opened(config())
@@ -70,7 +70,7 @@ def test_a_folder_here_makes_no_cache_and_no_thread(folder, tmp_path):
 
 def joined(data: ConceptData) -> None:
     """Until the group after the one that is trained is here."""
-    data._groups._ahead.wait()
+    data._prefetcher._ahead.wait()
 
 
 def test_the_next_group_is_fetched_while_one_is_trained(config, server):
@@ -78,7 +78,7 @@ def test_the_next_group_is_fetched_while_one_is_trained(config, server):
     batches = iter(data.train_dataloader())
     next(batches)
     joined(data)
-    first, second = data.plan.members(0, 0), data.plan.members(0, 1)
+    first, second = data.order.shards_of(0, 0), data.order.shards_of(0, 1)
     assert set(server.shards_asked()) == {f"train-{n:06}.tar" for n in (*first, *second)}
     assert len(server.shards_asked()) == 4
 
@@ -98,7 +98,7 @@ def test_the_bound_holds_for_a_whole_epoch_in_the_smallest_cache_that_is_allowed
     settings = {"data__rows": 1, "data__workers": workers}
     data = opened(config(data__cache_gb=cache_gb, **settings))
     here = opened(a_config(folder, **settings))
-    micro_batches, found, most, over = 3 * rows_of(here), [], 0, threading.Event()
+    micro_batches, found, most, over = 3 * len(here.order), [], 0, threading.Event()
 
     def look():
         nonlocal most
@@ -168,7 +168,7 @@ def test_a_dead_shard_ends_the_run_when_its_turn_comes_and_says_the_way_out(conf
     assert told.startswith(f"{server.url}/data/train-000004.tar: 503 Service Unavailable (tried 2 times); ")
     assert "data.skip_dead=true" in told
     assert "\n" not in told
-    groups = [data.plan.members(0, group) for group in range(3)]
+    groups = [data.order.shards_of(0, group) for group in range(3)]
     before = next(i for i, group in enumerate(groups) if 4 in group)
     assert set(numbers_of(found)) == set().union(*(in_shard(n) for group in groups[:before] for n in group))
 

@@ -4,11 +4,11 @@ from itertools import islice, pairwise
 
 import pytest
 from made_up_data import a_config
-from reading import as_rows, in_shard, numbers_of, opened, rows_of, trained
+from reading import as_rows, in_shard, numbers_of, opened, trained
 from serving import ALWAYS
 
 import lcm.data.order
-from lcm.data.steps import Position
+from lcm.data.order import Position
 from lcm.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_dead_shards_are_blanked_and_nothing_else_moves(config, server, folder, 
     """Row by row: the same documents at the same places, empty slots for the others, and targets without them."""
     settings = {"data__rows": 4, "trainer__max_steps": 10}
     data = opened(config(data__skip_dead=True, **settings))
-    dead = [data.plan.members(0, group)[0] for group in (0, 1)]
+    dead = [data.order.shards_of(0, group)[0] for group in (0, 1)]
     for number, status in zip(dead, (404, 403), strict=True):
         server.fails(f"train-{number:06}.tar", status, times=ALWAYS)
     found, whole = trained(data), trained(opened(a_config(folder, **settings)))
@@ -43,7 +43,7 @@ def test_dead_shards_are_blanked_and_nothing_else_moves(config, server, folder, 
     assert f"train-{dead[0]:06}.tar: not found (tried once)" in told
     assert "2 of 6 shards by now" in told
     assert data.position.epoch == 1
-    assert data.metrics() == {"data/dead_shards": 2 + len(set(dead) & set(data.plan.members(1, 0)))}
+    assert data.metrics() == {"data/dead_shards": 2 + len(set(dead) & set(data.order.shards_of(1, 0)))}
 
 
 def of_the_same_documents(slots, doc):
@@ -60,9 +60,9 @@ def of_the_same_documents(slots, doc):
 def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(steps, group, config, server, folder):
     """By the numbers of the documents: nothing twice, and of the dead shard what comes after the position."""
     whole = opened(a_config(folder, data__rows=1))
-    rows = rows_of(whole)
+    rows = len(whole.order)
     order = [numbers_of([batch]) for batch in trained(whole, rows)]
-    (dead, *_) = whole.plan.members(0, group)
+    (dead, *_) = whole.order.shards_of(0, group)
     server.fails(f"train-{dead:06}.tar", 404, times=ALWAYS)
     first = opened(config(data__rows=1, data__skip_dead=True))
     before = numbers_of(trained(first, steps))
@@ -79,7 +79,7 @@ def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(steps, 
 def test_a_whole_group_that_is_dead_makes_no_steps(config, server, folder):
     """It would only let the optimizer drift."""
     data = opened(config(data__rows=1, data__skip_dead=True))
-    for number in data.plan.members(0, 1):
+    for number in data.order.shards_of(0, 1):
         server.fails(f"train-{number:06}.tar", 404, times=ALWAYS)
     batches = []
     for batch in data.train_dataloader():
@@ -88,14 +88,14 @@ def test_a_whole_group_that_is_dead_makes_no_steps(config, server, folder):
             break
         batches.append(batch)
     assert data.position.epoch == 1
-    gone = set().union(*(in_shard(n) for n in data.plan.members(0, 1)))
+    gone = set().union(*(in_shard(n) for n in data.order.shards_of(0, 1)))
     assert set(range(60)) - set(numbers_of(batches)) - set(numbers_of([batch])) == gone
 
 
 def test_where_two_whole_groups_are_dead_it_is_no_shard_that_is_dead(config, server):
     data = opened(config(data__rows=1, data__skip_dead=True))
     for group in (1, 2):
-        for number in data.plan.members(0, group):
+        for number in data.order.shards_of(0, group):
             server.fails(f"train-{number:06}.tar", 404, times=ALWAYS)
     with pytest.raises(UserError, match=r"not found .*; no shard of two groups in a row could be fetched"):
         trained(data)
@@ -103,10 +103,10 @@ def test_where_two_whole_groups_are_dead_it_is_no_shard_that_is_dead(config, ser
 
 def test_a_shard_that_is_dead_ahead_of_its_turn_gets_another_chance(config, server, folder):
     data = opened(config(data__rows=1, data__retries=0))
-    later = data.plan.members(0, 1)
+    later = data.order.shards_of(0, 1)
     for number in later:
         server.fails(f"train-{number:06}.tar", 503)
-    rows = rows_of(data)
+    rows = len(data.order)
     assert as_rows(trained(data, rows)) == as_rows(trained(opened(a_config(folder, data__rows=1)), rows))
 
 
@@ -135,5 +135,5 @@ def test_positions_are_those_of_whole_data(config, server):
         positions.append(dead.position)
     epochs = [p for p, q in pairwise(positions) if q.epoch > p.epoch]
     assert all((q.row - p.row) % 3 == 0 for p, q in pairwise(positions) if p.epoch == q.epoch)
-    assert positions[0] == Position(0, 3, 0, 0)
+    assert positions[0] == Position(0, 3)
     assert len(epochs) <= 2
