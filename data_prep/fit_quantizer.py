@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report.text_scores import scores
-from lcm.data import PreparedData, local, read_shard, sample_vectors
+from lcm.data import PreparedData, local_folder, read_shard, sample_vectors
 from lcm.errors import UserError, run_command
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
 from lcm.training import say
@@ -50,7 +50,7 @@ def fit(args: argparse.Namespace) -> int:
     for name, least in (("codebooks", 1), ("units", 1), ("vectors", 1), ("autobleu", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}={getattr(args, name)}: expected {least} or more")
-    data = PreparedData([local(folder, "--data") for folder in args.data])
+    data = PreparedData([local_folder(folder, "--data") for folder in args.data])
     judge = (read_held_out(data, args.autobleu), decoding_codec(data, args.codec)) if args.autobleu else None
     scaled = normalizer_of(data)
     record = QuantizerRecord(

@@ -1,4 +1,4 @@
-"""The batch that every model reads, and the one place where a target is shifted against its context.
+"""The batch that every model reads, and the only shift between targets and their context.
 
 Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
 """
@@ -18,11 +18,11 @@ PAD = -1
 class Batch:
     """Documents side by side in rows of S slots. Nothing ever attends across two documents.
 
-    emb:          codec vectors exactly as stored in the shards, never normalized here; zero where the slot is empty
-    doc:          number of the document of each slot within its row, PAD where the slot is empty
-    pos:          place of the concept inside its document: 0, 1, 2, …; 0 where the slot is empty
-    is_target:    whether the concept's loss is wanted: a fact of the data, position 0 included
-    row:          what seeds each row's randomness: a function of (seed, epoch, number of the row in the plan) alone
+    emb:          codec vectors exactly as stored in the shards, never normalized; zero in an empty slot
+    doc:          number of each slot's document within its row; PAD in an empty slot
+    pos:          place of the concept inside its document: 0, 1, 2, …; 0 in an empty slot
+    is_target:    True for concepts that the loss counts: a fact of the data, also at position 0
+    row:          seed of each row's randomness, a function of (seed, epoch, number of the row)
     step_targets: targets of the whole optimizer step on this rank, over all of its micro-batches
     """
 
@@ -41,7 +41,7 @@ class Batch:
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
     def before(self, state: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:
-        """The state each slot may be predicted from: that of the slot before it, and zero at position 0.
+        """The state from which each slot is predicted: that of the slot before it, and zero at position 0.
 
         The only shift in lcm/. Position 0 never sees the slot before it, which belongs to another document.
         """
@@ -49,14 +49,14 @@ class Batch:
         return shifted.masked_fill((self.pos == 0).unsqueeze(-1), 0)
 
     def targets(self, predicts_first: bool) -> Bool[Tensor, "B S"]:
-        """The slots whose loss counts, for a model that can (or cannot) predict the first concept of a document."""
+        """The slots that the loss counts, for a model that can (or cannot) predict the first concept of a document."""
         return self.is_target if predicts_first else self.is_target & (self.pos > 0)
 
 
 def document_mask(doc: Int[Tensor, "B S"]) -> Bool[Tensor, "B S S"]:
-    """True where query slot i may see key slot j: the same document, and j not after i.
+    """True if query slot i may attend to key slot j: the same document, and j not after i.
 
-    Padding is a document of its own, so no row of the mask is ever empty.
+    Padding counts as one document, so no row of the mask is ever empty.
     """
     slots = doc.shape[1]
     causal = torch.ones(slots, slots, dtype=torch.bool, device=doc.device).tril()

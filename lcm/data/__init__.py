@@ -1,8 +1,9 @@
-"""Prepared data: what lies on disk, in what order it is read, and how it becomes batches.
+"""Prepared data: the files on disk, the order in which they are read, and the batches they become.
 
-Read manifest and shards (the files), then packing and order (which documents make which row and step), then loader and
-datamodule (rows as tensors). Shards behind a URL: remote, shard_cache, prefetch. Nothing here knows text, a codec's
-network or a model; Lightning is imported with `ConceptData` only.
+Read manifest and shards (the files), dataset (several folders as one), packing and order (which documents make a row,
+and which rows a step), then loader and datamodule (rows as tensors). Shards behind a URL: remote, shard_cache,
+prefetch. Beside these: statistics (the normalizer) and verify. Nothing here knows text, a codec's network or a model;
+Lightning is imported with `ConceptData` only.
 """
 
 from importlib import import_module
@@ -24,7 +25,7 @@ from lcm.data.manifest import (
     open_dataset,
 )
 from lcm.data.order import Position
-from lcm.data.remote import Unreachable, is_url, local
+from lcm.data.remote import Unreachable, is_url, local_folder
 from lcm.data.shard_cache import ShardCache
 from lcm.data.shards import (
     CONCEPTS,
@@ -71,7 +72,7 @@ __all__ = [
     "index_path",
     "is_url",
     "load_index",
-    "local",
+    "local_folder",
     "open_dataset",
     "read_documents",
     "read_sample",
@@ -84,7 +85,7 @@ __all__ = [
 ]
 
 _MODULES = {"ConceptData": "datamodule"}
-"""Modules that import Lightning, which takes seconds: loaded when one of their names is asked for."""
+"""Names whose module imports Lightning, which takes seconds: loaded at first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Prepared folders, here and elsewhere, opened together: one codec, one dimension, one way to end a text.
+"""Prepared folders, local and remote, opened together: one codec, one dimension, one end-of-text vector.
 
 Shapes.  N documents of one shard · D concept width
 """
@@ -21,28 +21,28 @@ from lcm.data.shards import OpenFile, load_index, read_vectors, totals
 from lcm.errors import UserError
 
 Place = Path | str
-"""Of a data set: a local folder, or the URL of one."""
+"""A data set's local folder, or its URL."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of a prepared folder: what the plan and the reader ask of it."""
+    """One tar of a prepared folder."""
 
     folder: Path
     record: ShardRecord
 
     @property
     def path(self) -> Path:
-        """On this machine."""
+        """The tar on this machine."""
         return self.folder / self.record.name
 
     @property
     def place(self) -> Place:
-        """The data set that it belongs to."""
+        """The data set that the shard belongs to."""
         return self.folder
 
     def open(self, wait: bool = True) -> OpenFile | None:
-        """Raises UserError where there is no such file."""
+        """The open file. Raises UserError if there is none."""
         return OpenFile(self.path)
 
     def fetch(self) -> Path:
@@ -62,7 +62,7 @@ class Shard:
         return self.record.concepts
 
     def load(self) -> Int[np.ndarray, "N 3"]:
-        """The index. Raises UserError where it does not fit the manifest: documents would silently be left out."""
+        """The index. Raises UserError if it does not agree with the manifest: documents would silently be lost."""
         index = load_index(self.path)
         documents, _, concepts = totals(index)
         if (documents, concepts) != (self.documents, self.concepts):
@@ -73,13 +73,13 @@ class Shard:
         return index
 
     def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
-        """The vectors that begin at this byte."""
+        """The vectors that start at this byte."""
         return read_vectors(self.fetch(), offset, concepts, dim)
 
 
 @dataclass(frozen=True)
 class RemoteShard(Shard):
-    """One tar behind a URL, read in the cache; `folder` is the cache's."""
+    """One tar behind a URL. It is read from the cache, whose folder `folder` is."""
 
     url: str
     cache: ShardCache
@@ -93,9 +93,10 @@ class RemoteShard(Shard):
         return self.url
 
     def open(self, wait: bool = True) -> OpenFile | None:
-        """Fetched where it is not in the cache. wait: for another process that fetches it; None where not to.
+        """The open file, fetched if it is not in the cache.
 
-        Raises Unreachable; UserError where the cache has no room or no disk.
+        wait: for another process that is fetching it; without, None is returned in that case
+        Raises Unreachable; UserError if the cache has no room, or its disk fails.
         """
         descriptor = self.cache.open(self.url, self.record, wait)
         return None if descriptor is None else OpenFile(self.path, descriptor)
@@ -116,12 +117,12 @@ def shards_at(place: Place, records: Sequence[ShardRecord], cache: ShardCache) -
 
 
 class PreparedData:
-    """The folders of data.path. Where they may differ, the one with the most concepts to train on speaks for all."""
+    """The folders of data.path. Where they differ, the folder with the most training concepts decides."""
 
     def __init__(self, folders: Sequence[Place], cache: ShardCache | None = None) -> None:
-        """cache: for shards behind URLs, the default one where none is given.
+        """cache: for shards behind URLs; without it, the default one.
 
-        Raises UserError where there is no folder, one is not prepared, or two cannot be trained on together.
+        Raises UserError if there is no folder, one is not prepared, or two cannot be trained on together.
         """
         if not folders:
             raise UserError("data.path is empty; name one or more folders written by lcm prepare: --data.path DIR")
@@ -135,7 +136,7 @@ class PreparedData:
         self._main = max(self.manifests, key=lambda folder: sum(s.concepts for s in self.shards("train", folder)))
 
     def shards(self, split: str, folder: Place | None = None) -> list[Shard]:
-        """The shards of a split, of one folder or of all."""
+        """The shards of a split that hold concepts, in one folder or in all."""
         return [
             shard
             for place, manifest in self.manifests.items()
@@ -145,7 +146,7 @@ class PreparedData:
 
     @property
     def codec(self) -> CodecRecord:
-        """What a model trained on this data must know about the codec."""
+        """The facts about the codec that a model trained on this data keeps."""
         manifest = self.manifests[self._main]
         only_pairs = all(shard.record.pairs == shard.record.documents for shard in self.shards("train"))
         return CodecRecord(
@@ -160,14 +161,15 @@ class PreparedData:
 
     @property
     def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-        """(location, scale), fitted on the main folder alone: the quantiles of several folders cannot be combined."""
+        """(location, scale) of the deciding folder: quantiles of several folders cannot be combined."""
         fitted = self.manifests[self._main].normalizer
         return torch.tensor(fitted.location), torch.tensor(fitted.scale)
 
     def end_of_text(self, skip_dead: bool = False) -> Float[Tensor, " D"]:
-        """The vector that ends every document, fp16 as stored. Raises UserError where it is not the manifest's.
+        """The vector that ends every document, fp16 as stored, read from a shard that is here already if there is one.
 
-        Of the first shard, or where that is elsewhere of one that has been fetched already. skip_dead: or can be.
+        skip_dead: try another shard if one cannot be fetched
+        Raises UserError if the vector is not that of the manifest.
         """
         manifest, shards = self.manifests[self._main], self.shards("train", self._main)
         shards.sort(key=lambda shard: isinstance(shard, RemoteShard) and not shard.path.is_file())

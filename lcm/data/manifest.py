@@ -1,4 +1,4 @@
-"""`manifest.json`: what a data set is, and proof of what it holds. Written last: where it is, all is."""
+"""`manifest.json`: the description of a data set, with checksums. Written last, so its data set is complete."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcm.codec import AnySplitter
 from lcm.config import RETRIES
-from lcm.data.remote import Unreachable, is_url, local, read, within
+from lcm.data.remote import Unreachable, is_url, join, local_folder, read
 from lcm.errors import UserError
 from lcm.files import atomic
 
@@ -17,17 +17,17 @@ FORMAT = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
-"""Folder inside a data set that is being prepared: half-written files, and notes of what is done."""
+"""Folder inside a data set that is being prepared, for partial files and records of finished shards."""
 
 
 class Record(BaseModel):
-    """A part of the manifest: unknown keys are refused, values never change."""
+    """A part of the manifest. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CodecInfo(Record):
-    """Who made the vectors. end_of_text: sha256 of the vector that ends every document, as float16."""
+    """The codec that made the vectors. end_of_text: sha256 of the vector that ends every document, as float16."""
 
     name: str
     fingerprint: str
@@ -38,14 +38,14 @@ class CodecInfo(Record):
 
 
 class NormalizerInfo(Record):
-    """Median and scaled interquartile range of each channel; lcm.models.normalizer.fit made them."""
+    """Median and scaled interquartile range of each channel, by lcm.data.statistics."""
 
     location: tuple[float, ...]
     scale: tuple[float, ...]
 
 
 class InputFile(Record):
-    """One file that was read, with the sha256 of its bytes."""
+    """An input file. sha256: of its bytes."""
 
     path: str
     bytes: int
@@ -53,7 +53,7 @@ class InputFile(Record):
 
 
 class DatasetInfo(Record):
-    """A Hugging Face data set that was read. commit: of the hub's repository; empty for a local folder."""
+    """A Hugging Face data set used as input. commit: of the hub's repository; empty for a local folder."""
 
     name: str
     config: str
@@ -65,7 +65,7 @@ class DatasetInfo(Record):
 
 
 class ShardRecord(Record):
-    """One tar. concepts: all vectors in it; bytes and sha256: of the file."""
+    """One tar. concepts: the number of its vectors; bytes, sha256: of the file."""
 
     name: str
     documents: int
@@ -76,32 +76,32 @@ class ShardRecord(Record):
 
 
 class RefusedRecord(Record):
-    """How many documents were left out for one reason, and the first of them in input order."""
+    """The number of documents that were refused for one reason, and the first of them in input order."""
 
     count: int
     first: str
 
 
 class Manifest(Record):
-    """A data set. Holds no time stamps: the same input gives the same bytes."""
+    """A data set. It holds no time stamps: the same input gives the same bytes."""
 
     format: int = FORMAT
     codec: CodecInfo
     splitter: AnySplitter
-    """The one that was used, whatever was asked for."""
+    """The splitter that was used; `--splitter sat-or-nupunkt` leaves it open until then."""
     options: dict[str, str | int | float | bool]
-    """What `lcm prepare` was asked for, as far as it decides what is in the shards."""
+    """The options of `lcm prepare` that change the contents of shards."""
     inputs: tuple[InputFile, ...]
     dataset: DatasetInfo | None = None
     emojis: int = 0
-    """How many the splitter took out of the texts; nupunkt leaves them in."""
+    """Emojis that the splitter removed; nupunkt keeps them."""
     refused: dict[str, RefusedRecord]
-    """By reason."""
+    """Refused documents, by reason."""
     splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
     normalizer: NormalizerInfo
 
     def shards(self, split: str) -> tuple[ShardRecord, ...]:
-        """The shards of train, validation or test, in input order; none where the split is empty."""
+        """The shards of train, validation or test, in input order; none if the split is empty."""
         return self.splits.get(split, ())
 
     @property
@@ -117,18 +117,18 @@ class Manifest(Record):
         return sum(shard.concepts for shards in self.splits.values() for shard in shards)
 
     def save(self, folder: str | Path, scratch: Path | None = None) -> None:
-        """Write `folder`/manifest.json, all at once."""
+        """Write `folder`/manifest.json atomically. scratch: as in lcm.files.atomic."""
         with atomic(Path(folder) / MANIFEST, scratch=scratch) as file:
             file.write(indented(self.model_dump(mode="json")).encode("utf-8"))
 
 
 def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
-    """The manifest of a prepared folder, or of one behind a URL, for which `retries` counts.
+    """The manifest of a prepared folder, or of one behind a URL.
 
-    Raises UserError where there is none, or one that this version cannot read.
+    Raises UserError if there is none, or it cannot be read by this version.
     """
-    path = within(str(folder), MANIFEST) if is_url(folder) else Path(folder) / MANIFEST
-    text = _text_of(folder, retries)
+    path = join(str(folder), MANIFEST) if is_url(folder) else Path(folder) / MANIFEST
+    text = _read_text(folder, retries)
     try:
         values = json.loads(text)
     except ValueError as error:
@@ -144,15 +144,14 @@ def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
         raise UserError(f"{path}: {place}: {first['msg'].lower()}; prepare the data set again") from error
 
 
-def _text_of(folder: str | Path, retries: int) -> str:
-    """Of the manifest."""
+def _read_text(folder: str | Path, retries: int) -> str:
     if isinstance(folder, str) and is_url(folder):
         try:
-            return read(within(folder, MANIFEST), retries, lambda data: data.decode("utf-8", errors="replace"))
+            return read(join(folder, MANIFEST), retries, lambda data: data.decode("utf-8", errors="replace"))
         except Unreachable as error:
             line = f"{error}; expected the URL of a folder written by lcm prepare"
             raise Unreachable(line, error.final) from error
-    path = local(folder, "data set") / MANIFEST
+    path = local_folder(folder, "data set") / MANIFEST
     if not path.is_file():
         if (Path(folder) / UNFINISHED).is_dir():
             raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
@@ -161,6 +160,6 @@ def _text_of(folder: str | Path, retries: int) -> str:
 
 
 def indented(values: Any) -> str:
-    """JSON to look at: indented, but every list of numbers on one line."""
+    """Indented JSON for people to read, with every list of numbers on one line."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     return re.sub(r"\[\n\s+(-?\d[^\[\]{}\"]*?)\n\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"

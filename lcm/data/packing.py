@@ -1,6 +1,6 @@
-"""Documents become rows: cut to S concepts, packed side by side, nothing read but lengths.
+"""Documents become rows: cut to S concepts and packed side by side, from their lengths alone.
 
-Shapes.  N documents · P pieces · Q spans · R rows
+Shapes.  N documents · P pieces of documents · Q spans · R rows · S slots of a row
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from lcm.data.shards import CONCEPTS, SOURCE
 
 SPAN = np.dtype(
     [
-        ("shard", np.int32),  # number of the shard in the plan's list
+        ("shard", np.int32),  # number of the shard in the order's list
         ("offset", np.int64),  # byte at which the document's vectors start in that shard
         ("first", np.int32),  # first concept of the span, counted within the stored document
         ("count", np.int32),  # concepts
@@ -25,14 +25,15 @@ SPAN = np.dtype(
         ("prompt", np.int32),  # how many of the first concepts are no targets
     ]
 )
-"""Concepts that lie side by side in a shard and in a row. A piece is one span, or two where a prompt was shortened."""
+"""Concepts that are neighbors both in a shard and in a row. A piece is one span, or two if its prompt was shortened."""
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows that were packed together: the spans of row r are spans[bounds[r] : bounds[r + 1]].
+    """The rows of a bundle. Row r has the spans spans[bounds[r] : bounds[r + 1]].
 
-    span_targets, targets: of each span, and of each row; bounds has one number more than there are rows
+    span_targets: targets in each span
+    bounds:       R + 1 numbers
     """
 
     spans: Shaped[np.ndarray, " Q"]
@@ -41,14 +42,12 @@ class PackedRows:
 
     @cached_property
     def targets(self) -> Int[np.ndarray, " R"]:
+        """Targets in each row."""
         before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
         return np.diff(before[self.bounds])
 
     def without(self, shards: Collection[int]) -> "PackedRows":
-        """The same rows, with empty slots for what lies in these shards: nothing else moves, no row changes its number.
-
-        So a position means the same whether or not the shards were there.
-        """
+        """The rows with empty slots for the documents of these shards. Nothing else moves, and no row disappears."""
         kept = ~np.isin(self.spans["shard"], list(shards))
         before = np.concatenate([[0], kept.cumsum()])
         return PackedRows(self.spans[kept], self.span_targets[kept], before[self.bounds])
@@ -57,19 +56,19 @@ class PackedRows:
         return len(self.bounds) - 1
 
     def row(self, number: int) -> tuple[Shaped[np.ndarray, " q"], int]:
-        """The spans of a row, and how many targets they hold."""
+        """The spans of a row, and the number of targets in them."""
         return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
 
 
 def loses_prompt(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, " N"]:
-    """Which documents are pairs that lose some of their prompt, so that the whole answer fits into a row."""
+    """True for pairs that are too long for a row, but whose answer is not: they lose a part of the prompt."""
     concepts, source = index[:, CONCEPTS], index[:, SOURCE]
-    answer = concepts - source + 1  # with the concept that announces it
+    answer = concepts - source + 1  # with the prompt's last concept, which announces it
     return (source > 0) & (concepts > slots) & (answer <= slots)
 
 
 def row_count(index: Int[np.ndarray, "N 3"], slots: int) -> int:
-    """How many rows `pack` makes of these documents, whatever their order."""
+    """The number of rows that `pack` makes of these documents in any order."""
     one_row = loses_prompt(index, slots)
     concepts = index[~one_row, CONCEPTS]
     how_many = np.bincount(concepts % slots, minlength=slots + 1)
@@ -80,11 +79,11 @@ def row_count(index: Int[np.ndarray, "N 3"], slots: int) -> int:
 def cut_documents(
     index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
 ) -> tuple[Shaped[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
-    """The spans of every document, and the piece that each belongs to; `slot` and `doc` are still to be set.
+    """The spans of every document, and the number of the piece that each span belongs to.
 
     A long document is cut into pieces of `slots` concepts, each a document of its own (paper §2.4.1). A long pair
-    loses prompt concepts just before the prompt's last one, which says that the answer begins; where the answer
-    alone is too long, the pair is cut like any other document.
+    loses prompt concepts just before the prompt's last one, which announces the answer. If the answer alone is too
+    long, the pair is cut like any other document. The fields `slot` and `doc` are set by `pack`.
     """
     offset, concepts, source = index.T
     one_row, answer = loses_prompt(index, slots), concepts - source + 1
@@ -101,7 +100,7 @@ def cut_documents(
     piece = np.flatnonzero(one_row[owner])
     if not len(piece):
         return heads, np.arange(len(heads))
-    tails = heads.take(piece)  # twenty times quicker than heads[piece]
+    tails = heads.take(piece)  # twenty times faster than heads[piece]
     tails["first"], tails["count"] = source[owner[piece]] - 1, answer[owner[piece]]
     tails["pos"], tails["prompt"] = heads["count"][piece], 1
 
@@ -111,10 +110,10 @@ def cut_documents(
 
 
 def best_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P"]:
-    """The row of each piece, taken longest first: where the least room is left that is enough, else a new row. Exact.
+    """The row of each piece by best-fit decreasing, exactly: the longest first, each into the fullest row it fits.
 
-    How many rows there are, and which lengths share one, follows from how often each length occurs: no order, and so
-    no seed, changes it.
+    The number of rows, and the lengths that share one, follow from how often each length occurs. So they do not depend
+    on the order of the pieces, nor on a seed.
     """
     fits, _ = _fits(np.bincount(lengths).tolist(), slots)
     rows = np.array([row for taken, _ in fits for row in taken], dtype=np.int64)
@@ -125,14 +124,14 @@ def best_fit(lengths: Int[np.ndarray, " P"], slots: int) -> Int[np.ndarray, " P"
 
 
 def _fits(how_many: list[int], slots: int) -> tuple[list[tuple[list[int], int]], int]:
-    """(rows, how many pieces each of them takes) for the longest pieces first; and the number of all rows.
+    """(rows, pieces that each of them takes) for the longest pieces first; and the number of all rows.
 
-    how_many: pieces of each length. Those of equal length are placed at once: rows with equal room are alike, and each
-    takes as many as it has room for, since of all that are enough its own room stays the least.
+    how_many: pieces of each length. Pieces of one length are placed at once: rows with equal room are interchangeable,
+    and each takes as many as fit, because after each piece it is still the fullest row with enough room.
     """
     fits: list[tuple[list[int], int]] = []
-    rooms: defaultdict[int, list[int]] = defaultdict(list)  # the rows in which so many slots are free
-    some = 0  # bit n is set where rooms[n] holds a row
+    rooms: defaultdict[int, list[int]] = defaultdict(list)  # rows by their number of free slots
+    some = 0  # bit n is set if rooms[n] holds a row
     opened = 0
     for length in range(len(how_many) - 1, 0, -1):
         left = how_many[length]
@@ -163,17 +162,20 @@ def _fits(how_many: list[int], slots: int) -> tuple[list[tuple[list[int], int]],
 
 
 def _sorted(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The order that sorts them, equals as they were. Small numbers are sorted five times quicker."""
+    """The permutation that sorts the values, ties in order. numpy sorts 16-bit numbers five times faster."""
     small = not len(values) or values.max() < 2**16
     return np.argsort(values.astype(np.uint16) if small else values, kind="stable")
 
 
 def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int, predicts_first: bool) -> PackedRows:
-    """Cut the documents, and pack the pieces into rows of `slots` concepts; equal ones in the order given."""
+    """Cut the documents, and pack the pieces into rows of `slots` concepts; pieces of one length in their order.
+
+    shard: the shard of each document. predicts_first: the first concept of a document counts as a target.
+    """
     spans, piece = cut_documents(index, shard, slots)
     lengths = np.bincount(piece, weights=spans["count"]).astype(np.int64)
     row = best_fit(lengths, slots)[piece]
-    order = _sorted(row)  # of two spans that are one piece, and so a row of their own, the first comes first
+    order = _sorted(row)  # stable: the two spans of a shortened pair, alone in their row, stay in order
     spans, row = spans.take(order), row[order]
 
     bounds = np.append(0, np.bincount(row).cumsum())
@@ -187,6 +189,6 @@ def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
 
 
 def _running_total(values: Shaped[np.ndarray, " Q"], bounds: Int[np.ndarray, " _"]) -> Int[np.ndarray, " Q"]:
-    """The sum of the values before each one, within its row."""
+    """The sum of the values before each span in its row."""
     before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
     return before[:-1] - np.repeat(before[bounds[:-1]], np.diff(bounds))

@@ -1,6 +1,6 @@
-"""Shards behind a URL: fetched a group ahead of training, kept open while their rows are read, the dead ones left out.
+"""Prefetching of remote shards: one group ahead of training, each shard open while its rows are read.
 
-Data on local disks needs none of this: lcm.data.loader opens a shard when a row needs it.
+Used if any shard is behind a URL. A local shard is opened by lcm.data.loader when a row needs it.
 """
 
 import itertools
@@ -23,18 +23,18 @@ from lcm.data.shards import OpenFile, index_path
 from lcm.errors import UserError
 
 SHARD_THREADS = 4
-"""Shards that a process fetches at the same time."""
+"""Shards that a rank fetches at a time."""
 INDEX_THREADS = 8
-"""Indexes that a process fetches at the same time."""
+"""Indexes that a rank fetches at a time."""
 MOST_OPEN = 400
-"""Largest group: a process may usually have 1,024 files open, and this one has a group and the one before it open."""
+"""Shards of the largest group: two groups may be open, and a process may usually have 1,024 files open."""
 
 _POLL = 0.02
 """Seconds between two looks at whether the other ranks have published."""
 
 _T = TypeVar("_T")
 _exchanges = itertools.count()
-"""Numbers the exchanges of this process. Every rank makes as many, in the same order."""
+"""Numbers the exchanges of this rank. All ranks have the same ones in the same order."""
 
 
 def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
@@ -77,19 +77,16 @@ def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
 
 
 class Fetch(Generic[_T]):
-    """Tasks that a few threads are doing.
-
-    The threads are daemons, because a shard may take minutes: a process that ends would wait for those of
-    concurrent.futures.
+    """Tasks in a few daemon threads. A process that ends would wait minutes for threads of concurrent.futures.
 
     done:        the result of each task, by its key
-    unreachable: the tasks that ended in this error
+    unreachable: the tasks that ended in this error, by their keys
     error:       any other error; no further task is begun after it
     """
 
     def __init__(self, tasks: Mapping[int, Callable[[bool], _T | None]], threads: int) -> None:
-        """tasks: each is called with False; if it then returns None, because it would have to wait for another
-        process, it is called with True when no other task is left to begin."""
+        """tasks: called with wait=False. One that returns None, because another process is at it, is called again
+        with wait=True when all others have begun."""
         self.done: dict[int, _T] = {}
         self.unreachable: dict[int, Unreachable] = {}
         self.error: Exception | None = None
@@ -126,19 +123,19 @@ class Fetch(Generic[_T]):
 
 
 def _is_fetched(shard: Shard, wait: bool) -> bool | None:
-    """Open a shard, which fetches it, and close it again: the newest shards in the cache are not removed."""
+    """Open a shard, which fetches it, and close it again: the newest shards of the cache are safe from removal."""
     return None if shard.open(wait) is None else True
 
 
 class OpenShards(NamedTuple):
-    """The shards of one or more groups: open files by number, and the numbers of those that could not be fetched."""
+    """The shards of a step's groups: the open files by number, and the numbers of those that could not be fetched."""
 
     files: dict[int, OpenFile]
     dead: frozenset[int]
 
 
 class Prefetcher:
-    """Opens the shards of the groups that a step comes from, and fetches those of the group that follows.
+    """Opens the shards of a step's groups, and fetches those of the group that follows. A dead shard cannot be fetched.
 
     skipped: dead shards so far, each counted once an epoch
     """
@@ -146,7 +143,7 @@ class Prefetcher:
     def __init__(
         self, order: RowOrder, rank: int, world_size: int, *, skip_dead: bool = False, ahead: bool = True
     ) -> None:
-        """ahead: whether to fetch the group that follows; of no use where a single step is read."""
+        """skip_dead: as in the configuration. ahead: fetch the group that follows, of no use to a single step."""
         self.order = order
         self.rank, self.world_size = rank, world_size
         self.skip_dead = skip_dead
@@ -158,13 +155,13 @@ class Prefetcher:
         self._reported: set[int] = set()
 
     def open(self, step: Step) -> OpenShards:
-        """The open shards of a step's groups; files of earlier groups close when nothing reads them any more.
+        """The shards of a step's groups. Files of earlier groups are closed when no micro-batch holds them any more.
 
-        Raises UserError, without skip_dead, for a shard that cannot be fetched; with it, if two groups in a row are
-        dead altogether: then no shard is to blame.
+        Raises UserError for a dead shard; with skip_dead, only if two groups in a row are dead altogether: then the
+        network is to blame.
 
-        Every rank calls this in its main thread between the same two batches, because all of them read equally far
-        ahead; collective operations of earlier batches are under way on all ranks by then.
+        All ranks read equally far ahead, so each calls this in its main thread between the same two batches: whatever
+        earlier batches communicate, all ranks have started it, and no rank waits here for one that waits there.
         """
         wanted = [(step.epoch, group) for group in step.groups]
         self._groups = {key: opened for key, opened in self._groups.items() if key in wanted}
@@ -202,12 +199,12 @@ class Prefetcher:
         return OpenShards(files, frozenset(reasons))
 
     def _rotated(self, shards: list[int]) -> list[int]:
-        """The shards, from another one on for each rank: ranks of one machine share the fetching."""
+        """The shards, rotated by rank: the ranks of one machine begin with different ones, and share the fetching."""
         first = self.rank * len(shards) // self.world_size
         return shards[first:] + shards[:first]
 
     def _report(self, shards: Sequence[int], reasons: dict[int, str]) -> None:
-        """Count the dead shards of a group, and name each once. Raises UserError after a second dead group."""
+        """Count the dead shards of a group, and print each once. Raises UserError for a second dead group in a row."""
         self.skipped += len(reasons)
         for number in sorted(reasons.keys() - self._reported):
             self._reported.add(number)
@@ -227,7 +224,7 @@ class Prefetcher:
 
 
 def exchange(store: Store, rank: int, world_size: int, reasons: dict[int, str], name: str) -> dict[int, str]:
-    """The dead shards of all ranks, each with a reason. Every rank publishes its own before it waits for the others.
+    """The dead shards of all ranks, with a reason each. A rank publishes its own before it waits: no deadlock.
 
     name: of this exchange, the same on all ranks, and never used before in this store
     """

@@ -1,9 +1,9 @@
-"""Files elsewhere, fetched whole through fsspec: again and again, until their bytes are right or there is no hope.
+"""Whole files behind URLs, through fsspec, with retries: until the bytes are right, or no retry can help.
 
-    text = read("s3://bucket/data/manifest.json", retries=5, made_of=bytes.decode)
+    text = read("s3://bucket/data/manifest.json", retries=5, parse=bytes.decode)
     download("https://host/data/train-000000.tar", Path("part"), size, sha256, retries=5)
 
-Credentials and options are the backend's own: fsspec takes them from the environment.
+Credentials and options are those of the backend, which fsspec takes from the environment.
 """
 
 import errno
@@ -19,19 +19,19 @@ from lcm import files
 from lcm.errors import UserError
 
 FIRST_WAIT = 1.0
-"""Seconds before the second try; twice as many before each further one."""
+"""Seconds before the first retry; they double with each further one."""
 LONGEST_WAIT = 60.0
 STALL = 60.0
-"""Seconds without a byte after which a connection counts as broken. Other backends than HTTP know that themselves."""
+"""Seconds without a byte after which an HTTP connection counts as broken. Other backends have timeouts of their own."""
 
 _random = random.Random()
 _T = TypeVar("_T")
 
 
 class Unreachable(UserError):
-    """A file elsewhere that could not be had: its URL, what happened, and how often it was tried.
+    """A file that could not be fetched. The message holds its URL, the cause, and the number of attempts.
 
-    final: asking again is of no use
+    final: a retry cannot help
     """
 
     def __init__(self, line: str, final: bool) -> None:
@@ -40,37 +40,40 @@ class Unreachable(UserError):
 
 
 class WrongBytes(OSError):
-    """What arrived is not what the manifest promises."""
+    """The bytes that arrived are not those that the manifest promises."""
 
 
 def is_url(folder: str | Path) -> bool:
-    """Whether a folder is to be reached through fsspec; also one that has gone through a Path, which eats a slash."""
+    """True for anything that fsspec takes; also after a detour through Path, which drops one of the slashes."""
     return re.match(r"[a-z][a-z0-9+.-]*:(:|/)", str(folder)) is not None
 
 
-def local(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path. Raises UserError for a URL, where only a local folder will do."""
+def local_folder(folder: str | Path, option: str) -> Path:
+    """The folder as a Path. Raises UserError, naming the option, if it is a URL."""
     if is_url(folder):
-        raise UserError(f"{what}={folder}: expected a local folder; copy the data set here, or there when it is done")
+        raise UserError(f"{option}={folder}: expected a local folder; copy the data set here, or there when it is done")
     return Path(folder)
 
 
-def within(url: str, name: str) -> str:
+def join(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-def read(url: str, retries: int, made_of: Callable[[bytes], _T]) -> _T:
-    """What is made of a small file. made_of: raises WrongBytes for what should be fetched again. Raises Unreachable."""
+def read(url: str, retries: int, parse: Callable[[bytes], _T]) -> _T:
+    """Fetch and parse a small file. Raises Unreachable.
+
+    parse: raises WrongBytes to have the file fetched again
+    """
 
     def attempt() -> _T:
-        files, path = _file_system(url)
-        return made_of(files.cat_file(path))
+        system, path = _file_system(url)
+        return parse(system.cat_file(path))
 
-    return _persistently(url, retries, attempt)
+    return _with_retries(url, retries, attempt)
 
 
 def download(url: str, target: Path, size: int, sha256: str, retries: int) -> None:
-    """A file of `size` bytes into `target`, safe from a power cut. Raises Unreachable; OSError for a full disk."""
+    """Write a file of `size` bytes to `target`. Raises Unreachable; OSError if the disk fails."""
 
     def attempt() -> None:
         system, path = _file_system(url)
@@ -80,11 +83,11 @@ def download(url: str, target: Path, size: int, sha256: str, retries: int) -> No
         if files.sha256(target) != sha256:
             raise WrongBytes("other bytes than the manifest promises (sha256)")
 
-    _persistently(url, retries, attempt)
+    _with_retries(url, retries, attempt)
 
 
 def _at_most(size: int) -> Any:
-    """Gives up on a file that is longer than promised, for which no room has been made."""
+    """An fsspec callback that ends the download of a file longer than promised: no room was made for it."""
     from fsspec.callbacks import Callback
 
     def look(_: int | None, value: int, **__: Any) -> None:
@@ -95,52 +98,52 @@ def _at_most(size: int) -> Any:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """(file system, path in it). Raises ValueError or ImportError for what fsspec does not know."""
-    import fsspec  # not where everything is here: it takes a tenth of a second
+    """(file system, path in it). Raises ValueError or ImportError for a protocol that fsspec does not know."""
+    import fsspec  # here, because it takes a tenth of a second that local data should not pay
 
     options = {}
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # By default a download may take five minutes in all, and as long for its first byte.
+        # By default a whole download may take five minutes, and so may its first byte.
         options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
     return fsspec.core.url_to_fs(url, **options)
 
 
-def _persistently(url: str, retries: int, attempt: Callable[[], _T]) -> _T:
-    """The result of an attempt, of `retries` + 1 at most."""
+def _with_retries(url: str, retries: int, attempt: Callable[[], _T]) -> _T:
+    """The result of the first attempt that succeeds, of `retries` + 1 at most. Raises Unreachable."""
     for tries in itertools.count(1):
         try:
             return attempt()
-        except Exception as error:  # each backend has errors of its own
-            if _of_the_disk(error):
+        except Exception as error:  # every backend raises errors of its own
+            if _is_disk_error(error):
                 raise
             final = _is_final(error)
             if final or tries > retries:
                 often = "tried once" if tries == 1 else f"tried {tries} times"
-                raise Unreachable(f"{url}: {_told(error)} ({often})", final) from error
+                raise Unreachable(f"{url}: {_describe(error)} ({often})", final) from error
         sleep(wait_before(tries))
-    raise AssertionError("counts without end")
+    raise AssertionError("count() never ends")
 
 
-def wait_before(tried: int) -> float:
-    """Seconds to wait after so many tries: exponential, and random by half, so that processes do not come in crowds."""
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tried - 1)) * _random.uniform(0.5, 1.0)
+def wait_before(retry: int) -> float:
+    """Seconds before the retry with this number: exponential, with jitter, so that ranks do not retry together."""
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (retry - 1)) * _random.uniform(0.5, 1.0)
 
 
-def _of_the_disk(error: Exception) -> bool:
-    """Ours, on which the file is written: full, over quota, read-only."""
+def _is_disk_error(error: Exception) -> bool:
+    """True if the local disk is full, over quota or read-only: no fault of the network."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _status(error: Exception) -> int | None:
-    """Of HTTP, under the names that aiohttp, Google's and Azure's backends give it."""
+    """The HTTP status, under the names that the backends of aiohttp, Google and Azure give it."""
     numbers = (getattr(error, name, None) for name in ("status", "code", "status_code"))
     return next((number for number in numbers if isinstance(number, int)), None)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether asking again is of no use. Connections, timeouts, 5xx, "too many requests" and wrong bytes may pass."""
+    """True if a retry cannot help. Broken connections, timeouts, 5xx, 408, 429 and wrong bytes may pass."""
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | ValueError | ImportError):
         return True
     if type(error).__name__ == "NoCredentialsError":  # botocore's
@@ -149,8 +152,8 @@ def _is_final(error: Exception) -> bool:
     return status is not None and 400 <= status < 500 and status not in (408, 429)
 
 
-def _told(error: Exception) -> str:
-    """What happened, in a few words of one line."""
+def _describe(error: Exception) -> str:
+    """The cause in a few words, on one line."""
     status = _status(error)
     match error:
         case FileNotFoundError():

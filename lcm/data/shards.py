@@ -1,6 +1,6 @@
-"""The on-disk format of vectors: plain webdataset tars, an index beside each, and readers by offset.
+"""Shards on disk: webdataset tars with an index beside each, read by offset.
 
-One sample is one document: `<key>.json` = {id, sentences, title, source, lang, source_length}, `<key>.npy` = (n, D)
+A sample is a document: `<key>.json` = {id, sentences, title, source, lang, source_length}, and `<key>.npy` = (n, D)
 float16 vectors as the codec made them.
 
 Shapes.  n concepts of one document · D concept width · N documents of one shard
@@ -25,23 +25,23 @@ from lcm.errors import UserError
 from lcm.files import atomic, sha256
 
 KEY = "{:09d}"
-"""Of the document's number in input order. webdataset cuts keys at the first dot, so ids never go there."""
+"""A sample's key: the document's number in input order. Not its id, because webdataset cuts keys at the first dot."""
 
 FIELDS = ("id", "sentences", "title", "source", "lang", "source_length")
-"""Of <key>.json, in this order."""
+"""The fields of <key>.json, in this order."""
 OFFSET, CONCEPTS, SOURCE = range(3)
 """Columns of an index: the byte at which a document's vectors start, their number, and how many of them are prompt."""
 
 _NPY_HEADER = 128
-"""Bytes before the numbers of a two-dimensional .npy; `_npy` makes sure of it."""
+"""Bytes before the numbers of a two-dimensional .npy, asserted by `_npy`."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document, ready to be stored or read back.
+    """One encoded document.
 
-    sentences: one for each vector, "[MODEL]:" and "End of text." included
-    source_length: concepts of the prompt, its suffix included; 0 where there is no pair
+    sentences:     one for each vector, including "[MODEL]:" and "End of text."
+    source_length: concepts of a pair's prompt, including its suffix; 0 if the document is not a pair
     """
 
     number: int
@@ -64,9 +64,9 @@ def index_path(tar_path: Path) -> Path:
 
 
 def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None = None) -> ShardRecord:
-    """Write a tar and its index; each appears complete or not at all. The bytes depend on the documents alone.
+    """Write a tar and its index, each atomically. The bytes are a function of the documents.
 
-    scratch: a folder on the same file system for the half-written files (default: beside `path`).
+    scratch: as in lcm.files.atomic
     """
     with (
         atomic(path, scratch=scratch) as file,
@@ -95,7 +95,7 @@ def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None =
 
 
 def totals(index: Int64[np.ndarray, "N 3"]) -> tuple[int, int, int]:
-    """The numbers of documents, pairs and concepts that an index lists."""
+    """The numbers of documents, pairs and concepts in an index."""
     return len(index), int((index[:, SOURCE] > 0).sum()), int(index[:, CONCEPTS].sum())
 
 
@@ -111,9 +111,9 @@ def _npy(vectors: Float16[np.ndarray, "n D"]) -> bytes:
 
 
 def build_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
-    """Read a tar from end to end: (byte offset of the numbers, concepts, source_length) of every document.
+    """The index of a tar, which is read from end to end. Its columns are OFFSET, CONCEPTS and SOURCE.
 
-    Raises UserError for a tar that is truncated or not one of ours.
+    Raises UserError if the tar is truncated or not a shard.
     """
     rows = []
     with _opened(tar_path) as tar:
@@ -124,11 +124,14 @@ def build_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
 
 
 def load_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
-    """The index beside a tar; made anew, and stored if the folder can be written to, where it is missing."""
+    """The index beside a tar. If there is none, it is made, and stored if the folder is writable.
+
+    Raises UserError if the file is not an index.
+    """
     try:
         data = index_path(tar_path).read_bytes()
         documents = (len(data) - _HEADER) // 24
-        if data[:_HEADER] == _header(documents):  # np.load takes four times as long, nearly all of it for the header
+        if data[:_HEADER] == _header(documents):  # np.load spends three quarters of its time on the header
             return np.frombuffer(data, "<i8", 3 * documents, _HEADER).reshape(-1, 3)
         return np.load(io.BytesIO(data), allow_pickle=False)
     except FileNotFoundError:
@@ -145,7 +148,7 @@ _HEADER = 128
 
 
 def _header(documents: int) -> bytes:
-    """What numpy writes there."""
+    """The bytes that numpy writes before the numbers of an index."""
     text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({documents}, 3), }}"
     return b"\x93NUMPY\x01\x00v\x00" + text.ljust(_HEADER - 11).encode() + b"\n"
 
@@ -187,31 +190,31 @@ class OpenFile:
 
 
 def read_vectors(path: Path, offset: int, n: int, dim: int) -> Float16[np.ndarray, "n D"]:
-    """The n vectors of a shard that start at byte `offset`. Reads no other bytes. Raises UserError as OpenFile."""
+    """The n vectors of a shard that start at byte `offset`. Reads no other bytes. Raises UserError like OpenFile."""
     vectors = np.empty((n, dim), np.float16)
     OpenFile(path).fill(vectors.data.cast("B"), offset)
     return vectors
 
 
 def read_shard(tar_path: Path) -> Iterator[Encoded]:
-    """Every document of a shard, in order, without the index."""
+    """The documents of a shard in order. Does not use the index."""
     with _opened(tar_path) as tar:
         for card, vectors in _samples(tar, tar_path):
             yield _encoded(tar, card, vectors)
 
 
 def read_documents(folder: str | Path, split: str) -> Iterator[Encoded]:
-    """Every document of one split of a data set, in input order."""
+    """The documents of one split of a data set, in input order."""
     for shard in open_dataset(folder).shards(split):
         yield from read_shard(Path(folder) / shard.name)
 
 
 def read_sample(tar_path: Path, i: int) -> Encoded:
-    """The i-th document of a shard with its sentences, through the index."""
+    """The i-th document of a shard with its sentences, found through the index."""
     index = load_index(tar_path)
     start = 0
-    if i > 0:  # samples follow each other, each file in whole blocks
-        offset, n, _ = index[i - 1].tolist()  # of the document before it
+    if i > 0:  # it starts where the document before it ends, in whole blocks
+        offset, n, _ = index[i - 1].tolist()
         with tar_path.open("rb") as file:
             _, dim = _npy_shape(os.pread(file.fileno(), _NPY_HEADER, offset - _NPY_HEADER))
         start = -(-(offset + n * dim * 2) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -221,7 +224,7 @@ def read_sample(tar_path: Path, i: int) -> Encoded:
 
 @contextmanager
 def _opened(tar_path: Path, start: int = 0) -> Iterator[tarfile.TarFile]:
-    """A tar, read from byte `start` on. What a damaged one can raise becomes a UserError."""
+    """A tar, read from byte `start` on. Turns the errors of a damaged tar into a UserError."""
     try:
         with tar_path.open("rb") as file:
             file.seek(start)
@@ -234,7 +237,7 @@ def _opened(tar_path: Path, start: int = 0) -> Iterator[tarfile.TarFile]:
 
 
 def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarInfo]]:
-    """The two files of each sample. Raises EOFError in the end where the tar lacks its own: tarfile lets that pass."""
+    """The two files of each sample. Raises EOFError if the tar has no end-of-archive mark, which tarfile tolerates."""
     members = iter(tar)
     yield from zip(members, members, strict=True)
     if path.stat().st_size < tar.offset + 2 * tarfile.BLOCKSIZE:
@@ -252,7 +255,7 @@ def _fields(tar: tarfile.TarFile, card: tarfile.TarInfo) -> dict[str, Any]:
 
 
 def _npy_shape(header: bytes) -> tuple[int, int]:
-    """(n, D), as the first bytes of a .npy say."""
+    """(n, D), from the first bytes of a .npy."""
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -1,4 +1,7 @@
-"""Statistics of a data set's vectors, from an even sample of its finished shards.
+"""The normalizer of a data set, fitted to an even sample of the vectors in its finished shards.
+
+The shards are read again, rather than sampled while they are written: the sample is then a function of the data set,
+and does not depend on the number of workers that wrote it.
 
 Shapes.  n sampled vectors · D concept width
 """
@@ -16,18 +19,18 @@ from lcm.data.manifest import SPLITS, NormalizerInfo, ShardRecord
 from lcm.data.shards import load_index, read_vectors
 
 QUARTILES = (0.25, 0.75)
-"""Quantiles in [0, 1]. The reference hands them to an API that takes percentages and so fits the extreme tail."""
+"""As fractions. The reference passes them to an API that takes percentages, and so fits the extreme tail."""
 
 SAMPLE = 200_000
-"""Vectors that the normalizer is fitted on: enough for quartiles of half a percent of a standard deviation."""
+"""Vectors that the normalizer is fitted to: the quartiles are then off by half a percent of a standard deviation."""
 
 
 def sample_vectors(
     folder: Path, shards: Sequence[ShardRecord], dim: int, limit: int = SAMPLE
 ) -> Float16[np.ndarray, "n D"]:
-    """Every k-th sentence's vector, k the least that gives at most `limit` of them.
+    """The vector of every k-th sentence, with the smallest k that gives at most `limit` vectors.
 
-    The constants that `prepare` appends ("[MODEL]:", "End of text.") are no sentences of the text and left out.
+    Excludes the constants that `lcm prepare` appends ("[MODEL]:", "End of text."): they are not sentences of the text.
     """
     total = sum(shard.concepts - shard.documents - shard.pairs for shard in shards)
     stride = max(1, -(-total // limit))
@@ -48,24 +51,24 @@ def sample_vectors(
 def fit_normalizer(
     folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int, limit: int = SAMPLE
 ) -> NormalizerInfo:
-    """The normalizer of the train split; of validation or test where that is all there is."""
+    """Fit to the train split; to validation or test if there is no other."""
     shards = next(splits[name] for name in SPLITS if splits.get(name))
     location, scale = fit(torch.from_numpy(sample_vectors(folder, shards, dim, limit)))
     return NormalizerInfo(location=_shortest(location.numpy()), scale=_shortest(scale.numpy()))
 
 
 def _shortest(values: Float32[np.ndarray, " D"]) -> tuple[float, ...]:
-    """The fewest digits that give the same float32 again."""
+    """The fewest digits that give the same float32 back."""
     return tuple(float(str(value)) for value in values)
 
 
 def fit(vectors: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """(location, scale): the median, and the interquartile range over that of N(0, 1), so that a Gaussian gets its σ.
+    """(location, scale): the median, and the interquartile range over that of N(0, 1), which is σ for a Gaussian.
 
-    A channel that never varies gets scale 1: it carries nothing, and must not turn into infinities.
+    A channel that never varies gets scale 1 instead of 0.
     """
     quantiles = torch.tensor([QUARTILES[0], 0.5, QUARTILES[1]], dtype=torch.float64, device=vectors.device)
-    # In blocks of channels: torch.quantile refuses more than 16 million numbers at once and sorts a copy of its input.
+    # In blocks of channels: torch.quantile takes 16 million numbers at most, and sorts a copy of all of them.
     columns = vectors.shape[1]
     low, middle, high = torch.cat(
         [_column_quantiles(vectors[:, start : start + 64], quantiles) for start in range(0, columns, 64)], dim=1
@@ -76,7 +79,7 @@ def fit(vectors: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[Tenso
 
 
 def _column_quantiles(block: Float[Tensor, "n C"], quantiles: Float[Tensor, " Q"]) -> Float[Tensor, "Q C"]:
-    """Quantiles of each column with linear interpolation, as numpy's default."""
+    """The quantiles of each column, with linear interpolation like numpy's default."""
     ordered = block.double().sort(dim=0).values
     place = quantiles * (len(ordered) - 1)
     below = place.floor().long()

@@ -1,4 +1,4 @@
-"""Is a data set what its manifest says? Every byte is read; each thing that is wrong is named."""
+"""Check a data set against its manifest: read every byte, and name everything that is wrong."""
 
 import argparse
 import hashlib
@@ -21,7 +21,7 @@ from lcm.files import sha256
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found in a folder. problems: one line each, naming the file; empty if all is well."""
+    """The result for one data set. problems: one line each, naming the file; empty if all is well."""
 
     folder: str
     problems: tuple[str, ...]
@@ -32,17 +32,17 @@ class VerifyReport:
 
 
 def verify(folder: str | Path) -> VerifyReport:
-    """Check every shard: there, whole, its sha256, its counts, its index, its vectors.
+    """Check presence, size, sha256, counts, index and vectors of every shard.
 
-    Shards behind a URL are fetched one after the other, each of which makes room for the next, past any cache.
-    Raises UserError where there is no readable manifest at all.
+    Remote shards are fetched one by one into a temporary folder, whatever the cache holds.
+    Raises UserError if there is no readable manifest.
     """
     manifest = open_dataset(folder)
     problems = []
     if (channels := len(manifest.normalizer.location)) != manifest.codec.dim:
         problems.append(f"manifest.json: the normalizer has {channels} channels, the codec {manifest.codec.dim}")
     shards = [shard for split in SPLITS for shard in manifest.shards(split)]
-    for shard, path in _found(folder, shards):
+    for shard, path in _local_paths(folder, shards):
         found = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
         problems += [f"{shard.name}: {problem}" for problem in found]
     return VerifyReport(
@@ -50,8 +50,8 @@ def verify(folder: str | Path) -> VerifyReport:
     )
 
 
-def _found(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
-    """Each shard with where it can be read, or why it cannot."""
+def _local_paths(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
+    """Each shard with the path to read it from, or with the error if it cannot be fetched."""
     if not is_url(folder):
         yield from ((shard, Path(folder) / shard.name) for shard in shards)
         return
@@ -80,17 +80,17 @@ def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[st
         recorded = (shard.documents, shard.pairs, shard.concepts)
         if counts != recorded:
             yield f"holds {counts} documents, pairs and concepts, expected {recorded}"
-        if index_path(path).is_file() and not _same(index_path(path), index):
+        if index_path(path).is_file() and not _holds(index_path(path), index):
             yield f"{index_path(path).name} does not match; delete it and it is made anew"
         for document in read_shard(path):
             if problem := _document_problem(document, manifest):
                 yield f"document {document.number}: {problem}"
-                return  # one is enough to know that the shard is bad
+                return  # one is enough to know that the shard is damaged
     except UserError:
         yield "damaged: not a readable tar of documents"
 
 
-def _same(path: Path, index: np.ndarray) -> bool:
+def _holds(path: Path, index: np.ndarray) -> bool:
     try:
         return np.array_equal(np.load(path, allow_pickle=False), index)
     except (ValueError, EOFError):

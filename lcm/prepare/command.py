@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lcm.codec import SatSettings, SplitterSettings, load_codec, load_sat
-from lcm.data import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, fit_normalizer, local, open_dataset
+from lcm.data import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, fit_normalizer, local_folder, open_dataset
 from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.options import add_options, options_from
@@ -36,7 +36,7 @@ def prepare(options: PrepareOptions) -> Manifest | None:
     Progress goes to stderr.
     Raises UserError for anything that a person can put right; finished shards are kept.
     """
-    folder = local(options.output, "--output")
+    folder = local_folder(options.output, "--output")
     with disk_errors(folder):
         sources, files = _sources(options)
         check_folder(folder)

@@ -9,7 +9,7 @@ import pytest
 from serving import ALWAYS, quick_waits, served
 
 from lcm.data import remote
-from lcm.data.remote import Unreachable, download, is_url, read, wait_before, within
+from lcm.data.remote import Unreachable, download, is_url, join, read, wait_before
 from lcm.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
@@ -144,4 +144,4 @@ def test_what_is_a_url():
     folders = ["data", "/data", "../data", "C", "data:mine", "a:b/c", ""]
     assert all(map(is_url, urls))
     assert not any(map(is_url, folders))
-    assert within("s3://bucket/data/", "a.tar") == within("s3://bucket/data", "a.tar") == "s3://bucket/data/a.tar"
+    assert join("s3://bucket/data/", "a.tar") == join("s3://bucket/data", "a.tar") == "s3://bucket/data/a.tar"
