@@ -41,7 +41,7 @@ class Perfect(FakeCodec):
         return super().decode(vectors, lang)
 
 
-class Deaf(Perfect):
+class Constant(Perfect):
     """Says the same whatever it is given."""
 
     def decode(self, vectors, lang="eng_Latn", *, beam=1, progress=None):

@@ -6,7 +6,7 @@ import pytest
 from tiny_codec import settings_for, write_corpus
 
 from lcm.codec.splitter import Splitter, SplitterSettings
-from lcm.codec_lab.training.corpus import Corpus, HeldOut, Pair, read_corpus
+from lcm.codec_lab.training.corpus import Corpus, HeldOut, Translation, read_corpus
 from lcm.codec_lab.training.pieces import tokenize
 from lcm.codec_lab.training.start import make_start
 from lcm.errors import UserError
@@ -21,7 +21,7 @@ def write_rows(path, rows):
     return str(path)
 
 
-def test_a_missing_file_is_told_under_the_setting_that_names_it(tmp_path):
+def test_a_missing_file_is_reported_under_the_setting_that_names_it(tmp_path):
     with pytest.raises(UserError, match=r"^data\.text=nowhere\.txt: no such file"):
         corpus_of(tmp_path, "data.text=nowhere.txt")
 
@@ -99,7 +99,7 @@ def test_translations_go_both_ways_and_those_over_the_limit_on_either_side_are_l
     start = make_start(settings, [text for text, _ in read_corpus(settings.data).sentences], ["eng_Latn", "fra_Latn"])
     long = "A red fox sees. " * 9
     assert len(start.tokenizer.encode([long])[0]) > start.max_pieces
-    pairs = [Pair("A fox.", other, "eng_Latn", "fra_Latn") for other in ("A boat.", long)]
+    pairs = [Translation("A fox.", other, "eng_Latn", "fra_Latn") for other in ("A boat.", long)]
     corpus = Corpus(sentences=[("A red fox sees.", "eng_Latn")], pairs=pairs)
     _, *translations = tokenize(corpus, start, settings.data).train
     languages = {code: start.tokenizer.language(code) for code in ("eng_Latn", "fra_Latn")}

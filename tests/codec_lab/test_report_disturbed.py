@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from judged_fakes import Deaf, Perfect, at, sample_of, sentences
+from judged_fakes import Constant, Perfect, at, sample_of, sentences
 
 from lcm.codec_lab.report.disturbed import halfway, midpoint_examples, midpoint_means, under_noise
 from lcm.codec_lab.report.sample import Coder, drawn, noise_of
 from lcm.codec_lab.report.space import nearest
 
 
-def test_noise_has_the_asked_spread_on_each_channel():
+def test_noise_has_the_given_spread_on_each_channel():
     """Channels of very different σ: the noise follows each."""
     codec = Perfect(6)
     sample = sample_of(codec, sentences(2000))
@@ -47,7 +47,7 @@ def test_the_draw_depends_on_the_sentences_and_the_seed_alone():
     assert drawn(found, 30, 1) != drawn(found, 30, 0) != found
 
 
-def test_a_steadfast_codec_says_one_of_the_two_halfway():
+def test_a_codec_that_knows_only_its_sentences_decodes_one_of_the_two_halfway():
     codec = Perfect()
     sample = sample_of(codec, sentences(12))
     points = halfway(Coder(codec), sample, sample.texts, nearest(sample, 1)[0])
@@ -86,8 +86,8 @@ def test_the_round_trip_is_measured_in_distances_of_the_two():
 
 
 def test_one_sentence_has_no_midpoint():
-    sample = sample_of(Deaf(4), sentences(1))
-    points = halfway(Coder(Deaf(4)), sample, sample.texts, nearest(sample, 3)[0])
+    sample = sample_of(Constant(4), sentences(1))
+    points = halfway(Coder(Constant(4)), sample, sample.texts, nearest(sample, 3)[0])
     assert midpoint_means(points) == {
         "midpoints": 0, "is_end": None, "bleu": None, "invented": None, "round_trip": None, "closer_than_ends": None,
     }  # fmt: skip

@@ -142,7 +142,7 @@ def test_the_command_writes_a_report(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--input", "nothing.txt"], "--input=nothing.txt: no such file"),
         (["--limit", "0"], "--limit=0: expected 1 or more"),
@@ -156,7 +156,7 @@ def test_the_command_writes_a_report(tmp_path, capsys):
         (["--output", "text.txt"], "--output=text.txt: cannot be a folder"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, args, told):
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("A sentence.\n")
     Path("row.jsonl").write_text('{"text": "A sentence.", "lang": "en"}\n')
@@ -167,10 +167,10 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, args, told):
     assert captured.out == ""
     last = captured.err.splitlines()[-1]
     assert last.startswith("codec_report: ")
-    assert told in last
+    assert message in last
 
 
-def test_results_of_another_kind_are_told(tmp_path):
+def test_results_of_another_kind_are_refused(tmp_path):
     (tmp_path / "results.json").write_text('{"codec": {}, "teacher_forced": {}}')
     with pytest.raises(UserError, match="no counts, reconstruction"):
         read_results(tmp_path / "results.json")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from judged_fakes import Deaf, FakePublic, Perfect, sample_of, sentences
+from judged_fakes import Constant, FakePublic, Perfect, sample_of, sentences
 
 from lcm.codec_lab.report.fragility import LEVELS, fragility_examples, fragility_means, noise_scores
 from lcm.codec_lab.report.sample import Coder
@@ -24,9 +24,9 @@ def test_what_no_noise_harms_is_minus_one():
     assert (told["bleu"], told["cosine"], told["sentences"]) == (pytest.approx(-1), None, 12)
 
 
-def test_a_codec_that_does_not_listen_scores_what_its_one_sentence_scores():
+def test_a_codec_that_always_says_the_same_scores_what_its_one_sentence_scores():
     """Whatever the noise: −E is minus the BLEU of that sentence."""
-    sample, found = measured(Deaf(8))
+    sample, found = measured(Constant(8))
     bleu = sentence_bleu(["the old sea was calm"] * 12, sample.texts, sample.langs)
     assert found.by_bleu == pytest.approx(-bleu / 100)
     assert 0 > found.by_bleu.min() > -1
@@ -65,9 +65,9 @@ def test_the_cosine_is_the_public_encoders():
     codec = Perfect(2048)
     _, found = measured(codec, public=FakePublic(codec).encode)
     assert found.by_cosine.tolist() == pytest.approx([-1] * 12, abs=1e-5)
-    deaf = Deaf(512)
-    public = FakePublic(deaf)
-    sample, found = measured(deaf, public=public.encode)
+    constant = Constant(512)
+    public = FakePublic(constant)
+    sample, found = measured(constant, public=public.encode)
     expected = -(public.encode(sample.texts) @ public.encode(["the old sea was calm"])[0])
     assert found.by_cosine == pytest.approx(expected.numpy(), abs=1e-5)
 

@@ -4,7 +4,7 @@ import random
 from typing import ClassVar
 
 import pytest
-from judged_fakes import Deaf, FakePublic, Perfect, Translator, sentences
+from judged_fakes import Constant, FakePublic, Perfect, Translator, sentences
 
 from lcm.codec_lab.report import ReportOptions, Sentence, judge
 from lcm.errors import UserError
@@ -29,8 +29,8 @@ def test_a_perfect_codec_gets_perfect_numbers():
     assert all(row["exact"] and row["decoded"] == row["text"] for row in judged.rows)
 
 
-def test_a_codec_that_does_not_listen_gets_nothing():
-    found = judge(Deaf(64), sentences(60), OPTIONS).results
+def test_a_codec_that_always_says_the_same_gets_nothing():
+    found = judge(Constant(64), sentences(60), OPTIONS).results
     assert found["reconstruction"]["exact"] == 0
     assert found["reconstruction"]["bleu"] == found["noise"][0]["bleu"] == found["noise"][1]["bleu"] < 5
     assert found["agreement"] is None
@@ -85,7 +85,7 @@ def test_sentences_over_the_limit_are_counted():
     assert judged.results["counts"]["over_limit"] == sum(len(s.text.split()) > 20 for s in sentences(40)) > 0
 
 
-def test_each_language_is_asked_for_and_told_alone():
+def test_each_language_is_decoded_as_itself_and_has_results_of_its_own():
     """Half the sentences are in a language that comes back whole; of the English half nothing does."""
 
     class Half(Translator):
@@ -111,7 +111,7 @@ def test_each_language_is_asked_for_and_told_alone():
     assert languages["fra_Latn"]["agreement"]["random"]["pairs"] == 400
 
 
-def test_every_decoding_searches_with_the_asked_beam():
+def test_every_decoding_searches_with_the_beam_of_the_options():
     class Searching(Perfect):
         beams: ClassVar[set[int]] = set()
 
@@ -143,7 +143,7 @@ def test_no_fragility_is_an_option():
     assert {row["fragility"] for row in judged.rows} == {None}
 
 
-def test_what_is_done_is_told_on_stderr(capsys):
+def test_each_stage_is_announced_on_stderr(capsys):
     judge(Perfect(8), sentences(5), OPTIONS)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -151,7 +151,7 @@ def test_what_is_done_is_told_on_stderr(capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"limit": 0}, "--limit=0: expected 1 or more"),
         ({"fragility_limit": -1}, "--fragility-limit=-1: expected 0 or more"),
@@ -159,12 +159,12 @@ def test_what_is_done_is_told_on_stderr(capsys):
         ({"noise": (float("nan"),)}, "--noise=nan"),
     ],
 )
-def test_options_that_mean_nothing_are_told(options, told):
-    with pytest.raises(UserError, match=told):
+def test_options_out_of_bounds_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
         ReportOptions(**options)
 
 
-def test_vectors_that_are_not_finite_are_told():
+def test_vectors_that_are_not_finite_are_refused():
     class Broken(Perfect):
         def encode(self, sentences, lang="eng_Latn", *, progress=None):
             return super().encode(sentences) * float("nan")

@@ -59,7 +59,7 @@ def test_groups_without_sentences_are_left_out():
     assert by_length(["one two three four", "one"]) == [(1, 2, [1]), (3, 5, [0])]
 
 
-def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[judge\]'"):
         scores(TEXTS, TEXTS, ENGLISH)

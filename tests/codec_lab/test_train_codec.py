@@ -197,19 +197,19 @@ def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypat
         ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2)
 
 
-def test_nothing_to_validate_on_is_said_before_training(tmp_path):
+def test_nothing_to_validate_on_is_reported_before_training(tmp_path):
     text = tmp_path / "one.jsonl"
     text.write_text('{"id": "a", "text": "The red fox sees a boat.", "split": "train"}\n')
     with pytest.raises(UserError, match="nothing to validate on"):
         trained(tmp_path, f"data.text={text}", "start=mini")
 
 
-def test_too_small_a_text_for_the_vocabulary_is_said(tmp_path):
+def test_too_small_a_text_for_the_vocabulary_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"lower model\.vocabulary"):
         trained(tmp_path, "model.vocabulary=5000")
 
 
-def test_each_sentence_gets_its_own_vector_and_the_teachers_answer_to_it(start, tmp_path):
+def test_each_sentence_gets_its_own_vector_and_its_own_of_the_public_encoder(start, tmp_path):
     overrides = (f"start={start}", "terms.similarity=1", "terms.similarity_sentences=7")
     run = training.prepare_run(settings_for(tmp_path, *overrides), None)
     codec, texts = load_codec(start, device="cpu"), run.rows.texts

@@ -4,7 +4,7 @@ Shapes.  n sentences · W width of the vectors · D concept width · E width of 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -46,11 +46,11 @@ class Case:
 
 def cases() -> list[Case]:
     """The 40 cases: every pair of attributes with every pair of things, the frames in turn."""
-    found = []
+    made = []
     for number, ((a, b), (x, y)) in enumerate(product(ATTRIBUTES, THINGS)):
         c, d = ATTRIBUTES[(number // len(THINGS) + 1) % len(ATTRIBUTES)]
         frame = FRAMES[number % len(FRAMES)]
-        found.append(
+        made.append(
             Case(
                 original=frame.format(a, x, b, y),
                 swap=frame.format(b, x, a, y),
@@ -59,7 +59,7 @@ def cases() -> list[Case]:
                 swapped=(f"{b} {x}", f"{a} {y}"),
             )
         )
-    return found
+    return made
 
 
 def binding_scores(
@@ -102,11 +102,8 @@ def _cosines(vectors: Float[Tensor, "n W"]) -> dict[str, float]:
 
 def _outcome(text: str, case: Case) -> str:
     """right: a decoded swap binds as the swap. confused: as the original. other: as neither."""
-    said = " ".join(re.findall(r"\w+", text.lower()))
-    if _has_all(said, case.swapped):
-        return "right"
-    return "confused" if _has_all(said, case.bound) else "other"
-
-
-def _has_all(said: str, pairs: Sequence[str]) -> bool:
-    return all(f" {pair} " in f" {said} " for pair in pairs)
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    for outcome, pairs in (("right", case.swapped), ("confused", case.bound)):
+        if all(f" {pair} " in f" {words} " for pair in pairs):
+            return outcome
+    return "other"

@@ -13,10 +13,10 @@ GOOD = 90
 def systems_of(results: Results, others: Sequence[Results]) -> dict[str, Results]:
     """Results by codec name; a name that is taken already gets a number."""
     named: dict[str, Results] = {}
-    for found in (results, *others):
-        name = str(found["codec"]["name"])
+    for system in (results, *others):
+        name = str(system["codec"]["name"])
         same = sum(str(earlier["codec"]["name"]) == name for earlier in named.values())
-        named[f"{name} ({same + 1})" if same else name] = found
+        named[f"{name} ({same + 1})" if same else name] = system
     return named
 
 
@@ -35,24 +35,26 @@ def middle_noise(noise: Sequence[Results]) -> Results:
 
 
 def _agreed(kind: str) -> Callable[[Results], str]:
-    def measure(found: Results) -> str:
-        pairs = (found["agreement"] or {}).get(kind, {})
+    def measure(system: Results) -> str:
+        pairs = (system["agreement"] or {}).get(kind, {})
         return shown(pairs.get("centred", {}).get("value"), 2)
 
     return measure
 
 
 MEASURES: dict[str, Callable[[Results], str]] = {
-    "AutoBLEU": lambda found: shown(found["reconstruction"]["bleu"]),
-    "chrF": lambda found: shown(found["reconstruction"]["chrf"]),
-    "word for word": lambda found: percent(found["reconstruction"]["exact"]),
-    "fragility, BLEU": lambda found: shown(found["fragility"] and found["fragility"]["bleu"], 2),
-    "midpoints that stand": lambda found: percent(found["halfway"]["closer_than_ends"]),
+    "AutoBLEU": lambda system: shown(system["reconstruction"]["bleu"]),
+    "chrF": lambda system: shown(system["reconstruction"]["chrf"]),
+    "word for word": lambda system: percent(system["reconstruction"]["exact"]),
+    "fragility, BLEU": lambda system: shown(system["fragility"] and system["fragility"]["bleu"], 2),
+    "midpoints that stand": lambda system: percent(system["halfway"]["closer_than_ends"]),
     "agreement, random pairs": _agreed("random"),
     "agreement, neighbours": _agreed("neighbours"),
-    "exchange decoded rightly": lambda found: percent(found["binding"] and found["binding"]["decoded"]["right"]),
-    "directions used": lambda found: f"{shown(found['space']['participation_ratio'], 0)} of {found['codec']['dim']:,}",
-    "over the limit": lambda found: f"{found['counts']['over_limit']:,} of {found['counts']['judged']:,}",
+    "exchange decoded rightly": lambda system: percent(system["binding"] and system["binding"]["decoded"]["right"]),
+    "directions used": lambda system: (
+        f"{shown(system['space']['participation_ratio'], 0)} of {system['codec']['dim']:,}"
+    ),
+    "over the limit": lambda system: f"{system['counts']['over_limit']:,} of {system['counts']['judged']:,}",
 }
 
 
@@ -61,10 +63,10 @@ def glance(systems: Systems) -> list[tuple[str, list[str]]]:
 
     After the first three comes AutoBLEU at the middle level of noise of the first codec.
     """
-    rows = [(name, [measure(found) for found in systems.values()]) for name, measure in MEASURES.items()]
+    rows = [(name, [measure(system) for system in systems.values()]) for name, measure in MEASURES.items()]
     if noise := next(iter(systems.values()))["noise"]:
         level = middle_noise(noise)["multiple"]
-        levels = [{row["multiple"]: row["bleu"] for row in found["noise"]} for found in systems.values()]
+        levels = [{row["multiple"]: row["bleu"] for row in system["noise"]} for system in systems.values()]
         rows.insert(3, (f"AutoBLEU at {level:g} σ of noise", [shown(bleu.get(level)) for bleu in levels]))
     return rows
 

@@ -33,7 +33,7 @@ def report_page(results: Results, others: Sequence[Results] = ()) -> str:
         "percent": percent,
         "verdict": verdict(results),
         "glance": glance(systems),
-        "same_sentences": len({found["counts"].get("fingerprint") for found in systems.values()}) == 1,
+        "same_sentences": len({system["counts"].get("fingerprint") for system in systems.values()}) == 1,
         "length_rows": _length_rows(systems),
         "noise_rows": _noise_rows(systems),
         "by_length": lambda part, key: _by_length(systems, part, key),
@@ -47,33 +47,33 @@ def report_page(results: Results, others: Sequence[Results] = ()) -> str:
 def _length_rows(systems: Systems) -> list[ScoreRow]:
     """A row for each group by length, and one for all sentences."""
     ours, *others = systems.values()
-    bleu = [{group["from"]: group["bleu"] for group in found["by_length"]} for found in others]
+    bleu = [{group["from"]: group["bleu"] for group in system["by_length"]} for system in others]
     rows = [(_band(group), group, [other.get(group["from"]) for other in bleu]) for group in ours["by_length"]]
-    return [*rows, ("all", ours["reconstruction"], [found["reconstruction"]["bleu"] for found in others])]
+    return [*rows, ("all", ours["reconstruction"], [system["reconstruction"]["bleu"] for system in others])]
 
 
 def _noise_rows(systems: Systems) -> list[ScoreRow]:
     """A row without noise, and one for each level."""
     ours, *others = systems.values()
-    bleu = [{row["multiple"]: row["bleu"] for row in _levels(found)} for found in others]
+    bleu = [{row["multiple"]: row["bleu"] for row in _levels(system)} for system in others]
     return [
         (f"{row['multiple']:g} σ" if row["multiple"] else "none", row, [other.get(row["multiple"]) for other in bleu])
         for row in _levels(ours)
     ]
 
 
-def _levels(found: Results) -> list[Results]:
+def _levels(system: Results) -> list[Results]:
     """Scores without noise, then at every level that was measured."""
-    return [{"multiple": 0.0} | found["reconstruction"], *found["noise"]]
+    return [{"multiple": 0.0} | system["reconstruction"], *system["noise"]]
 
 
 def _by_length(systems: Systems, part: str, key: str) -> tuple[Series, dict[float, str]]:
     """A chart by length, evenly spaced: series and labels of the x axis. Codecs may differ in their groups."""
     groups = {
-        name: found["by_length"] if part == "all" else (found[part] or {}).get("by_length", [])
-        for name, found in systems.items()
+        name: system["by_length"] if part == "all" else (system[part] or {}).get("by_length", [])
+        for name, system in systems.items()
     }
-    starts = sorted({(group["from"], _band(group)) for found in groups.values() for group in found})
+    starts = sorted({(group["from"], _band(group)) for system in groups.values() for group in system})
     place = {start: float(i) for i, (start, _) in enumerate(starts)}
     series = {
         name: [(place[group["from"]], group[key]) for group in groups[name] if group[key] is not None]
@@ -84,7 +84,7 @@ def _by_length(systems: Systems, part: str, key: str) -> tuple[Series, dict[floa
 
 def _under_noise(systems: Systems, key: str) -> Series:
     shown_systems = list(systems.items())[:CHARTED]
-    return {name: [(row["multiple"], row[key]) for row in _levels(found)] for name, found in shown_systems}
+    return {name: [(row["multiple"], row[key]) for row in _levels(system)] for name, system in shown_systems}
 
 
 def _band(group: Results) -> str:

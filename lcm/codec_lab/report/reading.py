@@ -1,23 +1,20 @@
 """Files → sentences with their languages: .txt, .jsonl, .tsv and .parquet, one sentence a line or row."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lcm.errors import UserError, existing_file
-from lcm.prepare import DamagedFile, opened
+from lcm.prepare import DamagedFile, Refused, opened, read_rows
 
-KINDS = ".txt, .jsonl, .tsv, .parquet; all but the last also with .gz, .xz, .zst"
+COMPRESSIONS = (".gz", ".xz", ".zst")
+KINDS = f".txt, .jsonl, .tsv, .parquet, each also with {', '.join(COMPRESSIONS)}"
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """row: its place among the sentences of all inputs, from 0; blank lines have none."""
+    """row: place among the sentences of all inputs, from 0; blank lines are not counted."""
 
     text: str
     lang: str
@@ -27,12 +24,12 @@ class Sentence:
 def read_sentences(
     inputs: Sequence[str | Path], *, text_column: str | None = None, lang_column: str = "lang", lang: str = "eng_Latn"
 ) -> list[Sentence]:
-    """The sentences of all files, in order, their white space reduced to single blanks; blank ones are left out.
+    """Read the sentences of all files, in order, with white space reduced to single blanks. Blank ones are skipped.
 
     text_column: .jsonl and .parquet: its name ("text"). .tsv: its number from 1 (the last), or its name in the first
                  line
-    lang_column: where a row has such a column, it is the row's language, else `lang`
-    Raises UserError for a file that is not there or of another kind, a row that cannot be read, and no sentence at all.
+    lang_column: column of the row's language; rows without one are in `lang`
+    Raises UserError for a missing file or one of another kind, a row that cannot be read, and no sentence at all.
     """
     found: list[Sentence] = []
     for name in inputs:
@@ -46,29 +43,24 @@ def read_sentences(
 
 
 def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".xz", ".zst")]
+    """Text and language of each row."""
+    suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in COMPRESSIONS]
     match suffixes[-1] if suffixes else "":
         case ".txt":
             yield from ((line, None) for _, line in _lines(path))
         case ".tsv":
             yield from _tsv(path, text_column, lang_column)
-        case ".jsonl":
-            for number, line in _lines(path):
-                if line.strip():
-                    yield _cells(_parsed(line, f"{path}:{number}"), text_column, lang_column, f"{path}:{number}")
-        case ".parquet" if path.suffix.lower() == ".parquet":
-            try:
-                table = pq.read_table(path)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(f"{path}: not a whole parquet file; copy it again") from error
-            for number, row in enumerate(table.to_pylist(), 1):
-                yield _cells(row, text_column, lang_column, f"{path}:{number}")
+        case ".jsonl" | ".parquet":
+            for number, row in read_rows(path):
+                if isinstance(row, Refused):
+                    raise UserError(f"--input={row.example}: {row.reason}; mend it, or copy the file again")
+                yield _cells(row, text_column or "text", lang_column, f"{path}:{number}")
         case _:
             raise UserError(f"--input={path}: unknown kind of file; expected {KINDS}")
 
 
 def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
-    """With a number, or none, there is no header; with a name the first line says which column is which."""
+    """There is a header if the column is given by name; it says which column is which."""
     lines = _lines(path)
     place, lang_place = -1, None
     if text_column is not None and text_column.isdigit():
@@ -82,16 +74,16 @@ def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tupl
         place = header.index(text_column)
         lang_place = header.index(lang_column) if lang_column in header else None
     for number, line in lines:
-        cells = line.split("\t")
-        wanted = max(place, lang_place or 0)
-        if line.strip() and wanted >= len(cells):
-            raise UserError(f"{path}:{number}: {len(cells)} columns, expected at least {wanted + 1}")
-        if line.strip():
-            yield cells[place], None if lang_place is None else cells[lang_place]
+        if not line.strip():
+            continue
+        cells, needed = line.split("\t"), 1 + max(place, lang_place or 0)
+        if needed > len(cells):
+            raise UserError(f"{path}:{number}: {len(cells)} columns, expected at least {needed}")
+        yield cells[place], None if lang_place is None else cells[lang_place]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines, numbered from 1, without their ends."""
+    """Lines without their ends, numbered from 1."""
     try:
         with opened(path) as (_, plain):
             for number, line in enumerate(plain, 1):
@@ -102,22 +94,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: {damage}; copy it again") from damage
 
 
-def _parsed(line: str, place: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: invalid JSON: {line[:60]!r}") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object, found {line[:60]!r}")
-    return row
-
-
-def _cells(row: Mapping[str, Any], text_column: str | None, lang_column: str, place: str) -> tuple[str, str | None]:
-    name = text_column or "text"
-    if not isinstance(row.get(name), str):
-        what = f"{name} is {row[name]!r:.60}" if name in row else f"no column {name!r}; it has {', '.join(row)}"
+def _cells(row: Mapping[str, Any], text_column: str, lang_column: str, place: str) -> tuple[str, str | None]:
+    text, lang = row.get(text_column), row.get(lang_column)
+    if not isinstance(text, str):
+        known = f"no column {text_column!r}; it has {', '.join(row)}"
+        what = f"{text_column} is {text!r:.60}" if text_column in row else known
         raise UserError(f"{place}: {what}; name the sentences' column with --text-column")
-    lang = row.get(lang_column)
     if lang is not None and not isinstance(lang, str):
         raise UserError(f"{place}: {lang_column} is {lang!r:.60}, expected a code such as eng_Latn")
-    return row[name], lang
+    return text, lang

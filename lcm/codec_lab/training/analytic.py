@@ -166,10 +166,10 @@ def _refuse_small(sizes: Sizes, basis: Basis) -> None:
         "encoder_ffn": (sizes.encoder_ffn, max(len(basis.signs), 2 * channels + 2 * cancelled)),
         "decoder_ffn": (sizes.decoder_ffn, max(len(basis.signs), 4 * channels + 2 * bag)),
     }
-    for name, (found, least) in needed.items():
-        if found < least:
+    for name, (size, least) in needed.items():
+        if size < least:
             raise UserError(
-                f"model.{name}={found}: the analytic start of model.dim={sizes.dim} needs {least}; "
+                f"model.{name}={size}: the analytic start of model.dim={sizes.dim} needs {least}; "
                 "raise it, or take start: random"
             )
 

@@ -175,7 +175,7 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """The same batches every time, each sentence once."""
+    """Each sentence once, in batches that never change."""
 
     def __init__(self, rows: Sequence[PieceRow], tokens: int) -> None:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))

@@ -1,20 +1,18 @@
 """Text files → distinct training sentences, translations, and held-out sentences that are never trained on."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 from lcm.codec import Splitter, SplitterSettings
 from lcm.codec_lab.training.settings import CorpusSettings
 from lcm.errors import UserError, existing_file
-from lcm.prepare import Columns, DamagedFile, Refused, Sources, find_inputs, opened, split_of
+from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
 
 PAIR_COLUMNS = ("source", "target", "source_lang", "target_lang")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Translation(NamedTuple):
     """One meaning in two languages."""
 
     source: str
@@ -23,8 +21,8 @@ class Pair:
     target_lang: str
 
     @property
-    def turned(self) -> "Pair":
-        return Pair(self.target, self.source, self.target_lang, self.source_lang)
+    def turned(self) -> "Translation":
+        return Translation(self.target, self.source, self.target_lang, self.source_lang)
 
 
 @dataclass
@@ -36,7 +34,7 @@ class Corpus:
     """
 
     sentences: list[tuple[str, str]] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[Translation] = field(default_factory=list)
     validation: list[tuple[str, str]] = field(default_factory=list)
     documents: int = 0
     left_out: int = 0
@@ -122,26 +120,15 @@ def read_held_out(name: str) -> list[str]:
     return [sentence for line in lines if (sentence := line.rsplit("\t", 1)[-1].strip())]
 
 
-def read_pairs(names: Sequence[str]) -> Iterator[Pair]:
+def read_pairs(names: Sequence[str]) -> Iterator[Translation]:
     """Read translations from .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
+    expected = f"expected text in the columns {', '.join(PAIR_COLUMNS)}"
     for path in find_inputs(names, setting="data.pairs") if names else ():
-        try:
-            with opened(path) as (_, plain):
-                for number, line in enumerate(plain, 1):
-                    yield _pair(line, path, number)
-        except DamagedFile as damage:
-            raise UserError(f"data.pairs: {path}: {damage}; copy it again") from damage
-
-
-def _pair(line: bytes, path: Path, number: int) -> Pair:
-    try:
-        row = json.loads(line)
-        values = [row[column] for column in PAIR_COLUMNS]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"data.pairs: {path}:{number}: expected a JSON object with the columns {', '.join(PAIR_COLUMNS)}"
-        ) from error
-    if not all(isinstance(value, str) and value.strip() for value in values):
-        raise UserError(f"data.pairs: {path}:{number}: a column is empty or not text; leave the row out")
-    source, target, source_lang, target_lang = values
-    return Pair(" ".join(source.split()), " ".join(target.split()), source_lang, target_lang)
+        for number, row in read_rows(path):
+            if isinstance(row, Refused):
+                raise UserError(f"data.pairs: {row.example}: {row.reason}; {expected}")
+            texts = [row.get(column) for column in PAIR_COLUMNS]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise UserError(f"data.pairs: {path}:{number}: {expected}; mend the row, or leave it out")
+            source, target, source_lang, target_lang = map(str, texts)
+            yield Translation(" ".join(source.split()), " ".join(target.split()), source_lang, target_lang)

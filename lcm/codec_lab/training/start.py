@@ -1,5 +1,7 @@
 """The codec that training starts from: an existing one or an initialization, with its vocabulary and languages."""
 
+import io
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -16,11 +19,13 @@ from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec.storage import VOCABULARY, read_sizes
 from lcm.codec_lab.training import analytic
 from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.vocabulary import SPECIAL, train_vocabulary
 from lcm.errors import UserError, existing_file
 
 STALE = ("held_out", "training")
 """Keys of a codec's config.json that describe weights which training changes."""
+SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
+SAMPLE = 120_000
+"""Sentences to train a vocabulary on: at least as many where there are more, and less than twice as many."""
 
 
 @dataclass
@@ -132,3 +137,33 @@ def _from_codec(name: str, languages: Sequence[str], is_frozen: bool) -> Start:
         )
     config = {key: value for key, value in codec.config.items() if key not in STALE} | {"languages": known}
     return Start(model, (codec.folder / VOCABULARY).read_bytes(), config, codec.folder)
+
+
+def train_vocabulary(sentences: Sequence[str], size: int) -> bytes:
+    """The file of a unigram vocabulary of `size` pieces. Raises UserError where the text is too small for it."""
+    file = io.BytesIO()
+    step = max(1, len(sentences) // SAMPLE)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences[::step]),
+            model_writer=file,
+            model_type="unigram",
+            vocab_size=size,
+            character_coverage=0.9999,
+            normalization_rule_name="nmt_nfkc",
+            split_digits=True,
+            pad_id=SPECIAL["pad"],
+            unk_id=SPECIAL["unk"],
+            bos_id=SPECIAL["bos"],
+            eos_id=SPECIAL["eos"],
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        most = re.search(r"value <= (\d+)", str(error))
+        given = f"at most {most[1]}" if most else "less"
+        raise UserError(
+            f"model.vocabulary - model.reserved = {size} pieces, but {len(sentences):,} sentences give {given}; "
+            "lower model.vocabulary, or add text"
+        ) from error
+    return file.getvalue()

@@ -225,7 +225,7 @@ def save_codec(folder: Path, module: CodecModule) -> None:
 
 
 def with_steps(settings: CodecTraining, steps: int) -> CodecTraining:
-    """The same run, ended after `steps` and validated then."""
+    """A copy of the settings that ends after `steps` and validates then."""
     trainer = settings.trainer.model_copy(update={"validate_every": steps})
     limit = LimitSettings(steps=steps, minutes=None)
     return settings.model_copy(update={"limit": limit, "trainer": trainer})
