@@ -1,12 +1,12 @@
-"""Text ↔ sentences ↔ vectors: `Splitter` cuts a text, `load_codec` gives what encodes and decodes its sentences.
+"""Text ↔ sentences ↔ vectors: `Splitter` cuts a text into sentences, a `Codec` encodes and decodes them.
 
     codec = load_codec("mini")
     vectors = codec.encode(["The sea was calm."])        # (1, codec.dim)
     codec.decode(vectors)                                # ["The sea was calm."]
 
-A codec is a folder; `Codec.save` writes one. Read codec, then architecture (the network) and search (decoding);
-splitter and sat cut text. official, conversion and sonar_space bring SONAR's own weights. Nothing here knows shards or
-concept models.
+A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search and beam_cache
+(decoding), tokenizer and storage. splitter and sat cut text. official, conversion and sonar_space fetch and convert
+SONAR's own weights. Nothing here knows shards or concept models.
 """
 
 from lcm.codec.codec import Codec, Progress

@@ -18,7 +18,7 @@ from lcm.codec.beam_cache import Cache
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the weights do not tell. The defaults are SONAR's own."""
+    """Sizes of the network. The defaults are SONAR's."""
 
     vocabulary: int
     dim: int
@@ -31,13 +31,13 @@ class Sizes:
     positions: int = 512
     """The longest sequence, language token and end included."""
     position_offset: int = 2
-    """The sinusoid of the first position: fairseq counts from pad + 1."""
+    """Row of the position table for the first piece: fairseq counts from pad + 1."""
     shared_embedding: bool = True
-    """One table for the encoder and the decoder, or one each."""
+    """Encoder and decoder share one embedding table."""
 
 
 class Embedding(nn.Module):
-    """Pieces → vectors with sinusoidal positions; the same table turns states into logits (tied)."""
+    """Pieces → vectors with sinusoidal positions; the table is tied to the output projection."""
 
     positions: Float[Tensor, "P D"]
 
@@ -45,28 +45,29 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(sizes.vocabulary, sizes.dim))
         nn.init.normal_(self.weight, std=sizes.dim**-0.5)
-        self.register_buffer("positions", sinusoids(sizes), persistent=False)
+        self.register_buffer("positions", position_table(sizes), persistent=False)
 
     def forward(self, pieces: Int[Tensor, "B P"], start: int = 0) -> Float[Tensor, "B P D"]:
-        """`start`: the position of the first piece."""
+        """start: position of the first piece."""
         x = F.embedding(pieces, self.weight).float() * math.sqrt(self.weight.shape[1])
         return x + self.positions[start : start + pieces.shape[1]]
 
     def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """fp32 scores of every piece."""
         return F.linear(state.to(self.weight.dtype), self.weight).float()
 
 
-def sinusoids(sizes: Sizes) -> Float[Tensor, "P D"]:
-    """fairseq's table of positions: all sines, then all cosines."""
+def position_table(sizes: Sizes) -> Float[Tensor, "P D"]:
+    """fairseq's table of sinusoidal positions: all sines, then all cosines."""
     half = sizes.dim // 2
-    # On the CPU even where the model is built on meta: these numbers come from no file.
+    # On the CPU even where the model is built on meta: no file holds these numbers.
     frequency = torch.exp(torch.arange(half, device="cpu") * -(math.log(10000.0) / (half - 1)))
     angle = torch.outer(torch.arange(sizes.positions, device="cpu") + float(sizes.position_offset), frequency)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of pieces to pieces."""
+    """Multi-head self-attention over pieces."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class SelfAttention(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "B P D"]:
-        """`mask`: the keys that are real. With a cache, x is what follows its positions."""
+        """mask: True for keys that are not padding. cache: the keys before x; takes those of x, too."""
         x = x.to(self.q_proj.weight.dtype)
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
@@ -96,7 +97,7 @@ class SelfAttention(nn.Module):
 class MemoryAttention(nn.Module):
     """Cross-attention to a memory of one vector.
 
-    The softmax over one slot is 1 whatever the query: queries, keys and their norm do nothing, and are not built.
+    The softmax over a single slot is 1 for any query: queries, keys and their norm have no effect, and are not built.
     """
 
     def __init__(self, dim: int) -> None:
@@ -108,6 +109,8 @@ class MemoryAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """ReLU network between two linear layers."""
+
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
         self.inner_proj, self.output_proj = nn.Linear(dim, inner), nn.Linear(inner, dim)
@@ -117,6 +120,8 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer."""
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(sizes.dim)
@@ -130,6 +135,8 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Pre-norm transformer layer. Its cross-attention does not depend on x: `Decoder.memory` computes it once."""
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(sizes.dim)
@@ -156,7 +163,7 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(sizes.dim)
 
     def forward(self, pieces: Int[Tensor, "B P"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """`lengths`: how many pieces of each row are real; what lies beyond them changes nothing."""
+        """lengths: number of pieces in each row; the padding beyond them has no effect."""
         real = torch.arange(pieces.shape[1], device=pieces.device) < lengths[:, None]
         mask = None if bool(real.all()) else real[:, None, None]
         x = self.embed(pieces)
@@ -166,7 +173,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One vector → the pieces of its sentence, one after the other."""
+    """One vector → the pieces of its sentence, autoregressively."""
 
     def __init__(self, sizes: Sizes, embed: Embedding) -> None:
         super().__init__()
@@ -176,20 +183,20 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(sizes.dim)
 
     def cache(self, rows: int, positions: int, beams: int = 1) -> Cache:
-        """An empty cache for decoding `rows` sentences of at most `positions` pieces, `beams` ways each."""
+        """An empty cache for `rows` sentences of at most `positions` pieces, with `beams` hypotheses each."""
         return Cache(self.embed.weight, len(self.layers), self.sizes.decoder_heads, rows, positions, beams)
 
     def memory(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "L B D"]:
-        """What each layer's cross-attention adds to every piece: computed once for a sentence."""
+        """Output of each layer's cross-attention, equal for all pieces of a sentence, so computed once."""
         layers = [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
         return torch.stack([layer.encoder_decoder_attn(vectors) for layer in layers])
 
     def forward(
         self, pieces: Int[Tensor, "B P"], memory: Float[Tensor, "L B D"], cache: Cache | None = None
     ) -> Float[Tensor, "B P D"]:
-        """States; `logits` turns them into scores of the next piece. With a cache, pieces are those that follow it."""
+        """States, for `logits`. With a cache, `pieces` follow the cached ones, and are added to it."""
         start = cache.length if cache else 0
-        assert start == 0 or pieces.shape[1] == 1, "the causal mask knows no offset"
+        assert start == 0 or pieces.shape[1] == 1, "the causal mask has no offset"
         x = self.embed(pieces, start)
         for number, layer in enumerate(self.layers):
             x = layer(x, memory[number], cache, number)
@@ -198,6 +205,7 @@ class Decoder(nn.Module):
         return self.layer_norm(x)
 
     def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """fp32 scores of every next piece."""
         return self.embed.logits(state)
 
 

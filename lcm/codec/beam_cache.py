@@ -1,6 +1,6 @@
-"""What the decoder remembers of the pieces before: keys and values, for many rows and several beams of each.
+"""Key-value cache of the decoder, for many rows with several beams each.
 
-Shapes.  N rows · W beams of a row · B = N or N·W · P new pieces · H heads · K head width · E entries
+Shapes.  N rows · W beams of a row · B = N or N·W · P new pieces · H heads · K head width · E entries of a row
 """
 
 import torch
@@ -10,21 +10,22 @@ from torch import Tensor
 
 
 class Cache:
-    """Keys and values of the decoder's self-attention, for rows that each go on in `beams` ways.
+    """Keys and values of the decoder's self-attention, for rows with `beams` hypotheses each.
 
-    A piece of a beam is an entry, which stays where it is when beams change places: `sees` says which entries are of
-    a beam's own past. The beams of a row attend to all its entries at once, those of others masked. Most beams of a
-    row have most of their past in common, and an entry that no beam sees any longer is dropped when room is needed.
+    A piece of a beam is an entry of its row. Entries do not move when beams are reordered: `sees` marks the entries in
+    each beam's own past. The beams of a row attend to all its entries in one product, with the others' entries masked.
+    The beams of a row share most of their past, and entries that no beam sees any longer are dropped when the room is
+    used up.
     """
 
     START = 64
-    """Entries of a row at first."""
+    """Initial room, in entries of a row."""
 
     def __init__(
         self, weight: Float[Tensor, "V D"], layers: int, heads: int, rows: int, positions: int, beams: int = 1
     ) -> None:
-        """weight:    the decoder's embedding, whose width, precision and device the entries have
-        positions: length of the longest sequence; no row ever needs more room than this for each beam
+        """weight:    the decoder's embedding; entries have its width, dtype and device
+        positions: longest sequence; a row never needs more room than this for each beam
         """
         self.weight, self.beams, self.most = weight, beams, positions * beams
         self.shape = (2, layers, rows, heads)
@@ -39,16 +40,17 @@ class Cache:
     def attend(
         self, layer: int, q: Float[Tensor, "B H P K"], k: Float[Tensor, "B H P K"], v: Float[Tensor, "B H P K"]
     ) -> Float[Tensor, "B H P K"]:
-        """Of new pieces to all so far. B is N for the prefix, which has no beams yet, and N·W for every piece after it.
+        """Add the keys and values of new pieces, and attend from them to all pieces so far.
 
-        `Decoder` calls `advance` after its last layer.
+        B is N for the prefix, which has no beams yet, and N·W for every later piece. `Decoder` calls `advance` after
+        its last layer.
         """
         rows, pieces = self.shape[2], k.shape[2]
         new = slice(self.used, self.used + len(k) // rows * pieces)
         if new.stop > self.kv.shape[4]:
             self._reserve(new.stop - self.used)
-        for kind, of_beams in enumerate((k, v)):
-            self.kv[kind, layer, :, :, new] = of_beams.view(rows, -1, *k.shape[1:]).transpose(1, 2).flatten(2, 3)
+        for kind, beams in enumerate((k, v)):
+            self.kv[kind, layer, :, :, new] = beams.view(rows, -1, *k.shape[1:]).transpose(1, 2).flatten(2, 3)
         if self.length == 0:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         keys, values = self.kv[:, layer, :, :, : new.stop]
@@ -60,7 +62,7 @@ class Cache:
         return y.transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
     def advance(self, pieces: int) -> None:
-        """Every layer has attended: the new entries are there."""
+        """Count the new entries, after all layers have attended."""
         if self.length == 0:
             self.used = pieces
             self.sees = self.sees.new_ones(self.shape[2], self.beams, pieces)
@@ -69,7 +71,7 @@ class Cache:
         self.length += pieces
 
     def branch(self, parent: Int[Tensor, "N W"]) -> None:
-        """Each beam goes on with `parent`'s past; the next piece's entry is its own."""
+        """Give each beam the past of its parent; the entry of its next piece is its own."""
         if self.beams == 1:
             return
         self.sees = self.sees.gather(1, parent[..., None].expand(-1, -1, self.used))
@@ -79,7 +81,7 @@ class Cache:
         self.mask = self.weight.new_zeros(self.sees.shape).masked_fill_(~self.sees, -torch.inf)[:, None]
 
     def _reserve(self, more: int) -> None:
-        """Room for so many entries a row: drops those that no beam sees, and doubles where that does not give half."""
+        """Make room for `more` entries of each row: drop unseen ones, and double the room if over half stays in use."""
         if self.used + more <= self.kv.shape[4]:
             return
         if self.beams > 1:
@@ -91,7 +93,7 @@ class Cache:
             self.kv = wider
 
     def _drop_unseen(self) -> None:
-        """The entries that some beam sees move to the front; rows with fewer than others keep some that none sees."""
+        """Move the entries that some beam sees to the front. Rows with fewer of them than others keep unseen ones."""
         seen = self.sees.any(1)
         kept = int(seen.sum(1).max())
         order = seen.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
@@ -102,9 +104,9 @@ class Cache:
         self.used = kept
 
     def select(self, rows: Int[Tensor, " N"]) -> None:
-        """Go on with these rows only, in this order; a row may come several times, N never exceeds their number."""
+        """Keep these rows, in this order. A row may be repeated, but the number of rows never grows."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        # One at a time: a copy of everything would be fresh memory at every step, which costs more than the copying.
+        # Layer by layer: copying all at once would allocate memory at every step, which costs more than the copy.
         for kv in self.kv.flatten(0, 1):
             kv[moved, :, : self.used] = kv[:, :, : self.used].index_select(0, rows[moved])
         self.kv, self.sees = self.kv[:, :, : len(rows)], self.sees[rows]
@@ -118,7 +120,7 @@ def _attend(
     values: Float[Tensor, "N H E K"],
     mask: Float[Tensor, "N 1 W E"] | None,
 ) -> Float[Tensor, "N H W K"]:
-    """Plain attention: for so few queries a head, batched products are faster on a CPU than the fused kernel."""
+    """Unfused attention: for so few queries per head, batched products are faster on a CPU than the fused kernel."""
     scores = torch.matmul(q * q.shape[-1] ** -0.5, keys.transpose(2, 3))
     if mask is not None:
         scores += mask

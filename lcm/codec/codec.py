@@ -1,4 +1,4 @@
-"""Sentences ↔ vectors: batches by a budget of pieces, the longest first, results in the order of the input.
+"""Sentences ↔ vectors: `Codec` batches by a budget of pieces, longest first, and returns results in input order.
 
 Shapes.  n sentences · D concept width · B rows of a batch · P prefix
 """
@@ -19,36 +19,36 @@ from lcm.codec.tokenizer import Tokenizer
 from lcm.errors import UserError
 
 Progress = Callable[[int], None]
-"""Is told how many more sentences are finished."""
+"""Called with the number of sentences finished since the last call."""
 Languages = str | Sequence[str]
-"""One FLORES code for all sentences, or one for each."""
+"""A FLORES code for all sentences, or one for each."""
 
 STOP_THRESHOLD = 0.95
-"""For a codec whose own was never measured."""
+"""Default for a codec whose card records none."""
 SLACK = 8
-"""Pieces that a decoded sentence may have beyond the longest that is encoded, where the codec does not say."""
+"""Pieces that a decoded sentence may be longer than the longest encoded one, where the codec sets no limit."""
 PIECES = {"cpu": 1024, "cuda": 32768}
-"""Pieces of one encoder batch, padding included, by kind of device: what was fastest on a CPU; never tried on CUDA."""
+"""Pieces in an encoder batch, padding included, by device type. The fastest on a CPU; not tuned on CUDA."""
 ROWS = {"cpu": 1024, "cuda": 1024}
-"""Hypotheses of one decoder batch; never tried on CUDA."""
+"""Hypotheses in a decoder batch, by device type; not tuned on CUDA."""
 CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
-"""Most that the keys and values of one decoder batch may take, were every hypothesis as long as it can be."""
+"""Upper bound on the keys and values of a decoder batch in which every hypothesis reaches its longest length."""
 MULTIPLE = 8
-"""Of which the widths of a compiled encoder's batches are."""
+"""A compiled encoder's batches are padded to multiples of this many pieces."""
 logger = logging.getLogger(__name__)
 
 
 class Codec:
-    """A text encoder and its decoder, from a folder. `lcm.codec.load_codec` makes one.
+    """A text encoder and its decoder, from a folder; `lcm.codec.load_codec` opens one.
 
-    Encoder and decoder are each loaded when first used.
+    The weights of the encoder, and those of the decoder, are loaded on first use.
 
-    name:           what `load_codec` was given
+    name:           the argument of `load_codec`
     dim:            width of a vector
     languages:      FLORES codes such as eng_Latn
     max_pieces:     the longest sentence that is encoded whole
     stop_threshold: cosine to the vector of "End of text." from which a concept counts as the end
-    fingerprint:    changes with what makes the vectors: the encoder's weights, vocabulary, configuration
+    fingerprint:    hash of everything that decides the vectors: the encoder's weights, vocabulary and configuration
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Codec:
 
     @property
     def model(self) -> SonarText:
-        """Both, as one module."""
+        """Encoder and decoder as one module, both loaded."""
         _ = self.encoder, self.decoder
         return self._model
 
@@ -94,11 +94,11 @@ class Codec:
         return storage.fingerprint(self.folder)
 
     def pieces(self, sentence: str) -> int:
-        """The length of a sentence in pieces, language token and end not counted."""
+        """Length of a sentence in pieces, without the language token and the end."""
         return len(self.tokenizer.encode([sentence])[0])
 
     def fits(self, sentence: str, lang: str = "eng_Latn") -> bool:
-        """Whether `encode` takes the sentence whole."""
+        """True where `encode` does not have to cut the sentence. Raises UserError for an unknown language."""
         self.tokenizer.language(lang)
         return self.pieces(sentence) <= self.max_pieces
 
@@ -106,14 +106,14 @@ class Codec:
     def encode(
         self, sentences: Sequence[str], lang: Languages = "eng_Latn", *, progress: Progress | None = None
     ) -> Float[Tensor, "n {self.dim}"]:
-        """fp32 vectors on the CPU. A sentence over `max_pieces` is cut, and a warning counts them and shows the first.
+        """Encode sentences to fp32 vectors on the CPU. One over `max_pieces` is cut, with a warning.
 
-        Raises UserError for an unknown language and for strings that are not text.
+        Raises UserError for an unknown language and for strings that are not valid Unicode.
         """
         if isinstance(sentences, str):
             raise UserError("encode takes a list of sentences, not one string: encode([sentence])")
         starts = self._language_tokens(lang, len(sentences))
-        all_pieces = self._cut(sentences, self.tokenizer.encode(sentences))
+        all_pieces = self._truncated(sentences, self.tokenizer.encode(sentences))
         rows = [[start, *pieces, self.tokenizer.end] for start, pieces in zip(starts, all_pieces, strict=True)]
         vectors = torch.empty(len(rows), self.dim)
         for batch in batches([len(row) for row in rows], PIECES.get(self.device.type, PIECES["cpu"])):
@@ -129,7 +129,7 @@ class Codec:
             raise UserError(f"lang: {len(lang)} languages for {rows} rows; give one for all, or one for each")
         return [self.tokenizer.language(code) for code in lang]
 
-    def _cut(self, sentences: Sequence[str], all_pieces: list[list[int]]) -> list[list[int]]:
+    def _truncated(self, sentences: Sequence[str], all_pieces: list[list[int]]) -> list[list[int]]:
         too_long = [i for i, pieces in enumerate(all_pieces) if len(pieces) > self.max_pieces]
         if too_long:
             logger.warning(
@@ -143,7 +143,7 @@ class Codec:
         if self.compile_encoder:
             width = min(-(-width // MULTIPLE) * MULTIPLE, self._model.sizes.positions)
             if count == 1 or width == min(map(len, rows)):
-                # torch compiles anew for batches of one row, and for those without padding.
+                # torch recompiles for batches of one row, and for those without padding.
                 rows = [*rows, [self.tokenizer.end]]
         padded = torch.full((len(rows), width), self.tokenizer.end)
         for number, row in enumerate(rows):
@@ -161,45 +161,45 @@ class Codec:
         beam: int = 1,
         progress: Progress | None = None,
     ) -> list[str]:
-        """One sentence for each vector: greedily, or the best that `beam` hypotheses side by side find.
+        """Decode each vector to a sentence, by greedy search or by a beam search with `beam` hypotheses.
 
-        Raises UserError for an unknown language, another width than `dim`, and numbers that are not finite.
+        Raises UserError for an unknown language, a width other than `dim`, and vectors that are not finite.
         """
         self._check(vectors, beam)
         prefix = torch.tensor([[self.tokenizer.end, token] for token in self._language_tokens(lang, len(vectors))])
         rules, pieces = self.rules, [[0]] * len(vectors)
-        # A mean of many nearly orthogonal pieces is short: the norm tells which sentences will be alike in length.
+        # The mean of many nearly orthogonal pieces is short: vectors of similar norm give sentences of similar length.
         order = vectors.float().norm(dim=1).argsort(stable=True).tolist()
         size = max(1, self._decoder_rows() // beam)
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             chosen, first = vectors[batch].to(self.device, torch.float32), prefix[batch].to(self.device)
             if beam == 1:
-                found = greedy(self.decoder, chosen, first, rules)
+                decoded = greedy(self.decoder, chosen, first, rules)
             else:
-                found = beam_search(self.decoder, chosen, first, rules, beam)
-            for number, written in zip(batch, found, strict=True):
+                decoded = beam_search(self.decoder, chosen, first, rules, beam)
+            for number, written in zip(batch, decoded, strict=True):
                 pieces[number] = written
             if progress:
                 progress(len(batch))
-        return [self.tokenizer.decode(written) for written in self._endless_reported(pieces)]
+        self._warn_of_endless(pieces)
+        return [self.tokenizer.decode(written) for written in pieces]
 
     @property
     def rules(self) -> Rules:
-        """What a decoded sentence may look like: at most so many pieces, none of the banned."""
+        """Limits on a decoded sentence: its length, its end, and the banned pieces."""
         most = self.config.get("max_generated", self.max_pieces + SLACK)
         return Rules(self.tokenizer.end, self.tokenizer.banned, limit=min(most, self._model.sizes.positions - 2))
 
     def _decoder_rows(self) -> int:
         sizes, kind = self._model.sizes, self.device.type
-        of_a_row = 2 * sizes.decoder_layers * sizes.dim * (2 + self.rules.limit) * self.dtype.itemsize
-        return max(1, min(ROWS.get(kind, ROWS["cpu"]), CACHE_BYTES.get(kind, CACHE_BYTES["cpu"]) // of_a_row))
+        row_bytes = 2 * sizes.decoder_layers * sizes.dim * (2 + self.rules.limit) * self.dtype.itemsize
+        return max(1, min(ROWS.get(kind, ROWS["cpu"]), CACHE_BYTES.get(kind, CACHE_BYTES["cpu"]) // row_bytes))
 
-    def _endless_reported(self, pieces: list[list[int]]) -> list[list[int]]:
+    def _warn_of_endless(self, pieces: list[list[int]]) -> None:
         limit = self.rules.limit
         if endless := sum(len(written) >= limit for written in pieces):
             logger.warning("%d of %d decoded sentences were cut at %d pieces", endless, len(pieces), limit)
-        return pieces
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
         if beam < 1:
@@ -214,7 +214,10 @@ class Codec:
             )
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write the codec where `load_codec(folder)` finds it, its weights rounded to `dtype`."""
+        """Write the codec to a folder for `load_codec`, its weights rounded to `dtype`.
+
+        Raises UserError for a codec loaded in a lower precision than fp32.
+        """
         if self.dtype != torch.float32:
             raise UserError(f"a codec in {self.dtype} has lost digits: load it with dtype=torch.float32 to save it")
         vocabulary = (self.folder / storage.VOCABULARY).read_bytes()
@@ -222,12 +225,12 @@ class Codec:
 
 
 def _compile(encoder: Encoder, device: torch.device) -> None:
-    """In place, once for batches of all shapes. Raises UserError where torch finds no compiler.
+    """Compile the encoder in place, once for batches of all shapes. Raises UserError where torch finds no compiler.
 
-    The first batch is the same in every process: what is compiled, and with it the last bits of every vector, could
-    otherwise depend on the sentences that come first.
+    The first batch is equal in all processes. Otherwise the compiled kernels, and with them the last bits of every
+    vector, could depend on the sentences that come first.
     """
-    from torch._dynamo.exc import TorchDynamoException  # here: its import takes seconds
+    from torch._dynamo.exc import TorchDynamoException  # not at the top: it takes seconds to import
 
     encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
     pieces = torch.zeros(2, 2 * MULTIPLE, dtype=torch.long, device=device)
@@ -240,7 +243,7 @@ def _compile(encoder: Encoder, device: torch.device) -> None:
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of rows, the longest first, in batches of at most `budget` pieces with padding, and at least one row."""
+    """Batches of row numbers, longest rows first: at most `budget` pieces with padding, and at least one row, each."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     out: list[list[int]] = []
     for number in order:

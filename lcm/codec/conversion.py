@@ -1,10 +1,8 @@
-"""Official SONAR checkpoints → a codec's folder, in plain torch: neither sonar-space nor fairseq2 is needed.
+"""Official SONAR checkpoints → a codec's folder, in plain torch, without sonar-space and fairseq2.
 
 A checkpoint is {"model": state} in fairseq2's names, or {"state_dict": state} in fairseq's.
 """
 
-import json
-import os
 import re
 import shutil
 import tempfile
@@ -25,14 +23,14 @@ from lcm.errors import UserError
 from lcm.files import sha256
 
 POSITIONS = 514
-"""Language token and end included. fairseq's 512, and two that sonar-space adds for fairseq's offset."""
+"""Longest sequence, language token and end included: fairseq's 512, and two that sonar-space adds for its offset."""
 DECODER_POSITIONS = 512
 STOP_THRESHOLD = 0.9
 """Cosine to "End of text." (paper §2.3.1)."""
 CONTROLS = 3
 """Tokens after the languages: <MINED_DATA>, <MMT_BT_DATA>, <SMT_BT_DATA>."""
 FAIRSEQ_ORDER = [1, 3, 0, 2]
-"""fairseq's rows <s> <pad> </s> <unk>, where the tokenizer has <pad> <unk> <s> </s>."""
+"""Order that turns fairseq's rows <s> <pad> </s> <unk> into the tokenizer's <pad> <unk> <s> </s>."""
 FAIRSEQ_NAMES = (
     (r"^layers\.", r"{part}.layers."),
     (r"\.encoder_attn\.", ".encoder_decoder_attn."),
@@ -44,14 +42,14 @@ FAIRSEQ_NAMES = (
     (r"^embed_tokens\.", r"{part}_frontend.embed."),
     (r"^output_projection\.", "final_proj."),
 )
-"""Names of fairseq → names of fairseq2, one after the other."""
-LEFT_OUT = ("version", "embed_positions._float_tensor")
-"""Of fairseq's: neither is a weight."""
+"""fairseq's names → fairseq2's, substituted in this order."""
+NOT_WEIGHTS = ("version", "embed_positions._float_tensor")
+"""Tensors of fairseq that are no weights."""
 
 
 @dataclass(frozen=True)
 class Originals:
-    """The files of a release, wherever they are."""
+    """Files of a release."""
 
     encoder: Path
     decoder: Path
@@ -69,10 +67,10 @@ def convert(
     heads: int = 16,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Make the codec of two checkpoints. `folder` appears when all is there, or not at all; an old one is kept.
+    """Convert two checkpoints to a codec. `folder` appears complete or not at all; a codec already there stays.
 
     languages: FLORES codes in the order of the tokenizer's card, which is the order of their tokens
-    Raises UserError for a file that is not what it should be.
+    Raises UserError for files that are damaged, of another kind, or do not belong together.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -85,11 +83,11 @@ def convert(
             stored = {f"text_{part}/{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
             save_file(stored, partial / f"{part}.safetensors", metadata={"format": "pt"})
         shutil.copyfile(vocabulary, partial / storage.VOCABULARY)
-        _write(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
+        storage.write_json(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
         origins = {path.name: sha256(path) for path in (encoder, decoder, vocabulary)}
-        _write(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
+        storage.write_json(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
         names = (storage.ENCODER, storage.DECODER, storage.VOCABULARY, storage.CONFIG)
-        _write(partial / storage.CHECKSUMS, {name: storage.checksum(partial / name) for name in names})
+        storage.write_json(partial / storage.CHECKSUMS, {name: storage.checksum(partial / name) for name in names})
         _publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -100,18 +98,18 @@ def _publish(partial: Path, folder: Path) -> None:
     try:
         partial.rename(folder)
     except OSError:
-        # Another process was faster; what it made is as good. Anything else in the way is not ours to remove.
+        # Another process was faster, and its codec is as good. Anything else in the way is not ours to remove.
         if storage.missing_files(folder):
             raise UserError(f"--output={folder}: exists, and is not a codec; give another, or remove it") from None
 
 
 def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
-    """The weights in sonar-space's own names, without those that do nothing. On the disk until they are used.
+    """Weights under sonar-space's names, mapped from the file, without those that have no effect.
 
-    Raises UserError for a file that is no checkpoint, or has other contents than a SONAR encoder or decoder.
+    Raises UserError for a file that is no checkpoint of a SONAR encoder or decoder.
     """
-    found = _load(path)
-    state = found.get("model", found)
+    checkpoint = _load(path)
+    state = checkpoint.get("model", checkpoint)
     if f"{part}_frontend.embed.weight" not in state:
         state = _from_fairseq(state.get("state_dict", state), part)
     if f"{part}_frontend.embed.weight" not in state:
@@ -126,11 +124,11 @@ def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    # The one class beside tensors that such files have held; nothing else in a pickle is executed.
+    # The only class besides tensors that such files contain; nothing else in a pickle is executed.
     with torch.serialization.safe_globals([nn.Embedding]):
         for mapped in (True, False):
             try:
-                found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             except RuntimeError:  # the old format of torch.save cannot be mapped
                 if not mapped:
                     raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
@@ -141,19 +139,19 @@ def _load(path: Path) -> dict[str, Any]:
                 ) from error
             else:
                 break
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a {type(found).__name__}, expected a checkpoint's dictionary")
-    return found
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: holds a {type(checkpoint).__name__}, expected a checkpoint's dictionary")
+    return checkpoint
 
 
 def _from_fairseq(state: Mapping[str, Any], part: Part) -> dict[str, Tensor]:
-    """fairseq's names and order of special tokens → fairseq2's. Anything that is not a tensor is left to be refused."""
+    """Translate fairseq's names and order of special tokens to fairseq2's. Entries that are no tensors are dropped."""
     tensors: dict[str, Tensor] = {}
     for old, value in state.items():
         name = old
         if old == "embed_tokens" and isinstance(value, nn.Embedding):
             name, value = "embed_tokens.weight", value.weight.detach()
-        if not isinstance(value, Tensor) or any(name.endswith(left_out) for left_out in LEFT_OUT):
+        if not isinstance(value, Tensor) or name.endswith(NOT_WEIGHTS):
             continue
         for pattern, replacement in FAIRSEQ_NAMES:
             name = re.sub(pattern, replacement.format(part=part), name)
@@ -169,7 +167,7 @@ def _from_fairseq(state: Mapping[str, Any], part: Part) -> dict[str, Tensor]:
 def _sizes(
     tensors: Mapping[str, Tensor], part: Part, short: str, heads: int, path: Path, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the shapes tell. Raises UserError where a decoder does not fit the encoder before it."""
+    """Read sizes off the shapes of the tensors. Raises UserError where the decoder does not fit the encoder."""
     vocabulary, dim = tensors[f"{part}_frontend.embed.weight"].shape
     if before.get("d", dim) != dim or before.get("vocab", vocabulary) != vocabulary:
         theirs = f"{before['vocab']} pieces and {before['d']} dimensions"
@@ -187,7 +185,7 @@ def _sizes(
 
 
 def _config(sizes: dict[str, Any], vocabulary: Path, languages: Sequence[str]) -> dict[str, Any]:
-    """config.json. The tokens: <pad>, the pieces of the file, the languages, and three for training data."""
+    """Contents of config.json. Tokens are <pad>, the pieces of the file, the languages, and three for training data."""
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary)).get_piece_size()
     except (RuntimeError, OSError) as error:
@@ -206,12 +204,7 @@ def _config(sizes: dict[str, Any], vocabulary: Path, languages: Sequence[str]) -
         "banned": [0],
         "position_offset": 2,
         "max_pieces": POSITIONS - 2,
-        # sonar-space takes the width of a vector for the length of its source, and allows that plus 128 (fairseq2's
-        # default), end included, within the positions of the decoder, prefix included.
+        # sonar-space takes the width of the vector for the length of the source, and allows that plus 128 (fairseq2's
+        # default), end included, within the decoder's positions, prefix included.
         "max_generated": min(sizes["d"] + 128, DECODER_POSITIONS - 2) - 1,
     }
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.chmod(path, 0o644)

@@ -1,4 +1,4 @@
-"""A codec by its name or from its folder."""
+"""`load_codec`: a codec by name or from a folder."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def load_codec(
     dtype: torch.dtype | None = None,
     compile_encoder: bool = False,
 ) -> Codec:
-    """A codec by name ("mini" is in the package; "sonar" is fetched and converted once), or from a codec's folder.
+    """Open a codec by name ("mini" is in the package; "sonar" is fetched and converted once) or from its folder.
 
-    device:          CUDA where there is one, else the CPU
-    dtype:           of the matrix products: bfloat16 on a CUDA device that has it, else float32
-    compile_encoder: through torch.compile, which takes its time before the first sentence; equal to 1e-5 of the largest
-    Raises UserError that says which file is missing and where it was looked for.
+    device:          default: CUDA where there is a GPU, else the CPU
+    dtype:           precision of matrix products (default: bfloat16 on a CUDA device that has it, else float32)
+    compile_encoder: use torch.compile, which delays the first sentence; vectors agree to 1e-5 of the largest number
+    Raises UserError naming the missing files and the place where they should be. Weights are loaded later.
     """
     folder = sonar_folder(str(name)) if str(name) in RELEASES else PACKAGED.get(str(name), Path(name))
     if missing := missing_files(folder):

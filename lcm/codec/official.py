@@ -1,4 +1,4 @@
-"""The codec named "sonar": official weights, fetched and converted once, then a codec's folder like any other."""
+"""The codecs named "sonar": official weights, fetched and converted once, then folders like those of any codec."""
 
 import os
 import shutil
@@ -18,16 +18,16 @@ from lcm.errors import UserError
 from lcm.files import cache_folder, disk_errors, lock
 
 RELEASE = "https://dl.fbaipublicfiles.com/SONAR"
-"""Where sonar-space's cards point to. The environment variable LCM_SONAR_URL names a mirror instead."""
+"""Address in sonar-space's cards. The environment variable LCM_SONAR_URL names a mirror."""
 HEADS = 16
 ENCODER_FILE, VOCABULARY_FILE = "sonar_text_encoder.pt", "sentencepiece.source.256000.model"
 LANGUAGES = Path(__file__).parent / "assets" / "sonar_languages.txt"
-"""The 202 FLORES codes of the tokenizer's card, in its order."""
+"""File with the 202 FLORES codes of the tokenizer's card, in its order."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """One of the official decoders; the encoder is the same for all."""
+    """An official decoder; all share one encoder."""
 
     decoder_card: str
     decoder_file: str
@@ -40,25 +40,25 @@ RELEASES = {
 
 
 def sonar_folder(name: str) -> Path:
-    """The converted codec in the user's cache, made first where it is missing.
+    """Folder of the converted codec in the user's cache; converted first where it is missing.
 
-    From sonar-space's asset store where sonar-space is installed, so that its cards and its cache count; else fetched
-    from where its cards point to. Raises UserError that says what is missing and both ways to get it.
+    Where sonar-space is installed the files come from its asset store, which honors its cards and its cache; otherwise
+    they are fetched from the address in its cards. Raises UserError with both ways to get missing files.
     """
     folder = cache_folder() / "codecs" / name
     if not storage.missing_files(folder):
         return folder
-    with disk_errors(folder), lock(folder.parent / f".{folder.name}.lock"):  # the workers of `lcm prepare` all load it
-        if storage.missing_files(folder):  # else another process has made it while this one waited
+    with disk_errors(folder), lock(folder.parent / f".{folder.name}.lock"):  # several processes may start at once
+        if storage.missing_files(folder):  # otherwise another process has made it meanwhile
             with _originals(name) as files:
-                _tell(f"converting to {folder}")
+                _report(f"converting to {folder}")
                 convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
     return folder
 
 
 @contextmanager
 def _originals(name: str) -> Iterator[Originals]:
-    """Where the release's files are while the block runs; what was fetched for it alone is removed afterwards."""
+    """Files of a release, for the length of the block; files fetched for it are removed after a success."""
     release = RELEASES[name]
     if find_spec("sonar") and find_spec("fairseq2"):
         from lcm.codec.sonar_space import official_files
@@ -78,10 +78,10 @@ def _originals(name: str) -> Iterator[Originals]:
 
 
 def _fetch(url: str, path: Path, name: str) -> None:
-    """One file, unless it is there. It appears whole or not at all."""
+    """Download one file unless it is there; it appears complete or not at all."""
     if path.is_file():
         return
-    _tell(f"fetching {url}")
+    _report(f"fetching {url}")
     try:
         torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
     except (urllib.error.URLError, OSError) as error:
@@ -94,5 +94,5 @@ def _fetch(url: str, path: Path, name: str) -> None:
         ) from error
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     print(f"lcm: {message}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""SaT Capped (paper §2.2): sentences by a boundary model, and the reference's rule for those that are too long.
+"""SaT Capped (paper §2.2): sentences from a boundary model, and the reference's rule for sentences that are too long.
 
-The rule is a few pure functions over a text and the boundary probability of each of its characters. `SatModel` is
-what gives these probabilities: wtpsplit's "Segment any Text".
+The rule is a few pure functions of a text and the boundary probabilities of its characters. `SatModel` computes these
+probabilities, with wtpsplit's "Segment any Text".
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from jaxtyping import Float
 from lcm.errors import UserError
 
 SHORT = 10
-"""Characters of a text that is one sentence without asking the model."""
+"""A text of at most this many characters is one sentence; the model is not run."""
 
 SEPARATORS = ("...", "\n", "!", "?", ";", ":", ".", ",", "\t", " ")
-"""Where a piece that is still too long is cut, strongest first."""
+"""Separators at which a piece that is still too long is cut, strongest first."""
 
 NEEDED = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -35,20 +35,20 @@ _MODIFIER = "[\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _EMOJI = re.compile(f"{_PICTURE}{_MODIFIER}*(?:\u200d{_PICTURE}{_MODIFIER}*)*|\ufe0f?\u20e3")
 
 Probabilities = Callable[[str], Float[np.ndarray, " characters"]]
-"""Says of each character of a text how likely a sentence ends after it."""
+"""Maps a text to the probabilities that a sentence ends after each of its characters."""
 
 
 def sat_split(text: str, probabilities: Probabilities, threshold: float, limit: int) -> list[str]:
-    """The sentences of `text`, stripped: emojis go; a boundary is whatever is more likely than `threshold`.
+    """Split a text into stripped sentences, without emojis, at boundaries more probable than `threshold`.
 
-    A newline ends a sentence always. A sentence of `limit` characters or more is looked at again by itself, and cut
-    at its likeliest boundaries; what is longer than `limit` even then, at separators.
+    A newline always ends a sentence. A sentence of `limit` characters or more is given to the model again, by itself,
+    and cut at its most probable boundaries; pieces still longer than `limit` are cut at separators.
     """
     text = without_emojis(text)
     if len(text) <= SHORT or text.isspace():
         sentences = [text]
     else:
-        sentences = cut(text, np.flatnonzero(probabilities(text) > threshold).tolist())
+        sentences = cut_after(text, np.flatnonzero(probabilities(text) > threshold).tolist())
     lines = (line.strip() for sentence in sentences for line in sentence.split("\n"))
     return [piece for line in lines if line for piece in _capped(line, probabilities, limit)]
 
@@ -59,8 +59,8 @@ def _capped(sentence: str, probabilities: Probabilities, limit: int) -> list[str
     return at_separators(cut_long(sentence, probabilities(sentence), limit), limit)
 
 
-def cut(text: str, ends: Iterable[int]) -> list[str]:
-    """`text`, cut after each of the characters `ends`; blanks stay with the piece on their left."""
+def cut_after(text: str, ends: Iterable[int]) -> list[str]:
+    """Cut a text after each of the characters `ends`; blanks stay with the piece on their left."""
     pieces, start = [], 0
     for end in ends:
         place = end + 1
@@ -72,17 +72,17 @@ def cut(text: str, ends: Iterable[int]) -> list[str]:
 
 
 def cut_long(sentence: str, probabilities: Float[np.ndarray, " characters"], limit: int) -> list[str]:
-    """`sentence`, cut where its probability reaches the n-th highest, n = round(length / limit) + 1.
+    """Cut a sentence at its n most probable boundaries, n = round(length / limit) + 1.
 
-    The end of the sentence, likely as it is, counts as one of the n.
+    The end of the sentence, which is probable itself, counts as one of the n.
     """
     wanted = min(round(len(sentence) / limit) + 1, len(sentence))
     least = np.sort(probabilities)[-wanted]
-    return cut(sentence, np.flatnonzero(probabilities >= least).tolist())
+    return cut_after(sentence, np.flatnonzero(probabilities >= least).tolist())
 
 
 def at_separators(pieces: list[str], limit: int) -> list[str]:
-    """Pieces over `limit`, cut after each separator in its turn and filled up again from the left while they fit."""
+    """Cut pieces over `limit` after each separator in turn, and join the parts again, from the left, while they fit."""
     for separator in SEPARATORS:
         pieces = [part.strip() for piece in pieces for part in _filled(piece, separator, limit)]
     return [piece for piece in pieces if piece]
@@ -100,26 +100,26 @@ def _filled(piece: str, separator: str, limit: int) -> list[str]:
 
 
 def without_emojis(text: str) -> str:
-    """`text` without its emojis, the joined ones whole. Letters of any script stay, and a keycap's digit."""
+    """Remove emojis, joined ones as a whole. Letters of any script stay, and the digit of a keycap."""
     return _EMOJI.sub("", text)
 
 
 def count_emojis(text: str) -> int:
-    """How many `without_emojis` takes away."""
+    """Number of emojis that `without_emojis` removes."""
     return len(_EMOJI.findall(text))
 
 
 class SatModel:
-    """Boundary probabilities by wtpsplit, in fp32, one text at a time: they do not depend on a text's company.
+    """Boundary probabilities from wtpsplit, in fp32, one text at a time, so that they do not depend on other texts.
 
-    model: a name such as "sat-3l" (the hub's, or its copy in the local cache), or a folder with config.json and
-           model.safetensors; with tokenizer.json there, too, nothing is asked of the network
-    fingerprint: of the model's files
-    Raises UserError where wtpsplit, the model or its tokenizer cannot be had.
+    model:       a name on the hub such as "sat-3l", or a folder with config.json and model.safetensors; if the folder
+                 has tokenizer.json, too, no network is used
+    fingerprint: hash of the model's files
+    Raises UserError where wtpsplit, the model or its tokenizer is not available.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        with warnings.catch_warnings():  # the import changes everybody's filters
+        with warnings.catch_warnings():  # the import changes the global filters
             try:
                 from wtpsplit import SaT
             except ImportError as error:
@@ -137,8 +137,8 @@ class SatModel:
         self._sat.float().eval().to(device)
 
     def __call__(self, text: str) -> Float[np.ndarray, " characters"]:
-        """The probability that a sentence ends after each character; those inside a word piece have none."""
-        # The reference's blocks: side by side, without overlap.
+        """Probability that a sentence ends after each character; zero inside a word piece."""
+        # Blocks side by side, without overlap, as in the reference.
         return np.asarray(self._sat.predict_proba(text, stride=256, block_size=256, batch_size=32), dtype=np.float32)
 
 

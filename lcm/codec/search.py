@@ -1,4 +1,4 @@
-"""Greedy and beam search over the decoder: many vectors side by side, rows leave the batch as they finish.
+"""Greedy and beam search over the decoder, in batches from which finished rows are removed.
 
 Shapes.  B rows · N sentences · W beams of a sentence · D concept width · V vocabulary · P prefix · S pieces so far
 """
@@ -13,27 +13,28 @@ from torch import Tensor
 from lcm.codec.architecture import Decoder
 
 BLOCK = 64
-"""Pieces of the vocabulary that are first compared by their largest logit."""
+"""Pieces in a block of the vocabulary; top-k first compares blocks by their largest logit."""
 LOGITS = 2**26
-"""Numbers of the largest table of logits (256 MiB): of a large vocabulary, few beams are looked at together."""
+"""Most logits computed at once (256 MiB): with a large vocabulary, beams are processed in several batches."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a decoded sentence may look like."""
+    """Limits on a decoded sentence."""
 
     end: int
+    """Piece that ends a sentence."""
     banned: list[int]
     """Pieces that are never produced."""
     limit: int
-    """Most pieces of a sentence. After that many it must end, as it does in fairseq2."""
+    """Longest sentence in pieces. After that many it must end, as in fairseq2."""
 
 
 @torch.no_grad()
 def greedy(
     decoder: Decoder, vectors: Float[Tensor, "N D"], prefix: Int[Tensor, "N P"], rules: Rules
 ) -> list[list[int]]:
-    """The likeliest piece at every place. prefix: what the decoder starts from, row by row; not returned."""
+    """Greedy search: pieces of each sentence, without prefix and end. prefix: first pieces of each row."""
     memory = decoder.memory(vectors)
     cache = decoder.cache(len(vectors), prefix.shape[1] + rules.limit)
     pieces = torch.full((len(vectors), rules.limit), rules.end, device=vectors.device)
@@ -46,7 +47,7 @@ def greedy(
         chosen = logits.argmax(-1)
         pieces[sentence, place] = chosen
         running &= chosen != rules.end
-        kept = _closed_up(running)
+        kept = _compacted(running)
         if len(kept) == 0:
             break
         if len(kept) < len(running):
@@ -60,12 +61,12 @@ def greedy(
 def beam_search(
     decoder: Decoder, vectors: Float[Tensor, "N D"], prefix: Int[Tensor, "N P"], rules: Rules, beams: int
 ) -> list[list[int]]:
-    """The hypothesis with the highest mean log-probability of those that the beams meet, by fairseq2's rules.
+    """Beam search by fairseq2's rules: the finished hypothesis with the highest mean log-probability.
 
-    Of the best 2·beams continuations of a sentence, those that end and are among the first `beams` are finished, and
-    the first `beams` that do not end go on; a sentence is done once `beams` hypotheses have finished, or no beam can
-    become better than the best of them. The mean is over the pieces, the end, and what follows the first token of the
-    prefix: the language.
+    Each step looks at the best 2·beams continuations of a sentence. Those that end and are among the first `beams` are
+    finished; the first `beams` that do not end continue. A sentence is done once `beams` hypotheses have finished, or
+    no beam can beat the best of them. The mean is over the pieces, the end, and the prefix after its first token, that
+    is, the language.
     """
     longest = prefix.shape[1] + rules.limit
     cache = decoder.cache(len(vectors), longest, beams)
@@ -84,15 +85,15 @@ def beam_search(
         top, parent, piece = _continuations(score, *likeliest, 2 * beams)
         ended = piece == rules.end
         finished = top[:, :beams].masked_fill(~ended[:, :beams] | ~running[:, None], -torch.inf)
-        best.offer(sentence, _of_parents(history, parent[:, :beams]), finished / (prefix.shape[1] + place))
-        going = ended.int().argsort(dim=1, stable=True)[:, :beams]
-        score, parent, piece = (x.gather(1, going) for x in (top, parent, piece))
-        # Log-probabilities only add up, so no beam can end better than with its score over the longest length.
+        best.offer(sentence, _gathered(history, parent[:, :beams]), finished / (prefix.shape[1] + place))
+        continuing = ended.int().argsort(dim=1, stable=True)[:, :beams]
+        score, parent, piece = (x.gather(1, continuing) for x in (top, parent, piece))
+        # Log-probabilities are negative: no beam can end with a better mean than its score over the longest length.
         running &= (best.finished[sentence] < beams) & (score[:, 0] / longest > best.score[sentence])
-        kept = _closed_up(running)
+        kept = _compacted(running)
         if place == rules.limit or len(kept) == 0:
             break
-        history = torch.cat([_of_parents(history, parent), piece[..., None]], dim=2)
+        history = torch.cat([_gathered(history, parent), piece[..., None]], dim=2)
         cache.branch(parent)
         if len(kept) < len(running):
             cache.select(kept)
@@ -105,20 +106,20 @@ def beam_search(
 def _next_pieces(
     decoder: Decoder, states: Float[Tensor, "B D"], rules: Rules, place: int, count: int
 ) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
-    """The `count` likeliest pieces after each state, best first, with their log-probabilities.
+    """(log-probabilities, pieces) of the `count` likeliest pieces after each state, best first.
 
-    The only piece after `rules.limit` of them is the end.
+    After `rules.limit` pieces the only candidate is the end.
     """
     rows = max(1, LOGITS // len(decoder.embed.weight))
-    found = [_likeliest(decoder.logits(some), rules, place, count) for some in torch.split(states, rows)]
-    top, piece = zip(*found, strict=True)
+    batches = [_likeliest(decoder.logits(some), rules, place, count) for some in torch.split(states, rows)]
+    top, piece = zip(*batches, strict=True)
     return torch.cat(top), torch.cat(piece)
 
 
 def _likeliest(
     logits: Float[Tensor, "B V"], rules: Rules, place: int, count: int
 ) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
-    """`_next_pieces` of the logits, which are overwritten: a vocabulary wide, they are read as rarely as can be."""
+    """`_next_pieces` of logits, which are overwritten: each pass over a large vocabulary costs time."""
     if place == rules.limit:
         end = logits[:, rules.end, None] - logits.logsumexp(-1, keepdim=True)
         return end, torch.full_like(end, rules.end, dtype=torch.long)
@@ -131,7 +132,7 @@ def _likeliest(
 
 
 def _top(logits: Float[Tensor, "B V"], count: int) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"]]:
-    """torch.topk, first among blocks by their largest: a pass over the vocabulary that does little."""
+    """torch.topk in two steps, faster for a large vocabulary: the blocks with the largest maxima, then their pieces."""
     rows, width = logits.shape
     blocks = width // BLOCK
     if width % BLOCK or blocks <= count:
@@ -145,10 +146,9 @@ def _top(logits: Float[Tensor, "B V"], count: int) -> tuple[Float[Tensor, "B C"]
 def _continuations(
     score: Float[Tensor, "N W"], top: Float[Tensor, "B K"], piece: Int[Tensor, "B K"], count: int
 ) -> tuple[Float[Tensor, "N C"], Int[Tensor, "N C"], Int[Tensor, "N C"]]:
-    """The `count` best ways to go on of each sentence, best first: score, beam that is continued, next piece.
+    """The `count` best continuations of each sentence, best first, as (score, beam that is continued, next piece).
 
-    top, piece: of each beam its best, among which those of the sentence are. Where there are fewer ways than `count`,
-    the last have the score -inf.
+    top, piece: the candidates of each beam. Where there are fewer continuations than `count`, the last score -inf.
     """
     each = top.shape[1]
     every, piece = (score.reshape(-1, 1) + top).view(len(score), -1), piece.view(len(score), -1)
@@ -160,7 +160,7 @@ def _continuations(
 
 
 class _Best:
-    """The best finished hypothesis of each sentence, and how many have finished."""
+    """The best finished hypothesis of each sentence, and the number of finished ones."""
 
     def __init__(self, sentences: int, rules: Rules, device: torch.device) -> None:
         self.end = rules.end
@@ -169,7 +169,7 @@ class _Best:
         self.finished = torch.zeros(sentences, dtype=torch.long, device=device)
 
     def offer(self, sentence: Int[Tensor, " N"], pieces: Int[Tensor, "N W S"], score: Float[Tensor, "N W"]) -> None:
-        """W hypotheses of each of these sentences; the score is -inf where one has not finished."""
+        """Consider W hypotheses of each of these sentences; one that has not finished has the score -inf."""
         self.finished[sentence] += (score > -torch.inf).sum(1)
         highest, which = score.max(dim=1)
         better = (highest > self.score[sentence]).nonzero()[:, 0]
@@ -179,13 +179,13 @@ class _Best:
         self.pieces[sentence[better]] = winners
 
 
-def _of_parents(history: Int[Tensor, "N W S"], parent: Int[Tensor, "N C"]) -> Int[Tensor, "N C S"]:
-    """The pieces of each child's parent."""
+def _gathered(history: Int[Tensor, "N W S"], parent: Int[Tensor, "N C"]) -> Int[Tensor, "N C S"]:
+    """The pieces of each child's parent beam."""
     return history.gather(1, parent[..., None].expand(-1, -1, history.shape[2]))
 
 
-def _closed_up(running: Bool[Tensor, " N"]) -> Int[Tensor, " M"]:
-    """The rows that go on, the last of them in the places of those that do not: few rows of a cache need to move."""
+def _compacted(running: Bool[Tensor, " N"]) -> Int[Tensor, " M"]:
+    """Running rows, ordered so that few rows of a cache move: the last ones take the places of finished ones."""
     kept = running.nonzero()[:, 0]
     rows = torch.arange(len(kept), device=running.device)
     rows[~running[: len(kept)]] = kept[kept >= len(kept)]

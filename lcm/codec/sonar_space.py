@@ -1,6 +1,4 @@
-"""The only file that imports sonar and fairseq2: official files through their asset store, and speech.
-
-Nothing else in `lcm` needs either library.
+"""Official files from sonar-space's asset store, and its speech encoders. The only file that imports sonar or fairseq2.
 
 Shapes.  n sentences or recordings · D concept width
 """
@@ -19,11 +17,11 @@ from lcm.errors import UserError
 
 ENCODER_CARD = "text_sonar_basic_encoder"
 _OTHER_SPEECH_NAMES = {"zho": "cmn"}
-"""Languages whose card is not named by the first part of their FLORES code."""
+"""Languages whose card is not named after the first part of their FLORES code."""
 
 
 def require() -> None:
-    """Make both libraries importable. Raises UserError that says what to install."""
+    """Import both libraries. Raises UserError naming what to install."""
     try:
         import soundfile  # noqa: F401, I001  (first: fairseq2 wants libsndfile, and soundfile's wheel brings one)
         import fairseq2  # noqa: F401
@@ -36,9 +34,9 @@ def require() -> None:
 
 
 def official_files(decoder_card: str, encoder_card: str = ENCODER_CARD) -> Originals:
-    """The checkpoints and the vocabulary that the cards name, downloaded by fairseq2 where it has not done so before.
+    """Checkpoints and vocabulary of two cards, downloaded by fairseq2 into its cache.
 
-    Raises UserError for a card that is not there, and for files that cannot be fetched.
+    Raises UserError for a card that does not exist, and for files that cannot be fetched.
     """
     require()
     from fairseq2.assets import AssetDownloadError, AssetNotFoundError, get_asset_download_manager, get_asset_store
@@ -62,10 +60,10 @@ def official_files(decoder_card: str, encoder_card: str = ENCODER_CARD) -> Origi
 
 
 class SonarSpeech:
-    """Encoders by language, each loaded when it is needed first.
+    """SONAR's speech encoders, one per language, each loaded on first use.
 
-    card:   one for all languages, such as sonar_speech_encoder_eng; None: that of each language
-    Raises UserError where sonar-space is not installed, or a card's checkpoint cannot be had.
+    card:   an encoder for all languages, such as sonar_speech_encoder_eng; None: the encoder of each language
+    Raises UserError where sonar-space is not installed, or the checkpoint of a card is not available.
     """
 
     def __init__(self, card: str | None = None, *, device: str = "cpu") -> None:
@@ -81,15 +79,15 @@ class SonarSpeech:
             raise UserError(f"--speech-encoder={card}: fairseq2's asset store has no such card")
 
     def knows(self, lang: str) -> bool:
-        """Whether there is a card for it."""
+        """True where an encoder for the language exists."""
         return self._has(self._card or speech_card(lang))
 
     def encode(self, recordings: Sequence[Float[Tensor, " samples"]], lang: str) -> Float[Tensor, "n D"]:
-        """fp32 vectors of recordings at 16 kHz, side by side in one batch."""
+        """Encode recordings at 16 kHz, as one batch, to fp32 vectors on the CPU."""
         pipeline = self._pipeline(self._card or speech_card(lang))
         waves = [recording[None] for recording in recordings]
         vectors: Tensor = pipeline.predict(waves, batch_size=max(1, len(waves)))
-        return vectors.float().cpu().clone()  # out of inference mode
+        return vectors.float().cpu().clone()  # not an inference tensor
 
     def _has(self, card: str) -> bool:
         from fairseq2.assets import AssetNotFoundError
@@ -104,7 +102,7 @@ class SonarSpeech:
         if card not in self._pipelines:
             try:
                 self._pipelines[card] = self._load(encoder=card, device=self._device)
-            except Exception as error:  # of fairseq2: its errors for downloads and checkpoints share no class
+            except Exception as error:  # fairseq2's errors for downloads and checkpoints share no class
                 line = next(iter(str(error).splitlines()), type(error).__name__)
                 raise UserError(
                     f"{card}: cannot be loaded ({line}); fetch its checkpoint where there is a network, and say where "
@@ -114,6 +112,6 @@ class SonarSpeech:
 
 
 def speech_card(lang: str) -> str:
-    """The card that encodes a language, given as FLORES code: sonar_speech_encoder_fra for fra_Latn."""
+    """Card of the encoder of a language: sonar_speech_encoder_fra for fra_Latn."""
     language = lang.partition("_")[0]
     return f"sonar_speech_encoder_{_OTHER_SPEECH_NAMES.get(language, language)}"

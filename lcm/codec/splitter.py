@@ -1,4 +1,4 @@
-"""Text → sentences: one function for prepare, generate and evaluate, so that all of them cut alike."""
+"""Text → sentences. prepare, generate and evaluate share one splitter, so that they cut alike."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ PROMPT_SUFFIX = "[MODEL]:"
 """The sentence whose vector ends the prompt of a pair."""
 
 SEPARATORS = (r"\.\.\.|…", r"\n", "[!！]", "[?？]", "[;；]", "[:：]", "[.。]", "[,，、]", r"\t", r"\s")  # noqa: RUF001
-"""Where a sentence that is too long may be cut, strongest first. A separator stays with the piece on its left."""
+"""Separators at which a long sentence may be cut, strongest first. A separator stays with the piece on its left."""
 
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
 
 
 class SplitterSettings(BaseModel):
-    """Everything that decides how a text is cut. Kept in the manifest, and in the configuration of every model."""
+    """Settings of the splitter nupunkt. The manifest and the configuration of every model record them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +36,7 @@ class SplitterSettings(BaseModel):
 
 
 class SatSettings(BaseModel):
-    """SaT Capped (paper §2.2). fingerprint: of the model's files; empty where any will do."""
+    """Settings of SaT Capped (paper §2.2). fingerprint: hash of the model's files; empty for any model of this name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,17 +54,17 @@ AnySplitter = Annotated[SplitterSettings | SatSettings, Field(discriminator="nam
 
 
 def splitter_settings(values: dict[str, Any]) -> SplitterSettings | SatSettings:
-    """The settings that `model_dump` turned into `values`; without a name, nupunkt's."""
+    """Settings from the output of their `model_dump`; nupunkt's where it has no name."""
     return TypeAdapter[SplitterSettings | SatSettings](AnySplitter).validate_python({"name": "nupunkt", **values})
 
 
 class Splitter:
-    """Cuts text into sentences that are neither longer than the cap nor more than `fits` accepts.
+    """Cuts text into sentences that are within `max_characters` and accepted by `fits`.
 
-    fits:   whether the codec can encode a sentence whole. Without it, only the cap counts.
-    device: where SaT runs; nupunkt needs none
-    emojis: how many were taken out of the texts so far; nupunkt leaves them in
-    Raises UserError where SaT's model cannot be had, or is not the one of the settings.
+    fits:   returns True where the codec can encode a sentence whole (default: any sentence)
+    device: device of SaT's model; nupunkt uses none
+    emojis: number of emojis removed from texts so far; nupunkt keeps them
+    Raises UserError where SaT's model is not available, or is not the one of the settings.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Splitter:
         self._sat = load_sat(settings, device) if isinstance(settings, SatSettings) else None
 
     def split(self, text: str) -> list[str]:
-        """The sentences of `text`, blanks normalized, in order. Nothing is lost but white space (sat: and emojis).
+        """Split a text into sentences with normalized blanks. Only white space (sat: and emojis) is lost.
 
         A blank line always ends a sentence. An empty text has none.
         """
@@ -97,11 +97,11 @@ class Splitter:
                 yield from nupunkt.sent_tokenize(paragraph)
 
     def _capped(self, sentence: str) -> list[str]:
-        """`sentence`, cut in two as often as it takes for every piece to be short enough."""
+        """Cut a sentence in two, recursively, until every piece is short enough."""
         plain = " ".join(sentence.split())
         if len(plain) <= 1 or self._is_short_enough(plain):
             return [plain] if plain else []
-        # Aims at pieces of equal length, as few as the cap allows: at the first third of what needs three pieces.
+        # Aim at equal pieces, as few as the cap allows: a sentence that needs three is cut near its first third.
         pieces = max(2, -(-len(plain) // self.settings.max_characters))
         place = _best_cut(sentence, round(len(sentence) * (pieces // 2) / pieces))
         return self._capped(sentence[:place]) + self._capped(sentence[place:])
@@ -111,7 +111,7 @@ class Splitter:
 
 
 def load_sat(settings: SatSettings, device: str = "cpu") -> SatModel:
-    """The model of `settings`. Raises UserError where it cannot be had, or has other weights than it had."""
+    """Load SaT's model. Raises UserError where it is not available, or is not the one of the settings."""
     sat = SatModel(settings.model, device)
     if settings.fingerprint not in ("", sat.fingerprint):
         raise UserError(
@@ -122,10 +122,10 @@ def load_sat(settings: SatSettings, device: str = "cpu") -> SatModel:
 
 
 def _best_cut(sentence: str, target: int) -> int:
-    """The cut nearest to `target` among those after the strongest separator that `sentence` has.
+    """The place nearest to `target` after one of the strongest separators in the sentence.
 
-    Separators at the end of a word come first ("3.14" and "Dr.No" stay whole where anything else can be cut); then
-    those inside words; where there are none at all, the cut is at `target` itself.
+    Separators at the end of a word come first ("3.14" and "Dr.No" stay whole if anything else can be cut), then those
+    inside words. Without any separator the place is `target` itself.
     """
     first = len(sentence) - len(sentence.lstrip())
     last = len(sentence.rstrip())

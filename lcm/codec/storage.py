@@ -1,16 +1,14 @@
-"""A codec on disk: weights (one file, or one each for encoder and decoder), spm.model, config.json, perhaps card.json.
+"""A codec on disk: weights (one file, or one each for encoder and decoder), spm.model, config.json and card.json.
 
-A table of embeddings that both share is in the encoder's file.
-
-Weights are mapped into memory, not read: what is not used costs nothing, and processes share what is.
+An embedding table that encoder and decoder share is in the encoder's file. Weights are mapped, not read: unused ones
+cost nothing, and processes share the used ones.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +19,13 @@ from torch import Tensor
 
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.errors import UserError
-from lcm.files import sha256
+from lcm.files import atomic_path, sha256
 
 WEIGHTS, ENCODER, DECODER = "codec.safetensors", "encoder.safetensors", "decoder.safetensors"
 VOCABULARY, CONFIG, CARD, CHECKSUMS = "spm.model", "config.json", "card.json", "checksums.json"
 NEEDED = (WEIGHTS, VOCABULARY, CONFIG)
 DEAD = ("encoder_decoder_attn.q_proj.", "encoder_decoder_attn.k_proj.", "encoder_decoder_attn_layer_norm.")
-"""Parts of the names of weights that do nothing (see `MemoryAttention`): a file may hold them or not."""
+"""Parts of the names of weights without effect (see `MemoryAttention`), which a file may hold or not."""
 SHARED = "shared_embed.weight"
 
 Part = Literal["encoder", "decoder"]
@@ -35,23 +33,22 @@ PARTS: tuple[Part, Part] = ("encoder", "decoder")
 
 
 def weight_file(folder: Path, part: Part) -> Path:
-    """Where the weights of the encoder or the decoder are."""
+    """File with the weights of the encoder or the decoder."""
     own = folder / {"encoder": ENCODER, "decoder": DECODER}[part]
     return own if own.is_file() else folder / WEIGHTS
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What `load_codec` would not find. Encoder and decoder may have a file each."""
+    """Names of files that `load_codec` needs and `folder` lacks."""
     needed = [ENCODER, DECODER] if (folder / ENCODER).is_file() or (folder / DECODER).is_file() else [WEIGHTS]
     return [name for name in (*needed, VOCABULARY, CONFIG) if not (folder / name).is_file()]
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits over what makes the vectors: two codecs that share it encode alike.
+    """Hash of everything that decides the vectors, in 16 hex digits: codecs of equal fingerprint encode alike.
 
-    From the encoder's tensors, the vocabulary and the values in config.json, whatever files the tensors are in; the
-    decoder's do not count. Where checksums.json has the digest of the encoder's, and the size of their file is still
-    the same, they are not read again.
+    Covers the encoder's tensors, in whatever file, the vocabulary and the values in config.json, not the decoder. The
+    tensors are not read where checksums.json has their digest and their file still has the recorded size.
     """
     path = weight_file(folder, "encoder")
     record = checksums(folder).get(path.name, {})
@@ -62,9 +59,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def encoder_digest(path: Path) -> str:
-    """sha256 over the encoder's tensors in `path`: names, precisions, shapes and bytes, in the order of the names."""
+    """sha256 over the names, dtypes, shapes and bytes of the encoder's tensors in `path`, in the order of the names."""
     digest = hashlib.sha256()
-    with opened(path) as file:
+    with open_weights(path) as file:
         for name in _encoder_names(file):
             digest.update(f"{name} {file.get_slice(name).get_dtype()} {file.get_slice(name).get_shape()}\n".encode())
             digest.update(file.get_tensor(name).contiguous().view(torch.uint8).numpy())
@@ -72,43 +69,44 @@ def encoder_digest(path: Path) -> str:
 
 
 def _encoder_names(file: Any) -> list[str]:
-    """Of an opened file's tensors those that make the vectors, in order."""
+    """Sorted names of the encoder's tensors in an open file."""
     return sorted(name for name in file.keys() if name == SHARED or name.startswith("text_encoder/"))  # noqa: SIM118
 
 
 def checksum(path: Path) -> dict[str, Any]:
-    """What checksums.json says of a file; of the encoder's also what the fingerprint asks of it."""
-    found = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    return found | ({"encoder": encoder_digest(path)} if path.name.startswith(ENCODER) else {})
+    """Entry of checksums.json for a file; for the encoder's with the digest that `fingerprint` needs."""
+    entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    return entry | ({"encoder": encoder_digest(path)} if path.name.startswith(ENCODER) else {})
 
 
 def checksums(folder: Path) -> dict[str, Any]:
-    """By the name of the file; of a codec that has none, none."""
+    """Contents of checksums.json, by file name; empty for a codec without one."""
     return read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Files that are not what checksums.json says they were when written. Reads all of them."""
+    """Names of files whose sha256 differs from the one in checksums.json. Reads all files."""
     return [name for name, record in checksums(folder).items() if sha256(folder / name) != record["sha256"]]
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What was measured of the codec, and how it came about."""
+    """Contents of card.json: measurements of the codec, and its origin."""
     return read_json(folder / CARD) if (folder / CARD).is_file() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError for anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected an object with the codec's sizes, found {type(values).__name__}")
+        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
 
 
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
-    """The sizes in config.json. Raises KeyError for one that is missing."""
+    """Sizes of the network, from the contents of config.json. Raises KeyError for a missing one."""
     model = config["model"]
     return Sizes(
         vocabulary=model["vocab"],
@@ -126,7 +124,7 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
 
 
 def stored_name(name: str, shared_embedding: bool) -> str:
-    """The name in the file, which is sonar-space's own, of a parameter of `SonarText`."""
+    """Name in the file, as in sonar-space, of a parameter of `SonarText`."""
     side, _, rest = name.partition(".")
     if rest == "embed.weight":
         return SHARED if shared_embedding else f"text_{side}/{side}_frontend.embed.weight"
@@ -135,7 +133,7 @@ def stored_name(name: str, shared_embedding: bool) -> str:
 
 
 def _by_file(model: SonarText, part: Part, folder: Path) -> dict[Path, dict[str, str]]:
-    """The parameters of the encoder or the decoder: file → name in the module → name in the file."""
+    """Where the parameters of the encoder or the decoder are: file → name in the module → name in the file."""
     files: dict[Path, dict[str, str]] = {}
     for name in getattr(model, part).state_dict():
         stored = stored_name(f"{part}.{name}", model.sizes.shared_embedding)
@@ -145,42 +143,45 @@ def _by_file(model: SonarText, part: Part, folder: Path) -> dict[Path, dict[str,
 
 
 def check_weights(model: SonarText, folder: Path) -> None:
-    """Compare names and sizes, which takes no reading. Raises UserError for a file that is broken, or does not fit."""
+    """Compare names and shapes, without reading any weight. Raises UserError for a broken file, and for a mismatch."""
     parts: dict[Path, dict[str, torch.Size]] = {}
     for part in PARTS:
         shapes = {name: value.shape for name, value in getattr(model, part).state_dict().items()}
         for path, stored_names in _by_file(model, part, folder).items():
             parts.setdefault(path, {}).update({stored: shapes[name] for name, stored in stored_names.items()})
     for path, expected in parts.items():
-        with opened(path) as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        missing = sorted(set(expected) - set(found))
-        unexpected = sorted(name for name in set(found) - set(expected) if not any(dead in name for dead in DEAD))
+        with open_weights(path) as file:
+            shapes_in_file = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+        missing = sorted(set(expected) - set(shapes_in_file))
+        unexpected = sorted(
+            name for name in set(shapes_in_file) - set(expected) if not any(dead in name for dead in DEAD)
+        )
         for what, names in (("missing", missing), ("unexpected", unexpected)):
             if names:
                 raise UserError(
                     f"{path}: {len(names)} {what} tensors, the first is {names[0]}; does config.json fit it?"
                 )
         for name, shape in expected.items():
-            if found[name] != tuple(shape):
-                raise UserError(f"{path}: {name} has shape {found[name]}, but config.json asks for {tuple(shape)}")
+            if (found := shapes_in_file[name]) != tuple(shape):
+                raise UserError(f"{path}: {name} has shape {found}, expected {tuple(shape)} by config.json")
 
 
 def load_part(model: SonarText, part: Part, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-    """Fill the encoder or the decoder: matrices and their biases in `dtype`, norms in fp32.
+    """Load the weights of the encoder or the decoder: matrices and their biases in `dtype`, norms in fp32.
 
-    On the CPU, what has its precision already stays a view of the file.
+    On the CPU, weights that are stored in their precision stay views of the file.
     """
     module, state = getattr(model, part), {}
     for path, names in _by_file(model, part, folder).items():
-        with opened(path) as file:
+        with open_weights(path) as file:
             for name, stored in names.items():
                 state[name] = file.get_tensor(stored).to(device, torch.float32 if "layer_norm" in name else dtype)
     module.load_state_dict(state, assign=True)
     module.to(device).requires_grad_(False).eval()
 
 
-def opened(path: Path) -> Any:
+def open_weights(path: Path) -> Any:
+    """Open a safetensors file for reading tensors by name. Raises UserError for a damaged one."""
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
@@ -195,57 +196,52 @@ def save(
     card: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> None:
-    """Write the four files; `vocabulary` is what spm.model holds. What was there stays whole until all are written."""
+    """Write a codec in four files, and only then replace an old one. vocabulary: contents of spm.model."""
     tensors: dict[str, Tensor] = {
         stored_name(name, model.sizes.shared_embedding): value.detach().to("cpu", dtype).contiguous()
         for name, value in model.state_dict().items()
     }
     with _replacing(folder, VOCABULARY, CONFIG, CARD, WEIGHTS) as partial:
         partial[VOCABULARY].write_bytes(vocabulary)
-        _write_json(partial[CONFIG], config)
-        _write_json(partial[CARD], card)
+        write_json(partial[CONFIG], config)
+        write_json(partial[CARD], card)
         save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
 
 
 def save_decoder(folder: Path, start: Path, model: SonarText, card: Mapping[str, Any]) -> None:
-    """Write a codec that encodes as the one in `start` does, and decodes as `model`: a file of weights for each.
+    """Write a codec with the encoder of the one in `start` and the decoder of `model`, in a file of weights each.
 
-    The encoder's tensors, the vocabulary and the configuration keep every bit, and with them the fingerprint stays. The
-    decoder's get the precision that they have in `start`; `card` is put on top of what its card says.
+    The encoder's tensors, vocabulary and configuration keep every bit, so the fingerprint stays. The decoder's tensors
+    get the precision that they have in `start`; `card` extends the card of `start`.
     """
     with _replacing(folder, ENCODER, DECODER, VOCABULARY, CONFIG, CARD, CHECKSUMS) as partial:
         for name in (VOCABULARY, CONFIG):
             shutil.copyfile(start / name, partial[name])
-        _write_json(partial[CARD], {**read_card(start), **card})
-        with opened(weight_file(start, "encoder")) as file:
+        write_json(partial[CARD], {**read_card(start), **card})
+        with open_weights(weight_file(start, "encoder")) as file:
             kept = {name: file.get_tensor(name) for name in _encoder_names(file)}
             save_file(kept, partial[ENCODER], metadata={"format": "pt"})
         shared = model.sizes.shared_embedding
         learned = {stored_name(f"decoder.{name}", shared): value for name, value in model.decoder.state_dict().items()}
         learned.pop(SHARED, None)
-        with opened(weight_file(start, "decoder")) as file:
+        with open_weights(weight_file(start, "decoder")) as file:
             for name, value in learned.items():
                 learned[name] = value.detach().to("cpu", file.get_tensor(name).dtype).contiguous()
         save_file(learned, partial[DECODER], metadata={"format": "pt"})
         listed = (ENCODER, DECODER, VOCABULARY, CONFIG)
-        _write_json(partial[CHECKSUMS], {name: checksum(partial[name]) for name in listed})
+        write_json(partial[CHECKSUMS], {name: checksum(partial[name]) for name in listed})
 
 
 @contextmanager
 def _replacing(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
-    """Where to write the files of a codec. At the end they take their places, and files of weights beside them go."""
+    """Temporary paths for a codec's files. All are written before any is renamed; other weights are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: folder / f"{name}.partial" for name in names}
-    try:
-        yield partial
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    with ExitStack() as renames:  # unwound in reverse, so that the files appear in the order of `names`
+        yield {name: renames.enter_context(atomic_path(folder / name)) for name in reversed(names)}
     for name in {WEIGHTS, ENCODER, DECODER, CHECKSUMS} - set(names):
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object to a JSON file."""
     path.write_text(json.dumps(values, indent=1), encoding="utf-8")

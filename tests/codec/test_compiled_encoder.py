@@ -62,7 +62,7 @@ def test_the_bits_do_not_depend_on_what_was_encoded_first(converted_folder, tmp_
 
 
 @pytest.mark.slow
-def test_without_a_compiler_it_is_said_in_a_line(converted_folder, tmp_path):
+def test_without_a_compiler_the_error_is_one_line(converted_folder, tmp_path):
     (tmp_path / "in.txt").write_text("A cat.\n")
     paths = ["--input", tmp_path / "in.txt", "--output", tmp_path / "out.npy", "--codec", converted_folder]
     words = [sys.executable, "-m", "lcm.cli", "encode", "--compile", *map(str, paths)]
@@ -75,7 +75,7 @@ def test_without_a_compiler_it_is_said_in_a_line(converted_folder, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_encode_compiles_where_it_is_asked_to(monkeypatch, tmp_path, mini):
+def test_the_encode_command_compiles_with_its_option(monkeypatch, tmp_path, mini):
     asked = []
     monkeypatch.setattr("lcm.codec.load_codec", lambda name, **options: asked.append(options) or mini)
     (tmp_path / "in.txt").write_text("A cat.\n")

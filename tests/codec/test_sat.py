@@ -9,7 +9,7 @@ import pytest
 from tiny_sat import write_tiny_sat
 
 from lcm.codec import sat
-from lcm.codec.sat import SatModel, at_separators, count_emojis, cut, cut_long, sat_split, without_emojis
+from lcm.codec.sat import SatModel, at_separators, count_emojis, cut_after, cut_long, sat_split, without_emojis
 from lcm.codec.splitter import SatSettings, Splitter, SplitterSettings, splitter_settings
 from lcm.errors import UserError
 
@@ -70,7 +70,7 @@ def random_text(generator, length):
 
 
 @pytest.mark.parametrize("limit", [1, 7, 16, 256])
-def test_the_rule_is_the_one_written_twice(limit):
+def test_the_rule_equals_a_second_implementation(limit):
     generator = random.Random(limit)
     for _ in range(40):
         text, threshold = (
@@ -91,15 +91,15 @@ def test_a_piece_over_the_limit_is_cut_at_its_likeliest_boundaries():
 
 
 @pytest.mark.parametrize(("length", "pieces"), [(255, 1), (256, 3), (383, 3), (385, 4)])
-def test_a_sentence_as_long_as_the_cap_is_looked_at_again(length, pieces):
+def test_a_sentence_as_long_as_the_cap_is_given_to_the_model_again(length, pieces):
     probabilities = np.linspace(0.5, 0.1, length)  # the first n letters end sentences, and so the rest is one more
     assert len(sat_split("x" * length, lambda _: probabilities, 0.6, 256)) == pieces
 
 
 def test_blanks_stay_with_the_piece_on_their_left_and_nothing_is_lost():
-    assert cut("ab  cd e", [1, 2, 5]) == ["ab  ", "cd ", "e"]
-    assert cut("ab", [1]) == ["ab"]
-    assert cut("", []) == []
+    assert cut_after("ab  cd e", [1, 2, 5]) == ["ab  ", "cd ", "e"]
+    assert cut_after("ab", [1]) == ["ab"]
+    assert cut_after("", []) == []
 
 
 def test_separators_come_in_their_order_and_pieces_are_filled_up_again():
@@ -170,7 +170,7 @@ def test_another_model_than_the_texts_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.needs("wtpsplit")
-def test_what_is_missing_is_named_with_the_way_out(tiny, tmp_path, monkeypatch):
+def test_missing_files_of_the_model_are_named_with_the_way_out(tiny, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no model.safetensors in that folder; name a folder with config.json, "):
         SatModel(str(tmp_path))

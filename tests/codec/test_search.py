@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lcm.codec.beam_cache import Cache
-from lcm.codec.search import Rules, _closed_up, _top, beam_search, greedy
+from lcm.codec.search import Rules, _compacted, _top, beam_search, greedy
 
 END = 3
 PREFIX = [END, 10]
@@ -86,7 +86,7 @@ def test_decoding_with_a_cache_equals_decoding_without(toy, vectors):
     assert (torch.cat(parts, dim=1) - whole).abs().max() <= 1e-5 * whole.abs().max()
 
 
-def test_a_selected_cache_goes_on_as_its_rows_would(toy, vectors):
+def test_a_selected_cache_continues_as_its_rows_would(toy, vectors):
     decoder = toy.decoder
     tokens = torch.randint(0, 11, (6, 5), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([4, 1, 1, 0])
@@ -125,7 +125,7 @@ def test_beams_equal_a_plain_loop(toy, vectors, beams):
     assert found != read_out(toy, vectors, RULES)
 
 
-def test_beams_are_the_same_where_what_none_sees_is_dropped_again_and_again(toy, vectors, monkeypatch):
+def test_beams_are_the_same_when_unseen_entries_are_dropped_again_and_again(toy, vectors, monkeypatch):
     expected = searched(toy, vectors, RULES, beams=3)
     drops = []
     original = Cache._drop_unseen
@@ -159,11 +159,11 @@ def test_the_best_by_blocks_are_the_best_of_all(width):
     assert torch.equal(found[1], expected.indices)
 
 
-def test_rows_close_up_by_moving_as_few_as_there_are_gaps():
+def test_running_rows_are_compacted_by_moving_as_few_as_there_are_gaps():
     running = torch.tensor([True, False, True, True, False, True, True])
-    assert _closed_up(running).tolist() == [0, 5, 2, 3, 6]
-    assert _closed_up(torch.zeros(3, dtype=torch.bool)).tolist() == []
-    assert _closed_up(torch.ones(3, dtype=torch.bool)).tolist() == [0, 1, 2]
+    assert _compacted(running).tolist() == [0, 5, 2, 3, 6]
+    assert _compacted(torch.zeros(3, dtype=torch.bool)).tolist() == []
+    assert _compacted(torch.ones(3, dtype=torch.bool)).tolist() == [0, 1, 2]
 
 
 def test_wide_enough_beams_find_the_best_of_all_sentences(toy, vectors):

@@ -1,4 +1,4 @@
-"""The codec named "sonar": fetched where it is missing, converted once, kept, and told about."""
+"""The codec named "sonar": fetched where it is missing, converted once, kept, and reported by the doctor."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +89,7 @@ def test_the_finetuned_decoder_has_a_name_of_its_own(cache, server, folder):
     assert codec.fingerprint == storage.fingerprint(folder)
 
 
-def test_without_a_network_both_ways_out_are_told(cache, monkeypatch):
+def test_without_a_network_both_ways_out_are_named(cache, monkeypatch):
     monkeypatch.setenv("LCM_SONAR_URL", "http://127.0.0.1:9/")
     with pytest.raises(UserError) as caught:
         load_codec("sonar")
@@ -100,7 +100,7 @@ def test_without_a_network_both_ways_out_are_told(cache, monkeypatch):
     assert "\n" not in message
 
 
-def test_a_download_that_breaks_off_goes_on_where_files_are_whole(cache, server, files, monkeypatch):
+def test_an_interrupted_download_resumes_with_the_files_that_are_missing(cache, server, files, monkeypatch):
     whole = torch.hub.download_url_to_file
 
     def broken(url, path, progress):
@@ -116,7 +116,7 @@ def test_a_download_that_breaks_off_goes_on_where_files_are_whole(cache, server,
     assert server.count(f"/{official.ENCODER_FILE}") == 1
 
 
-def test_the_doctor_tells_absent_whole_and_damaged(cache, files):
+def test_the_doctor_reports_absent_whole_and_damaged(cache, files):
     def states():
         return {finding.name: finding.state for finding in doctor._sonar()}
 

@@ -1,4 +1,4 @@
-"""Training goes on from a converted SONAR codec: its ids, its limits, its two tables of embeddings."""
+"""Training continues from a converted SONAR codec: its ids, its limits, its two embedding tables."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which worker computes where: worker i gets device i, modulo their number, and the bytes do not depend on it."""
+"""Devices: worker i gets device i modulo their number, and the bytes do not depend on it."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def gpus(monkeypatch, count):
         (4, ("cpu",), ("cpu",)),
     ],
 )
-def test_all_gpus_are_used_unless_told_otherwise(count, given, devices, monkeypatch):
+def test_all_gpus_are_used_by_default(count, given, devices, monkeypatch):
     gpus(monkeypatch, count)
     assert devices_for(given) == devices
 

@@ -144,7 +144,7 @@ def test_killed_after_any_shard_it_continues_to_the_same_bytes(done, tmp_path, m
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "whole")
 
 
-def test_another_data_set_is_told(tmp_path):
+def test_another_data_set_is_refused(tmp_path):
     folder = folder_of(tmp_path, jsonl)
     prepare(options(folder, tmp_path))
     with pytest.raises(UserError, match=r"made with data set .*corpus train, now .*corpus test"):
@@ -166,7 +166,7 @@ def test_a_split_or_column_that_is_not_there_is_one_line(form, tmp_path):
         prepare(options(folder, tmp_path, text_column="text"))
 
 
-def test_what_a_person_can_put_right_is_one_line(tmp_path, monkeypatch):
+def test_user_errors_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--dataset=no/such: no folder of that name here, and the hub gives none"):
         prepare(options("no/such", tmp_path))
     with pytest.raises(UserError, match="is a folder, which has no revisions"):
@@ -206,7 +206,7 @@ def test_the_hubs_data_set_is_read_at_the_commit_that_the_manifest_names(tmp_pat
         prepare(options("some/set", tmp_path, dataset_config="en"))
 
 
-def test_a_data_set_that_breaks_off_says_that_it_continues(tmp_path, monkeypatch):
+def test_an_error_while_reading_says_that_the_same_command_continues(tmp_path, monkeypatch):
     def rows():
         yield ROWS[0]
         raise ConnectionError("the line is dead\nand more")

@@ -1,4 +1,4 @@
-"""Worker processes: every task is done once, no more are started than there is use for, none outlives the pool."""
+"""Worker processes: every task is done once, no more start than are needed, none outlives the pool."""
 
 import os
 import time
@@ -46,6 +46,6 @@ def test_tasks_are_done_by_no_more_workers_than_they_need():
     assert not psutil.wait_procs(workers, timeout=5)[1]
 
 
-def test_what_a_person_can_put_right_keeps_its_line():
+def test_a_user_error_in_a_worker_keeps_its_line():
     with Pool([no_such_codec], 2, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
         pool.info()

@@ -1,4 +1,4 @@
-"""What `lcm prepare` puts into a data set, what it refuses, and what it says."""
+"""What `lcm prepare` puts into a data set, what it refuses, and what it reports."""
 
 import argparse
 import fcntl
@@ -132,7 +132,7 @@ def test_what_is_refused_is_counted_with_its_first_example(tmp_path):
     assert verify(tmp_path / "data").problems == ()
 
 
-def test_a_shard_of_which_nothing_is_left_is_not_written(tmp_path):
+def test_a_shard_whose_documents_are_all_refused_is_not_written(tmp_path):
     write(tmp_path / "a.jsonl", *({"text": t, "split": "train"} for t in ("HUGE.", "HUGE.", "Good.", "Good.")))
     manifest = prepare(options(tmp_path, shard_documents=2))
     assert [s.name for s in manifest.shards("train")] == ["train-000001.tar"]
@@ -150,7 +150,7 @@ def test_a_shard_of_which_nothing_is_left_is_not_written(tmp_path):
         (rows(1), {"lang": "fra_Latn"}, "--lang=fra_Latn: not a language of codec 'mini'; it knows eng_Latn"),
     ],
 )
-def test_nothing_to_prepare_is_one_line_and_a_better_command_may_follow(found, more, message, tmp_path):
+def test_an_empty_corpus_is_one_line_and_a_corrected_command_may_follow(found, more, message, tmp_path):
     write(tmp_path / "a.jsonl", *found)
     with pytest.raises(UserError) as error:
         prepare(options(tmp_path, **more))
@@ -190,7 +190,7 @@ def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_pa
     assert len(sample) <= limit
 
 
-def test_a_data_set_that_is_there_costs_no_work(tmp_path, capsys):
+def test_a_finished_data_set_costs_no_work(tmp_path, capsys):
     write(tmp_path / "a.jsonl", *rows(5))
     first = prepare(options(tmp_path))
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "data").iterdir()}
@@ -212,7 +212,7 @@ def test_a_data_set_that_is_there_costs_no_work(tmp_path, capsys):
         (lambda o, t: {"load": load_another}, "codec 'mini' (stub-1), now stub-2"),
     ],
 )
-def test_a_run_that_asks_for_something_else_is_refused(change, message, finished, tmp_path, monkeypatch):
+def test_a_run_with_other_options_is_refused(change, message, finished, tmp_path, monkeypatch):
     write(tmp_path / "a.jsonl", *rows(5))
     asked = options(tmp_path)
     if finished:

@@ -165,7 +165,7 @@ def test_a_run_killed_before_its_first_shard_binds_nobody_and_leaves_nothing(ref
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "expected")
 
 
-def test_a_run_that_meets_one_in_the_moment_of_finishing_touches_nothing(reference, tmp_path):
+def test_a_run_that_meets_one_that_is_just_finishing_touches_nothing(reference, tmp_path):
     """Its notes are gone by then, so that every shard would seem to be half done."""
     source, expected = reference
     manifest = prepare(options(source, tmp_path / "data"))
@@ -275,7 +275,7 @@ def test_a_worker_that_dies_ends_the_run_and_what_is_done_is_kept(workers, text,
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(reference, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(reference, tmp_path, monkeypatch):
     source, expected = reference
 
     def run():

@@ -99,6 +99,6 @@ def test_parts_of_other_options_are_refused(reference, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3"])
-def test_a_part_that_is_none_is_one_line(wrong):
+def test_a_malformed_part_is_one_line(wrong):
     with pytest.raises(UserError, match=f"--part={wrong}: expected I/N, for example 2/16"):
         options("a", "b", part=wrong)

@@ -60,7 +60,7 @@ def test_without_sat_the_run_ends_with_the_way_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.needs("wtpsplit")
-def test_falling_back_is_asked_for_told_and_recorded(tiny, tmp_path, monkeypatch, capsys):
+def test_falling_back_to_nupunkt_is_optional_reported_and_recorded(tiny, tmp_path, monkeypatch, capsys):
     asked = options(tmp_path, splitter="sat-or-nupunkt", sat_model=str(tmp_path / "none"), max_characters=99)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
     manifest = prepare(asked)
@@ -74,7 +74,7 @@ def test_falling_back_is_asked_for_told_and_recorded(tiny, tmp_path, monkeypatch
 
 
 @pytest.mark.needs("wtpsplit")
-def test_another_threshold_or_model_is_told(tiny, tmp_path):
+def test_another_threshold_or_model_is_refused(tiny, tmp_path):
     prepare(options(tmp_path, splitter="sat", sat_model=tiny))
     with pytest.raises(UserError, match=r"made with splitter sat \(.*threshold 0.02\), now sat \(.*threshold 0.5\)"):
         prepare(options(tmp_path, splitter="sat", sat_model=tiny, sat_threshold=0.5))

@@ -66,7 +66,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(clock, monkeypatch):
     assert "\x1b[2K" in out.getvalue().split("2 sentences")[-1]  # the line is erased
 
 
-def test_nothing_read_is_nothing_done():
+def test_before_anything_is_read_the_progress_is_zero():
     assert PrepareProgress(total_bytes=0).fraction == 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the columns of a row decide: its language, and whether it is kept. Whatever is refused is told."""
+"""What the columns of a row decide: its language, and whether it is kept. Refusals are counted by reason."""
 
 import json
 
@@ -106,20 +106,20 @@ def test_rows_beyond_a_bound_are_refused_and_counted(packed, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["0.2", True, [1], {}])
-def test_what_is_no_number_is_within_no_bound(value):
+def test_a_value_that_is_no_number_is_within_no_bound(value):
     columns = Columns(drop=(Bound("f", "above", 9.0),))
     assert columns.document({"text": "T", "f": value}, "n", "n:1", "eng_Latn").reason == "no number in 'f'"
     assert isinstance(columns.document({"text": "T", "f": 9}, "n", "n:1", "eng_Latn"), Document)
 
 
 @pytest.mark.parametrize("given", ["fragility", "=3", "fragility=", "fragility=low", "fragility=nan"])
-def test_a_bound_that_is_none_is_refused(given):
+def test_a_malformed_bound_is_refused(given):
     with pytest.raises(UserError, match="expected COLUMN=NUMBER"):
         PrepareOptions(output="", drop_above=(given,))
     assert bound("a=b=-1e3", "below") == Bound("a=b", "below", -1000.0)
 
 
-def test_a_second_run_with_other_bounds_or_languages_is_told(tmp_path):
+def test_a_second_run_with_other_bounds_or_languages_is_refused(tmp_path):
     rows = [{"text": "T.", "lang": "eng_Latn", "f": 1}]
     prepared(tmp_path, rows)
     with pytest.raises(UserError, match="--drop-above not given, now f=3"):

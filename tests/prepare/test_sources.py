@@ -1,4 +1,4 @@
-"""Files → documents: every format and compression gives the same, and whatever is refused is told."""
+"""Files → documents: every format and compression gives the same, and refused rows are reported."""
 
 import gzip
 import io
@@ -128,7 +128,7 @@ def test_crlf_and_a_byte_order_mark_change_nothing(tmp_path):
 
 @pytest.mark.parametrize("packed", [".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("kind", [".txt", ".jsonl"])
-def test_a_file_that_ends_too_early_is_told_and_what_came_before_is_used(kind, packed, tmp_path):
+def test_a_truncated_file_is_reported_and_its_beginning_is_used(kind, packed, tmp_path):
     many = range(6000)
     plain = jsonl(*({"text": f"Number {i * 7919}"} for i in many))
     plain = plain if kind == ".jsonl" else b"\n\n".join(b"Number %d" % (i * 7919) for i in many)
@@ -143,12 +143,12 @@ def test_a_file_that_ends_too_early_is_told_and_what_came_before_is_used(kind, p
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst", "a.parquet", "a.parquet.gz"])
-def test_a_file_that_is_not_what_its_name_says_is_told(name, tmp_path):
+def test_a_file_that_is_not_what_its_name_says_is_reported(name, tmp_path):
     (tmp_path / name).write_bytes(b"this is not compressed, nor parquet at all")
     assert read(tmp_path / name) == [Refused("corrupt file", str(tmp_path / name))]
 
 
-def test_a_truncated_parquet_is_told(tmp_path):
+def test_a_truncated_parquet_file_is_reported(tmp_path):
     data = parquet(tmp_path / "a.parquet", ROWS[:1])
     (tmp_path / "a.parquet").write_bytes(data[: len(data) // 2])
     assert reasons(read(tmp_path / "a.parquet")) == ["corrupt file"]
@@ -182,7 +182,7 @@ def test_a_row_group_is_never_held_whole(tmp_path):
     assert 0 < max(reads) < 3 << 20
 
 
-def test_the_columns_that_were_there_are_known_afterwards(tmp_path):
+def test_the_columns_of_the_rows_are_known_after_reading(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl({"body": "a"}, {"key": 1}))
     parquet(tmp_path / "b.parquet", [{"other": "x"}])
     found = Sources(find_inputs([str(tmp_path)]), Columns())
@@ -221,7 +221,7 @@ def test_inputs_are_files_folders_and_globs_sorted_and_each_once(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["no.txt", "*.nothing", "notes.md", "empty", "[ab].txt"])
-def test_an_input_that_means_nothing_is_named(name, tmp_path, monkeypatch):
+def test_an_input_that_matches_no_file_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.md").touch()
     (tmp_path / "empty").mkdir()

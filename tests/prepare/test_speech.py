@@ -114,7 +114,7 @@ def test_segments_keep_every_loud_frame_once_in_order_and_under_the_cap(most):
             assert not inside[first[0] + MARGIN : first[1] - MARGIN].any()
 
 
-def test_a_long_recording_is_read_in_pieces_and_told_exactly(tmp_path):
+def test_a_long_recording_is_read_in_pieces_and_cut_exactly(tmp_path):
     write(tmp_path / "a.wav", *[(7.0, 0.5), (0.5, 0)] * 30)
     found = segments(tmp_path / "a.wav", 8.0)
     assert len(found) == 30
@@ -133,7 +133,7 @@ def test_another_rate_or_stereo_is_refused_with_the_line_that_converts(rate, cha
     )
 
 
-def test_what_is_no_audio_is_refused(tmp_path):
+def test_a_file_without_audio_is_refused(tmp_path):
     (tmp_path / "a.wav").write_text("no sound")
     assert segments(tmp_path / "a.wav", 15.0).reason == "damaged audio"
 

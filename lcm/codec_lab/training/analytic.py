@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lcm.codec.architecture import Decoder, DecoderLayer, Encoder, FeedForward, Sizes, SonarText, sinusoids
+from lcm.codec.architecture import Decoder, DecoderLayer, Encoder, FeedForward, Sizes, SonarText, position_table
 from lcm.errors import UserError
 
 CODE = 2.0
@@ -129,7 +129,7 @@ def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Bas
 
 def _sinusoid_span(sizes: Sizes, positions: int) -> Float[Tensor, "S D"]:
     """Directions of singular values over 0.05: those below do not help to tell positions apart."""
-    table = sinusoids(sizes)[: positions + 1].double()
+    table = position_table(sizes)[: positions + 1].double()
     ones = torch.full((1, sizes.dim), 100 / math.sqrt(sizes.dim), dtype=torch.float64)
     values, directions = torch.linalg.svd(torch.cat([ones, _centred(table)]), full_matrices=False)[1:]
     return directions[values > 0.05]

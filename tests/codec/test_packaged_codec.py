@@ -1,4 +1,4 @@
-"""The packaged codec is held to what its weights gave when they were made."""
+"""The packaged codec gives the vectors and sentences that were recorded when it was trained."""
 
 import json
 import logging
@@ -59,7 +59,7 @@ def test_a_vector_does_not_depend_on_its_companions(mini, vectors):
     assert close(alone, vectors[::8])
 
 
-def test_what_fills_the_padding_changes_nothing(mini):
+def test_the_contents_of_the_padding_change_nothing(mini):
     row = [mini.tokenizer.language("eng_Latn"), 23, 2093, mini.tokenizer.end]
     lengths = torch.tensor([4, 9])
     padded = [torch.tensor([row + [filler] * 5, list(range(10, 19))]) for filler in (0, 3, 4000)]
@@ -129,14 +129,14 @@ def test_an_unknown_language_is_named_with_the_known_ones(mini, use):
         getattr(mini, use)(argument, "fra_Latn")
 
 
-def test_what_cannot_be_encoded_is_refused(mini):
+def test_sentences_that_cannot_be_encoded_are_refused(mini):
     with pytest.raises(UserError, match="a list of sentences, not one string"):
         mini.encode("A word.")
     with pytest.raises(UserError, match="sentence 1 is not text"):
         mini.encode(["A word.", "half of \ud83d"])
 
 
-def test_what_cannot_be_decoded_is_refused(mini, vectors):
+def test_vectors_that_cannot_be_decoded_are_refused(mini, vectors):
     with pytest.raises(UserError, match="vectors are 511 wide, but codec 'mini' has 512"):
         mini.decode(vectors[:, 1:])
     with pytest.raises(UserError, match="beam=0: expected 1"):
