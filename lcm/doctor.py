@@ -1,4 +1,4 @@
-"""`lcm doctor`: what is installed, what works, and the command that puts right what does not."""
+"""`lcm doctor`: check the installation, and name the command that repairs what is broken."""
 
 import argparse
 import importlib.metadata
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every finding; status 1 if something that the base needs is broken."""
+    """Print all findings; status 1 if one of them is broken."""
     findings = examine()
     if args.json:
         print(json.dumps([asdict(f) for f in findings], indent=1))
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> list[Finding]:
-    """Everything that decides whether the commands will work on this machine."""
+    """Check everything that the commands need on this machine."""
     return [
         _python(),
         _own_name(),
@@ -120,7 +120,7 @@ def _machine() -> list[Finding]:
 
 
 def _codec() -> Finding:
-    """The embedded codec, tried on a sentence."""
+    """Encode and decode a sentence with the embedded codec."""
     sentence = "The sea was calm."
     try:
         from lcm.codec import load_codec
@@ -135,12 +135,12 @@ def _codec() -> Finding:
 
 
 def _sonar() -> list[Finding]:
-    """Converted official codecs in the cache, every byte compared with what was written."""
+    """Verify the checksums of the converted official codecs in the cache."""
     try:
         from lcm.codec import RELEASES, storage
         from lcm.files import cache_folder
     except ImportError:
-        return []  # told by the packages already
+        return []  # the packages above report it
     findings = []
     for name in RELEASES:
         folder = cache_folder() / "codecs" / name

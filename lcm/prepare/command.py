@@ -22,7 +22,7 @@ from lcm.prepare.hub import Dataset, DatasetRows
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.pool import Pool
 from lcm.prepare.progress import PrepareProgress
-from lcm.prepare.request import Request, fingerprints, request_of
+from lcm.prepare.request import Inputs, Request, fingerprints, request_of
 from lcm.prepare.resume import Finished, FolderLocked, check_folder, claimed, read_request, shared
 from lcm.prepare.sharding import Sharding, describe
 from lcm.prepare.sources import Sources, find_inputs
@@ -42,7 +42,7 @@ def prepare(options: PrepareOptions) -> Manifest | None:
         check_folder(folder)
         options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
-        request = _request(options, sources, files, devices[0])
+        request = _request(options, sources, fingerprints(files, read_request(folder)), devices[0])
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)
         assert request.splitter
@@ -81,16 +81,16 @@ def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[P
     return DatasetRows(dataset, options.columns, options.lang), dataset.files()
 
 
-def _request(options: PrepareOptions, sources: Sources | DatasetRows, files: Sequence[Path], device: str) -> Request:
+def _request(options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, device: str) -> Request:
     """Everything that decides the bytes, but for the vector of "End of text.". Loads no weights of the codec."""
     codec = load_codec(options.codec, device="cpu")
     if options.lang not in codec.languages:
         known = ", ".join(codec.languages[:10])
         raise UserError(f"--lang={options.lang}: not a language of codec '{options.codec}'; it knows {known}")
-    inputs, mtimes = fingerprints(files, read_request(Path(options.output)))
     return Request(
         options=options.recorded | ({} if kind_of(device) == "cpu" else {"devices": kind_of(device)}),
-        inputs=inputs,
+        inputs=inputs[0],
+        mtimes=inputs[1],
         codec=CodecInfo(
             name=options.codec,
             fingerprint=codec.fingerprint,
@@ -101,7 +101,6 @@ def _request(options: PrepareOptions, sources: Sources | DatasetRows, files: Seq
         ),
         splitter=_splitter(options),
         dataset=sources.info if isinstance(sources, DatasetRows) else None,
-        mtimes=mtimes,
     )
 
 

@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lcm.prepare.rows import Refused, Row, add_names, shortened
+from lcm.prepare.rows import Refused, add_names, shortened
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 AUDIO = (".wav", ".flac")
@@ -69,7 +69,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, io.BufferedIOBase]]:
             raise DamagedFile("truncated file" if "runcated" in str(error) else "corrupt file") from error
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row | Refused]]:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     """Rows of a .parquet file, or of a file of JSON lines whatever its name; compressed or not. Numbered from 1.
 
     A row that cannot be read comes as Refused, with "PATH:NUMBER: …" as its example; blank lines are skipped. A damaged
@@ -88,10 +88,12 @@ def rows_of(
     name: str,
     wanted: Collection[str] | None = None,
     seen: dict[str, None] | None = None,
-) -> Iterator[tuple[int, Row | Refused]]:
-    """`read_rows` of an opened file. name: stands for the file in examples; seen: gets the names of its columns.
+) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
+    """`read_rows` for an open file, which may be damaged.
 
-    wanted: columns to read of .parquet; None for all
+    name:   stands for the file in examples of `Refused`
+    wanted: columns to read of .parquet (default: all)
+    seen:   names of columns are added to it
     """
     seen = {} if seen is None else seen
     if format_of(path) != ".parquet":
@@ -104,7 +106,9 @@ def rows_of(
             yield from _parquet_rows(cast(io.BufferedIOBase, seekable), name, wanted, seen)
 
 
-def _json_rows(plain: io.BufferedIOBase, name: str, seen: dict[str, None]) -> Iterator[tuple[int, Row | Refused]]:
+def _json_rows(
+    plain: io.BufferedIOBase, name: str, seen: dict[str, None]
+) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     for number, line in enumerate(lines_of(plain), 1):
         place = f"{name}:{number}"
         if len(line) > LIMIT:
@@ -127,7 +131,7 @@ def _json_rows(plain: io.BufferedIOBase, name: str, seen: dict[str, None]) -> It
 
 def _parquet_rows(
     plain: io.BufferedIOBase, name: str, wanted: Collection[str] | None, seen: dict[str, None]
-) -> Iterator[tuple[int, Row | Refused]]:
+) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     # Without either setting a whole row group is held in memory, and some files are a single one.
     file = pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False)
     names = file.schema_arrow.names

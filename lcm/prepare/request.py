@@ -7,6 +7,9 @@ from lcm.codec import AnySplitter
 from lcm.data import CodecInfo, DatasetInfo, InputFile, Manifest, Record
 from lcm.files import sha256
 
+Inputs = tuple[tuple[InputFile, ...], tuple[int, ...]]
+"""(inputs, mtimes) of a `Request`."""
+
 
 class Request(Record):
     """Everything that decides the bytes of the shards. A run may resume another only with an equal request.
@@ -60,7 +63,7 @@ def request_of(manifest: Manifest) -> Request:
     )
 
 
-def fingerprints(files: Sequence[Path], before: Request | None) -> tuple[tuple[InputFile, ...], tuple[int, ...]]:
+def fingerprints(files: Sequence[Path], before: Request | None) -> Inputs:
     """(inputs, mtimes). A file of the same size and time as in `before` keeps its hash, and is not read."""
     known = {(f.path, f.bytes, t): f for f, t in zip(before.inputs, before.mtimes, strict=True)} if before else {}
     stats = [path.stat() for path in files]

@@ -10,9 +10,6 @@ from typing import Any, Literal
 from lcm.data import SPLITS
 from lcm.errors import UserError
 
-Row = dict[str, Any]
-"""Column → value, as JSON or parquet has it."""
-
 AUDIO_BYTES = 2_000
 """Bytes of a 16 kHz file that count as one character of work: a sentence of 88 characters is about six seconds."""
 

@@ -5,11 +5,12 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lcm.errors import UserError
 from lcm.prepare import reading
 from lcm.prepare.reading import AUDIO, FORMATS, KINDS, DamagedFile, format_of, opened
-from lcm.prepare.rows import Columns, Document, Refused, Row, shortened
+from lcm.prepare.rows import Columns, Document, Refused, shortened
 
 
 def find_inputs(names: Sequence[str], audio: bool = False, setting: str = "--input") -> list[Path]:
@@ -113,5 +114,5 @@ class Sources:
                 continue
             yield self._document({self.columns.id: place, self.columns.text: text}, path, place)
 
-    def _document(self, row: Row, path: Path, place: str) -> Document | Refused:
+    def _document(self, row: dict[str, Any], path: Path, place: str) -> Document | Refused:
         return self.columns.document(row, path.name, place, self.lang, path.parent)

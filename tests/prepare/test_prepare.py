@@ -232,6 +232,27 @@ def test_a_run_with_other_options_is_refused(change, message, finished, tmp_path
     assert snapshot(tmp_path / "data") == before
 
 
+def test_another_end_of_text_is_refused_only_where_it_would_be_mixed(tmp_path, monkeypatch):
+    """The same codec on another machine may give other last bits."""
+
+    class Elsewhere(StubCodec):
+        def encode(self, sentences, lang="eng_Latn", *, progress=None):
+            return super().encode(sentences, lang, progress=progress) * 1.001
+
+    write(tmp_path / "a.jsonl", *rows(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "fit_normalizer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(options(tmp_path))
+    use_codec(monkeypatch, lambda name, **_: Elsewhere(name))
+    with pytest.raises(UserError, match="begun with codec 'mini', which now gives another vector"):
+        prepare(options(tmp_path))
+    use_codec(monkeypatch)
+    finished = prepare(options(tmp_path))
+    use_codec(monkeypatch, lambda name, **_: Elsewhere(name))
+    assert prepare(options(tmp_path)) == finished
+
+
 def test_touching_or_moving_the_input_is_no_change(tmp_path):
     write(tmp_path / "a.jsonl", *rows(5))
     first = prepare(options(tmp_path))
