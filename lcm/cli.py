@@ -82,9 +82,9 @@ def _run(name: str, rest: list[str]) -> int:
         case "decode":
             return _parsed(name, rest, _decode_arguments, _decode)
         case "export":
-            from lcm.training import export
+            from lcm.training import checkpoint
 
-            return _parsed(name, rest, export.add_arguments, export.run)
+            return _parsed(name, rest, checkpoint.add_arguments, checkpoint.run)
     raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")
 
 

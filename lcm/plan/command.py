@@ -1,12 +1,12 @@
-"""Can this job run, and how long does it take? Told without a GPU, and without building the model.
+"""Can this job run, and how long does it take? Answered without a GPU, and without building the model.
 
 lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
+from typing import Annotated, NamedTuple
 
 import torch
 from lightning.fabric.utilities.throughput import _CUDA_FLOPS
@@ -15,10 +15,10 @@ from lcm.config import Config
 from lcm.data import PreparedData
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.plan.alternatives import RESERVED, Job, first_that_fits
-from lcm.plan.memory import STRATEGIES, Usage
+from lcm.options import Option, add_options, check_bounds, options_from
+from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
 from lcm.settings import from_command_line
-from lcm.training import check_strategy, room_of_checkpoints
+from lcm.training import check_strategy, checkpoint_bytes
 
 GPUS = {
     "h100": ("h100 sxm", 79.1),
@@ -30,7 +30,26 @@ GPUS = {
     "l40": ("l40", 44.3),
     "l4": ("l4", 22.0),
 }
-"""The row of Lightning's table of peaks, and GiB as torch finds them: somewhat less than what the name says."""
+"""Row of Lightning's table of peaks, and GiB as torch reports them: somewhat less than the name says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """The options of `lcm plan` beside the configuration."""
+
+    nodes: Annotated[int, Option("N", least=1, most=100_000)] = 1
+    """Nodes of the job; trainer.nodes does not count (default: 1)."""
+    gpus_per_node: Annotated[int, Option("G", least=1, most=100_000)] = 8
+    """GPUs of each node; trainer.devices does not count (default: 8)."""
+    gpu: Annotated[str, Option("NAME")] = "h100"
+    """h100, h100-pcie, h200, a100, a100-40, l40, l4; with --memory any in Lightning's table (default: h100)."""
+    memory: Annotated[float | None, Option("GiB", least=0.1, most=100_000)] = None
+    """Memory of each GPU, instead of what is known of it."""
+    mfu: Annotated[float, Option("PART", least=0.001, most=1)] = 0.4
+    """Model FLOPs utilization: the part of the peak that training reaches (default: 0.4)."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class GPU(NamedTuple):
@@ -41,47 +60,25 @@ class GPU(NamedTuple):
     memory: int
 
 
-def gpu_of(name: str, memory: str | None, precision: str) -> GPU:
-    """name: one of `GPUS`, or with `memory` (GiB) any row of Lightning's table. Raises UserError for anything else."""
+def gpu_of(name: str, memory: float | None, precision: str) -> GPU:
+    """A GPU of `GPUS`, or with `memory` (GiB) of Lightning's table. Raises UserError for any other."""
     row, gib = GPUS.get(name.lower(), (name.lower(), None))
-    if row not in _CUDA_FLOPS or (gib is None and memory is None):
+    gib = memory or gib
+    if row not in _CUDA_FLOPS or gib is None:
         others = ", ".join(sorted(_CUDA_FLOPS))
         raise UserError(f"--gpu={name}: expected one of {', '.join(GPUS)}, or with --memory GiB one of {others}")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if dtype not in _CUDA_FLOPS[row]:
         raise UserError(f"--gpu={name}: it does not compute in trainer.precision={precision}; take fp32")
-    found = gib if memory is None else number("--memory", memory, 1e6)
-    assert found is not None
-    return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(found * 2**30))
-
-
-def number(option: str, text: str, most: float) -> float:
-    """Above 0, and `most` at most. Raises UserError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= most:
-        raise UserError(f"{option}={text}: expected a number above 0, and {most:,.0f} at most")
-    return value
-
-
-def count(option: str, text: str) -> int:
-    """Raises UserError."""
-    if not text.isdecimal() or not 0 < int(text) <= 2**20:
-        raise UserError(f"{option}={text}: expected a whole number from 1")
-    return int(text)
+    return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(gib * 2**30))
 
 
 def plan(job: Job, gpu: GPU, mfu: float) -> None:
-    """Print it all. mfu: the part of the peak that training reaches.
-
-    Raises UserError where the job does not fit, with what does.
-    """
+    """Print what a job takes. Raises UserError where it does not fit, with options under which it does."""
     with torch.device("meta"):
         model = build_model(job.config.model)
     parameters = sum(p.numel() for p in model.parameters())
-    chosen = job.chosen(parameters)
+    chosen = job.strategy(parameters)
     check_strategy(chosen, job.config)
     flops = model.training_flops(job.config.data.slots)
     for name, text in _lines(job, gpu, mfu, parameters, flops):
@@ -97,22 +94,22 @@ def plan(job: Job, gpu: GPU, mfu: float) -> None:
 
 def _lines(job: Job, gpu: GPU, mfu: float, parameters: int, flops: int) -> Iterator[tuple[str, str]]:
     data, settings, vector = job.config.data, job.config.trainer, 2 * job.config.model.dim
-    step = data.rows * data.slots * settings.accumulate * job.processes
+    step = data.rows * data.slots * settings.accumulate * job.world_size
     concepts = step * settings.max_steps
-    each = mfu * gpu.peak / flops
-    days = concepts / (each * job.processes) / 86_400
+    per_gpu = mfu * gpu.peak / flops
+    days = concepts / (per_gpu * job.world_size) / 86_400
     yield "model", f"{job.config.model.kind}, {parameters:,} parameters, {flops / 1e9:,.2f} GFLOPs a concept"
     yield "job", f"{job.nodes} nodes of {job.gpus} {gpu.name} with {gpu.memory / 2**30:.1f} GiB each"
     yield "training", f"{settings.max_steps:,} steps of {step:,} concepts: {concepts:,}"
-    speed = f"{each * job.processes:,.0f} concepts/s at {mfu:.0%} of {gpu.peak / 1e12:,.0f} TFLOP/s a GPU"
+    speed = f"{per_gpu * job.world_size:,.0f} concepts/s at {mfu:.0%} of {gpu.peak / 1e12:,.0f} TFLOP/s a GPU"
     yield "time", f"{days:,.2f} days: {speed}"
-    yield "loader", f"{readable(each * vector)}/s a process, {readable(each * vector * job.gpus)}/s a node"
+    yield "loader", f"{readable(per_gpu * vector)}/s a process, {readable(per_gpu * vector * job.gpus)}/s a node"
     yield "data", _data(job.config, concepts)
-    yield "checkpoints", f"at most {readable(room_of_checkpoints(parameters, settings.keep))} in run.dir"
+    yield "checkpoints", f"at most {readable(checkpoint_bytes(parameters, settings.keep))} in run.dir"
 
 
 def _data(config: Config, concepts: int) -> str:
-    """concepts: that are trained on in all."""
+    """Size of the data, and how often each concept is seen. concepts: number of concepts trained on in all."""
     vector = 2 * config.model.dim
     if not config.data.path:
         needed = f"{readable(vector * concepts)} if none is seen twice"
@@ -122,17 +119,17 @@ def _data(config: Config, concepts: int) -> str:
         raise UserError(
             f"model.dim={config.model.dim}, but the concepts of data.path have {prepared.codec.dim} numbers"
         )
-    there = sum(shard.concepts for shard in prepared.shards("train"))
-    return f"{readable(vector * there)}: {there:,} concepts, each seen {concepts / there:,.2f} times"
+    size = sum(shard.concepts for shard in prepared.shards("train"))
+    return f"{readable(vector * size)}: {size:,} concepts, each seen {concepts / size:,.2f} times"
 
 
 def readable(size: int | float) -> str:
-    """Bytes with three digits: 13.8 MB."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    place = 0
-    while size >= 999.5 and place < len(units) - 1:
-        size, place = size / 1000, place + 1
-    return f"{size:.3g} {units[place]}"
+    """Format bytes with three digits: 13.8 MB."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} PB"
 
 
 def _table(job: Job, used: dict[str, Usage], chosen: str) -> Iterator[str]:
@@ -141,26 +138,26 @@ def _table(job: Job, used: dict[str, Usage], chosen: str) -> Iterator[str]:
     rows = f"{settings.data.rows} rows of {settings.data.slots} in {settings.trainer.precision}{recomputed}"
     yield f"GiB of each GPU, {rows}; {RESERVED / 2**30:.1f} more are CUDA's and NCCL's"
     yield f"{'':12} {'weights':>9} {'gradients':>9} {'AdamW':>9} {'activations':>11} {'engine':>9} {'total':>9}"
-    for name, of_one in used.items():
-        *parts, activations, engine = (f"{size / 2**30:.2f}" for size in astuple(of_one))
-        columns = " ".join(f"{part:>9}" for part in parts)
-        verdict = "fits" if job.fits(of_one) else "too much"
+    for name, usage in used.items():
+        verdict = "fits" if job.fits(usage) else "too much"
         mark = " ← lcm train takes this one" if name == chosen else ""
-        total = f"{of_one.total / 2**30:.2f}"
-        yield f"{name:12} {columns} {activations:>11} {engine:>9} {total:>9}  {verdict}{mark}"
+        columns = zip((*astuple(usage), usage.total), (9, 9, 9, 11, 9, 9), strict=True)
+        numbers = " ".join(f"{size / 2**30:>{width}.2f}" for size, width in columns)
+        yield f"{name:12} {numbers}  {verdict}{mark}"
 
 
 def _refusal(job: Job, gpu: GPU, chosen: str, used: Usage) -> str:
-    room = (gpu.memory - RESERVED) / 2**30
-    told = f"does not fit: {chosen} takes {used.total / 2**30:.2f} GiB of {room:.2f} on each GPU"
+    free = (gpu.memory - RESERVED) / 2**30
+    message = f"does not fit: {chosen} takes {used.total / 2**30:.2f} GiB of {free:.2f} on each GPU"
     if (found := first_that_fits(job)) is None:
-        return f"{told}; nor with other strategies, one row, recomputed blocks and more GPUs: take a smaller model"
-    other, less = found
-    return f"{told}; this does: {other.options(job)} ({less.total / 2**30:.2f} GiB)"
+        return f"{message}; nor with other strategies, one row, recomputed blocks and more GPUs: take a smaller model"
+    options, less = found
+    words = " ".join(f"{name} {value}" for name, value in options.items())
+    return f"{message}; this does: {words} ({less.total / 2**30:.2f} GiB)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lcm plan`: what a job takes, on stdout. Raises UserError where it does not fit."""
+    """`lcm plan`: prints what a job takes. Raises UserError where it does not fit."""
     parser = argparse.ArgumentParser(
         prog="lcm plan",
         usage="%(prog)s --config FILE [--nodes N] [--gpus-per-node G] [--SECTION.SETTING VALUE …]",
@@ -168,13 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--nodes", default="1", metavar="N", help="default: 1; trainer.nodes does not count")
-    parser.add_argument("--gpus-per-node", default="8", metavar="G", help="default: 8; trainer.devices does not count")
-    parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"{', '.join(GPUS)} (default: h100)")
-    parser.add_argument("--memory", metavar="GiB", help="of each GPU, instead of what is known of it")
-    parser.add_argument("--mfu", default="0.4", metavar="PART", help="of the peak that is reached (default: 0.4)")
+    add_options(parser, PlanOptions)
     args, config = from_command_line(Config, parser, argv)
-    gpu = gpu_of(args.gpu, args.memory, config.trainer.precision)
-    nodes, gpus = count("--nodes", args.nodes), count("--gpus-per-node", args.gpus_per_node)
-    plan(Job(config, nodes, gpus, gpu.memory), gpu, number("--mfu", args.mfu, 1.0))
+    options = options_from(args, PlanOptions)
+    gpu = gpu_of(options.gpu, options.memory, config.trainer.precision)
+    plan(Job(config, options.nodes, options.gpus_per_node, gpu.memory), gpu, options.mfu)
     return 0

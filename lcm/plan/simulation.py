@@ -1,8 +1,8 @@
-"""A training step without its numbers: how many bytes are alive at its peaks. Needs no GPU, and no room for weights.
+"""Memory of a training step, simulated: bytes that are alive at its peaks. Needs no GPU, and no room for weights.
 
 The model's own loss and backward pass run on tensors that have shapes and no contents (torch's FakeTensorMode). Every
-storage counts from when it is made until it is freed, so what autograd keeps, what autocast copies and what recomputing
-saves need no formula, for no family. What one kernel needs for itself alone is not seen.
+storage counts from its allocation until it is freed. So what autograd keeps, what autocast copies and what
+recomputation saves need no formula for any family. Scratch memory inside a kernel is not seen.
 
 Shapes.  B rows · S slots
 """
@@ -10,7 +10,7 @@ Shapes.  B rows · S slots
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -28,98 +28,113 @@ from lcm.config import Config, InterleavedConfig, ModelConfig
 from lcm.models import build_model
 
 Device = Literal["cuda", "cpu"]
-DRAWN = 2**27
-"""Numbers of noise that are drawn for real, at most (512 MiB): what needs more is extrapolated."""
+MAX_NOISE = 2**27
+"""Elements of noise that are drawn for real, at most (512 MiB). Beyond, memory is extrapolated."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a micro-batch takes in a process that holds the whole model, beside its parameters.
+class SimulatedStep:
+    """Memory of one micro-batch on a rank that holds the whole model, beside its parameters.
 
-    parameters: how many numbers
+    parameters: their number
     buffers:    bytes of codebooks, normalizer and schedule
-    slices:     parameters of each part that strategies slice by itself; the last is what is left of the model
+    units:      parameters of each block that strategies shard as a unit; last, those of the rest of the model
     forward:    bytes at the peak of the forward pass
-    backward:   bytes at the peak of the backward pass, where each gradient goes as soon as it is complete
-    piled:      the same, where gradients stay
+    backward:   bytes at the peak of the backward pass, where each gradient is gone as soon as it is complete
+    backward_all_grads: the same, where gradients stay
     """
 
     parameters: int
     buffers: int
-    slices: tuple[int, ...]
+    units: tuple[int, ...]
     forward: int
     backward: int
-    piled: int
+    backward_all_grads: int
 
 
-def simulate(config: Config, device: Device = "cuda", sliced: bool = False) -> Step:
-    """Of full rows of data.rows × data.slots concepts, a document each, in a GPU's kernels or in a CPU's.
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a simulated step depends on. cache: autocast caches its copies of weights."""
 
-    trainer.compile is not simulated: compiled blocks take a tenth less. Raises UserError where the model cannot be
+    model: ModelConfig
+    rows: int
+    slots: int
+    recompute: bool
+    bf16: bool
+    cache: bool
+    device: Device
+
+
+def simulate(config: Config, device: Device = "cuda", sharded: bool = False) -> SimulatedStep:
+    """A step of full rows, data.rows × data.slots concepts, a document each, with a GPU's kernels or a CPU's.
+
+    trainer.compile is not simulated; compiled blocks take a tenth less. Raises UserError where the model cannot be
     built.
     """
-    data, trainer = config.data, config.trainer
-    # Where blocks are not recomputed, autograd keeps the copies that autocast makes, and a cache of them adds nothing.
-    caches = not (sliced and trainer.checkpoint_activations)
-    half = max(1, DRAWN // (data.slots * config.model.dim) // 2)
-    model, recompute, bf16 = config.model, trainer.checkpoint_activations, trainer.precision == "bf16"
+    data, recompute = config.data, config.trainer.checkpoint_activations
+    # Without recomputation, autograd keeps autocast's copies of weights anyway, and a cache of them adds nothing.
+    cache = not (sharded and recompute)
+    setup = Setup(config.model, data.rows, data.slots, recompute, config.trainer.precision == "bf16", cache, device)
+    half = max(1, MAX_NOISE // (data.slots * config.model.dim) // 2)
     if data.rows <= 2 * half:
-        return _simulated(model, data.rows, data.slots, recompute, bf16, caches, device)
-    few, more = (_simulated(model, rows, data.slots, recompute, bf16, caches, device) for rows in (half, 2 * half))
+        return _simulate(setup)
+    few, more = (_simulate(replace(setup, rows=rows)) for rows in (half, 2 * half))
 
     def at_all_rows(one: int, two: int) -> int:
         return two + (two - one) * (data.rows - 2 * half) // half
 
-    peaks = {name: at_all_rows(getattr(few, name), getattr(more, name)) for name in ("forward", "backward", "piled")}
-    return Step(more.parameters, more.buffers, more.slices, **peaks)
+    return replace(
+        more,
+        forward=at_all_rows(few.forward, more.forward),
+        backward=at_all_rows(few.backward, more.backward),
+        backward_all_grads=at_all_rows(few.backward_all_grads, more.backward_all_grads),
+    )
 
 
 @lru_cache(maxsize=64)
-def _simulated(
-    config: ModelConfig, rows: int, slots: int, recompute: bool, bf16: bool, caches: bool, device: Device
-) -> Step:
-    parts = list[nn.Module]()
+def _simulate(setup: Setup) -> SimulatedStep:
+    blocks = list[nn.Module]()
     with torch.device("meta"):
-        model = build_model(config, parts.append)
-    slices = _slices(model, parts)
-    without_contents = FakeTensorMode(allow_non_fake_inputs=True)
-    _empty(model, without_contents)
+        model = build_model(setup.model, blocks.append)
+    units = _units(model, blocks)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    _replace_tensors(model, fake)
     buffers = sum(b.untyped_storage().nbytes() for b in model.buffers())
     for stack in model.stacks():
-        stack.dense_mask, stack.recompute = True, recompute
-    live = Live(model)
+        stack.dense_mask, stack.recompute = True, setup.recompute
+    memory = LiveMemory(model)
     with ExitStack() as simulation:
-        if device == "cuda":
+        if setup.device == "cuda":
             _replace_dropout(model)
-            simulation.enter_context(Kernels(bf16))
+            simulation.enter_context(CudaKernels(setup.bf16))
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(live.complete)  # type: ignore[no-untyped-call]
-        batch = _full_rows(config, rows, slots, without_contents)
-        simulation.enter_context(live)
-        live.count(batch.emb)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=caches):
+            parameter.register_post_accumulate_grad_hook(memory.complete)  # type: ignore[no-untyped-call]
+        batch = _full_rows(setup, fake)
+        simulation.enter_context(memory)
+        memory.count(batch.emb)
+        with torch.autocast("cpu", torch.bfloat16, enabled=setup.bf16, cache_enabled=setup.cache):
             loss = model.train()(batch).per_target.sum()
-        forward = live.peak
-        live.peak = live.peak_of_incomplete = 0
-        torch.autograd.backward(loss)  # Tensor.backward would leave the modes that are entered here
-    return Step(sum(slices), buffers, slices, forward, live.peak_of_incomplete, live.peak)
+        forward = memory.peak
+        memory.peak = memory.peak_without_grads = 0
+        torch.autograd.backward(loss)  # Tensor.backward would leave the modes entered here
+    return SimulatedStep(sum(units), buffers, units, forward, memory.peak_without_grads, memory.peak)
 
 
-def _slices(model: nn.Module, parts: Sequence[nn.Module]) -> tuple[int, ...]:
-    """How many parameters each part has that no part before it has; then, of the model."""
-    taken, found = set[nn.Parameter](), []
-    for part in (*parts, model):
+def _units(model: nn.Module, blocks: Sequence[nn.Module]) -> tuple[int, ...]:
+    """Parameters of each block that no block before it has, and last those of the rest of the model."""
+    taken, counts = set[nn.Parameter](), []
+    for part in (*blocks, model):
         own = set(part.parameters()) - taken
-        found.append(sum(p.numel() for p in own))
+        counts.append(sum(p.numel() for p in own))
         taken |= own
-    return tuple(found)
+    return tuple(counts)
 
 
-def _empty(model: nn.Module, mode: FakeTensorMode) -> None:
-    """From the device meta, for which torch takes other kernels, to tensors of a CPU that have no contents."""
+def _replace_tensors(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Replace tensors on meta, for which torch picks other kernels, by CPU tensors without contents."""
 
     def like(tensor: Tensor) -> Tensor:
-        with mode:
+        with fake:
             return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
     for part in model.modules():
@@ -129,34 +144,35 @@ def _empty(model: nn.Module, mode: FakeTensorMode) -> None:
             part._buffers[name] = None if buffer is None else like(buffer)
 
 
-def _full_rows(config: ModelConfig, rows: int, slots: int, mode: FakeTensorMode) -> Batch:
-    """Positions, targets and seeds are real: how many concepts are drawn and asked for depends on them."""
+def _full_rows(setup: Setup, fake: FakeTensorMode) -> Batch:
+    """A batch without padding. Positions, targets and row numbers are real, because control flow depends on them."""
+    config, rows, slots = setup.model, setup.rows, setup.slots
     longest = config.max_positions if isinstance(config, InterleavedConfig) else slots
     place = torch.arange(slots).expand(rows, -1)
-    with mode:
+    with fake:
         emb = torch.empty(rows, slots, config.dim, dtype=torch.float16)
         doc = torch.empty(rows, slots, dtype=torch.long)
-    everything = torch.ones(rows, slots, dtype=torch.bool)
-    return Batch(emb, doc, place % longest, everything, torch.arange(rows), torch.tensor(rows * slots))
+    is_target = torch.ones(rows, slots, dtype=torch.bool)
+    return Batch(emb, doc, place % longest, is_target, torch.arange(rows), torch.tensor(rows * slots))
 
 
-class Live(TorchDispatchMode):
-    """Counts the bytes of all storages that are made while it is entered and are not freed yet; not the model's own.
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all storages allocated while it is entered, until they are freed; not the model's own.
 
-    peak:               the most there ever were
-    peak_of_incomplete: the same, without gradients that are complete
+    peak:               the most bytes that were alive at once
+    peak_without_grads: the same, without gradients that are complete
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = self.peak_of_incomplete = self._now = self._complete = 0
+        self.peak = self.peak_without_grads = self._now = self._complete = 0
         self._sizes = {p.untyped_storage()._cdata: 0 for p in (*model.parameters(), *model.buffers())}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [number for index in args[1] for number in _numbers(index)])
+            args = (args[0], [numbers for index in args[1] for numbers in _to_numbers(index)])
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -172,29 +188,29 @@ class Live(TorchDispatchMode):
         self._now += storage.nbytes()
         weakref.finalize(storage, self._freed, key)
         self.peak = max(self.peak, self._now)
-        self.peak_of_incomplete = max(self.peak_of_incomplete, self._now - self._complete)
+        self.peak_without_grads = max(self.peak_without_grads, self._now - self._complete)
 
     def _freed(self, key: int) -> None:
         self._now -= self._sizes.pop(key)
 
     def complete(self, parameter: Tensor) -> None:
-        """The parameter's gradient, which stays."""
+        """Count the parameter's gradient, which is complete, apart. A hook after its accumulation."""
         assert parameter.grad is not None
         self._complete += parameter.grad.untyped_storage().nbytes()
 
 
-def _numbers(index: Tensor | None) -> Sequence[Tensor | None]:
-    """Which ones a real mask chooses: a tensor without contents cannot ask it."""
+def _to_numbers(index: Tensor | None) -> Sequence[Tensor | None]:
+    """Replace a real mask by the numbers that it selects: fake tensors cannot be indexed by a mask."""
     if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool:
         return [index]
     return index.nonzero().unbind(1)
 
 
-# ---- what a GPU does otherwise ----
+# ---- what differs on a GPU ----
 
 
-class Kernels(TorchFunctionMode):
-    """Norms and dropout as one CUDA kernel each, and autocast's rule for `addcmul`, which the CPU's has not."""
+class CudaKernels(TorchFunctionMode):
+    """RMSNorm as CUDA's fused kernel, and autocast's rule for `addcmul`, which autocast on CPUs does not have."""
 
     def __init__(self, autocast: bool) -> None:
         super().__init__()
@@ -206,7 +222,8 @@ class Kernels(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is torch.autograd.backward:
-            # Torch 2.13 asks, having left this mode, in which blocks must be recomputed. It does not ask for an edge.
+            # torch 2.13 dispatches this call to the mode and so leaves it, though blocks are recomputed in it. It does
+            # not dispatch a call with an edge.
             with self:
                 return func([get_gradient_edge(loss) for loss in args[0]])
         if func is nn.functional.rms_norm and self.fused_norm:
@@ -218,7 +235,7 @@ class Kernels(TorchFunctionMode):
 
 
 class FusedNorm(torch.autograd.Function):
-    """What CUDA's kernel keeps since torch 2.8: the input, the weight, and one number a row."""
+    """CUDA's RMSNorm since torch 2.8: saves the input, the weight, and one number a row."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "*n M"], weight: Float[Tensor, " M"]) -> Float[Tensor, "*n M"]:
@@ -232,7 +249,7 @@ class FusedNorm(torch.autograd.Function):
 
 
 class FusedDropout(nn.Dropout):
-    """CUDA's: keeps one byte a number."""
+    """CUDA's dropout: saves one byte per element."""
 
     def forward(self, input: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
         return torch.native_dropout(input, self.p, True)[0] if self.p else input

@@ -1,33 +1,33 @@
 """A training run: `lcm train` and `lcm export`.
 
 Read run (configuration → model, data, Trainer → fit), then module (one step), then checkpoint and callbacks (what is
-saved and when a run stops). strategies and deepspeed hold what differs between engines. Nothing here knows a model
-family by name, and nothing of this is needed to generate.
+saved, and when a run stops). engine and deepspeed hold what differs between engines, strategies the choice between
+them. Nothing here knows a model family by name, and nothing here is needed to generate.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lcm.training.checkpoint import LAST, AtomicCheckpointIO, latest, room_of_checkpoints
+    from lcm.training.checkpoint import LAST, AtomicCheckpointIO, checkpoint_bytes, latest
     from lcm.training.loggers import MetricsFile, PlainLogger, quiet_lightning, say
     from lcm.training.module import LCMModule
     from lcm.training.run import train
-    from lcm.training.strategies import SLICED, check_strategy, choose
+    from lcm.training.strategies import SHARDED, check_strategy, choose
 
 __all__ = [
     "LAST",
-    "SLICED",
+    "SHARDED",
     "AtomicCheckpointIO",
     "LCMModule",
     "MetricsFile",
     "PlainLogger",
     "check_strategy",
+    "checkpoint",
+    "checkpoint_bytes",
     "choose",
-    "export",
     "latest",
     "quiet_lightning",
-    "room_of_checkpoints",
     "run",
     "say",
     "signals",
@@ -40,16 +40,16 @@ _MODULES = {
     "LAST": "checkpoint",
     "AtomicCheckpointIO": "checkpoint",
     "latest": "checkpoint",
-    "room_of_checkpoints": "checkpoint",
+    "checkpoint_bytes": "checkpoint",
     "MetricsFile": "loggers",
     "PlainLogger": "loggers",
     "quiet_lightning": "loggers",
     "say": "loggers",
-    "SLICED": "strategies",
+    "SHARDED": "strategies",
     "check_strategy": "strategies",
     "choose": "strategies",
 }
-"""Modules that import Lightning, which takes seconds: loaded when one of their names is asked for."""
+"""Module of each name. They import Lightning, which takes seconds, so they are loaded on first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,13 @@
-"""A trained model on disk: model.safetensors + config.yaml. And how to get there from a training checkpoint.
+"""Training checkpoints: written whole or not at all, found again to resume from, exported to a model's folder.
 
-    runs/NAME/model.safetensors, config.yaml       the best model so far: all that generate and evaluate open
     runs/NAME/checkpoints/last.ckpt, best.ckpt     Lightning's: weights, optimizer, position; what a run resumes from
+    lcm export --checkpoint runs/NAME              → model.safetensors, config.yaml, README.md (a model card)
 
-Every file is complete or absent, whenever the process dies. No pickle is opened unless a person says so.
+Opening a checkpoint runs no pickled code unless a person allows it.
 """
 
+import argparse
+import json
 import os
 import pickle
 import shutil
@@ -20,18 +22,22 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from lcm.config import Config
+from lcm.config import Config, parse_config
 from lcm.errors import UserError, existing_file
 from lcm.files import atomic_path
+from lcm.models import assembled, save_model
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+CARD = "README.md"
+
+# ---- writing ----
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint, streamed to a temporary file on the same disk and renamed when it is complete.
+    """Streams a checkpoint to a temporary file on the same disk, and renames it when it is complete.
 
-    background: what is saved is copied, and written while training goes on; one file at a time. An error is raised by
-    the next save, or by `wait`
+    background: copy the tensors and write them during the next steps, one file at a time; the next save, or `wait`,
+    raises the error of a write that failed
     """
 
     def __init__(self, background: bool = False) -> None:
@@ -40,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises UserError where the disk does not take it; the file of that name stays as it was."""
+        """Raises UserError where the disk refuses it; an older file of that name stays as it was."""
         assert storage_options is None
         self.wait()
         if self._writer is None:
@@ -52,11 +58,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Its tensors stay on disk until they are used, so that the processes of a machine share one copy."""
+        """Map the file: its tensors stay on disk until they are used, and the ranks of a node share one copy."""
         return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only))
 
     def wait(self) -> None:
-        """Until everything is written."""
+        """Wait until everything is written. Raises the error of a write that failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -75,39 +81,42 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:
-    """The newest `keep` checkpoints stay, as step-00000100.ckpt; the file is not written a second time."""
+    """Link a checkpoint as step-00000100.ckpt, and remove all but the newest `keep` of these."""
     copy = path.with_name(f"step-{step:08}.ckpt")
     copy.unlink(missing_ok=True)
     try:
         os.link(path, copy)
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         with atomic_path(copy) as partial:
             shutil.copyfile(path, partial)
-    # The newest by their time: a run may have gone on from an earlier step than others that are there.
-    for old in sorted(path.parent.glob("step-*.ckpt"), key=lambda kept: kept.stat().st_mtime_ns)[:-keep]:
+    # By time, not by step: a run may have resumed from an earlier step than that of files already here.
+    for old in sorted(path.parent.glob("step-*.ckpt"), key=lambda copy: copy.stat().st_mtime_ns)[:-keep]:
         old.unlink()
 
 
-def room_of_checkpoints(parameters: int, keep: int) -> int:
-    """The most bytes that a run's folder will hold at once. keep: `trainer.keep`.
+# ---- disk space ----
 
-    Weights and two moments in last.ckpt, best.ckpt, a copy of one that is being replaced, those that are kept; and the
-    model itself, with its copy.
+
+def checkpoint_bytes(parameters: int, keep: int) -> int:
+    """The most bytes that a run's folder holds at once. keep: `trainer.keep`.
+
+    Weights and two moments in last.ckpt, in best.ckpt, in the temporary file that replaces one of them, and in each
+    further checkpoint that is kept; and the model twice, while it is being replaced.
     """
     return 12 * parameters * (3 + max(keep - 1, 0)) + 8 * parameters
 
 
-def check_room(folder: Path, parameters: int, keep: int) -> None:
-    """Raises UserError where the run's folder cannot be written, or its disk is too small for what will be there."""
+def check_disk_space(folder: Path, parameters: int, keep: int) -> None:
+    """Raises UserError where the run's folder cannot be written, or its disk is too small for the checkpoints."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
-    # An earlier part of the run has its share already.
-    there = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
-    needed = room_of_checkpoints(parameters, keep) - there
+    # Checkpoints of an earlier part of the run have their space already.
+    present = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
+    needed = checkpoint_bytes(parameters, keep) - present
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
@@ -116,16 +125,19 @@ def check_room(folder: Path, parameters: int, keep: int) -> None:
         )
 
 
+# ---- resuming ----
+
+
 def latest(run_dir: str | Path) -> Path | None:
-    """The checkpoint from which a run goes on, or None where it has none yet."""
+    """The checkpoint from which a run resumes, or None where it has none yet."""
     path = Path(run_dir, "checkpoints", LAST)
     return path if path.is_file() else None
 
 
 def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
-    """A training checkpoint's contents, its tensors left on disk until they are used.
+    """The contents of a training checkpoint; its tensors stay on disk until they are used.
 
-    Raises UserError where it is not one, or where opening it could run code and `trust` is not given.
+    Raises UserError where the file is no such checkpoint, or where opening it could run code and `trust` is False.
     """
     broken = f"{path}: not a complete checkpoint; copy it again, or take an older one"
     if not zipfile.is_zipfile(existing_file(path, "--checkpoint")):
@@ -145,9 +157,9 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
 
 
 def resume_from(config: Config) -> Path | None:
-    """The checkpoint to go on from, by `trainer.resume`. An earlier run is never overwritten: that is a UserError."""
+    """The checkpoint that `trainer.resume` says. Raises UserError rather than overwrite an earlier run."""
     found = latest(config.run.dir)
-    if found and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the same job again, whatever it began with
+    if found and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # a requeued job, whatever it first resumed from
         return found
     match config.trainer.resume:
         case "auto":
@@ -155,7 +167,7 @@ def resume_from(config: Config) -> Path | None:
         case "none" if found:
             raise UserError(
                 f"trainer.resume=none, but {found} holds an earlier run; choose another run.dir, delete "
-                f"{config.run.dir}, or leave trainer.resume out to go on from there"
+                f"{config.run.dir}, or leave trainer.resume out to resume from there"
             )
         case "none":
             return None
@@ -164,7 +176,7 @@ def resume_from(config: Config) -> Path | None:
 
 
 def is_finished(path: Path, config: Config) -> bool:
-    """Whether the checkpoint has all steps of the run. Raises UserError where it is of another model or codec."""
+    """True if the checkpoint has all steps of the run. Raises UserError where it is of another model or codec."""
     checkpoint = open_checkpoint(path)
     old, new = _identity(checkpoint["config"]), _identity(config.model_dump(mode="json"))
     for name in sorted(new):
@@ -177,6 +189,78 @@ def is_finished(path: Path, config: Config) -> bool:
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What may not change in the middle of a run, by name."""
+    """The settings that may not change in the middle of a run, by name."""
     model = {f"model.{name}": value for name, value in config["model"].items()}
     return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
+
+
+# ---- exporting ----
+
+
+def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False) -> Path:
+    """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder."""
+    checkpoint = open_checkpoint(checkpoint_path, trust)
+    config = parse_config(checkpoint["config"], [], where=str(checkpoint_path))
+    tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    model = assembled(config, tensors, Path(checkpoint_path))
+    output = Path(output)
+    save_model(output, model, config)
+    write_card(output, sum(p.numel() for p in model.parameters()), config, checkpoint)
+    return output
+
+
+def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[str, Any]) -> None:
+    """Write README.md beside a model, from the checkpoint that holds its weights."""
+    with atomic_path(folder / CARD) as partial:
+        partial.write_text(_card(parameters, config, checkpoint), encoding="utf-8")
+
+
+def _card(parameters: int, config: Config, checkpoint: dict[str, Any]) -> str:
+    """A card for whoever finds the folder: model, data, codec, steps, scores, versions."""
+    codec = config.codec
+    concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
+    rows = [
+        ("model", f"{config.model.kind}, {parameters:,} parameters"),
+        ("data", ", ".join(config.data.path)),
+        ("codec", concepts),
+        ("optimizer steps", f"{checkpoint['global_step']:,} of {config.trainer.max_steps:,}"),
+        *((name, f"{value:.6g}") for name, value in sorted(checkpoint["metrics"].items()) if "/" in name),
+        ("written by", ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())),
+    ]
+    return "\n".join(
+        [
+            f"# {Path(config.run.dir).name}",
+            "",
+            "A concept model: it reads sentences as vectors and predicts the vector of the next one.",
+            "",
+            "    lcm generate --model . --text 'The sea was calm.'",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in rows),
+            "",
+            "`config.yaml` holds every setting of the training run.",
+            "",
+        ]
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `lcm export`."""
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a .ckpt file, or the folder of a run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="open a checkpoint that holds more than tensors; it can run any code, so only where you know its origin",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """`lcm export`: prints the checkpoint and the folder, as JSON, on stdout."""
+    path = Path(args.checkpoint)
+    if path.is_dir():
+        path = latest(path) or path / "checkpoints" / LAST
+    output = export(path, args.output, trust=args.trust_checkpoint)
+    print(json.dumps({"checkpoint": str(path), "output": str(output)}))
+    return 0

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.csv for programs, a bar or a line now and then for people."""
+"""Metrics of a run while it trains: metrics.csv for programs, a progress bar or an occasional line for people."""
 
 import csv
 import importlib.util
@@ -24,7 +24,7 @@ from lcm.files import atomic_path
 
 
 class PlainLogger(Logger):
-    """A logger without versions and hyper-parameters: config.yaml beside it has them all."""
+    """A logger without versions and hyper-parameters, which are all in config.yaml."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class PlainLogger(Logger):
 
 
 class MetricsFile(PlainLogger):
-    """One row a report, one column a metric. A resumed run drops the rows that it trains again, and goes on.
+    """CSV with a row per report and a column per metric. A resumed run first drops the rows that it trains again.
 
     Lightning's CSVLogger would delete the old file.
     """
@@ -59,7 +59,7 @@ class MetricsFile(PlainLogger):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _rewrite(self, columns: list[str], before: float) -> None:
-        """The rows of steps `before` this one, with these columns added."""
+        """Rewrite the file with the rows of steps below `before`, and with these columns added."""
         rows: list[dict[str, Any]] = []
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -75,7 +75,7 @@ class MetricsFile(PlainLogger):
 
 
 class Terminal(PlainLogger):
-    """A progress bar on a terminal; elsewhere one line every ten seconds, and one for each validation. On stderr."""
+    """A progress bar on a terminal; elsewhere a line every ten seconds and at each validation. On stderr."""
 
     SECONDS = 10.0
 
@@ -85,7 +85,7 @@ class Terminal(PlainLogger):
         self.metrics: dict[str, float] = {}
         self.start: tuple[int, float] | None = None
         self.printed = -math.inf
-        self.interactive = sys.stderr.isatty()  # asked once: the bar puts itself before sys.stderr
+        self.interactive = sys.stderr.isatty()  # only once: the bar replaces sys.stderr
         self.bar: Progress | None = None
 
     @rank_zero_only
@@ -98,7 +98,9 @@ class Terminal(PlainLogger):
             self._advance_bar(step)
         elif now - self.printed >= self.SECONDS or any(name.startswith("val/") for name in metrics):
             self.printed = now
-            print(f"step {step:,} of {self.max_steps:,}  {self._summary()}{self._left(step, now)}", file=sys.stderr)
+            print(
+                f"step {step:,} of {self.max_steps:,}  {self._summary()}{self._time_left(step, now)}", file=sys.stderr
+            )
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -115,7 +117,7 @@ class Terminal(PlainLogger):
         ]
         return "  ".join(f"{label} {how.format(self.metrics[key])}" for label, key, how in shown if key in self.metrics)
 
-    def _left(self, step: int, now: float) -> str:
+    def _time_left(self, step: int, now: float) -> str:
         assert self.start is not None
         done = step - self.start[0]
         seconds = int((now - self.start[1]) / done * (self.max_steps - step)) if done else 0
@@ -131,7 +133,7 @@ class Terminal(PlainLogger):
 
 
 def build_loggers(config: Config, folder: Path) -> list[Logger]:
-    """The terminal, and what `trainer.loggers` names."""
+    """A logger for the terminal, and those that `trainer.loggers` names."""
     loggers: list[Logger] = [Terminal(config.trainer.max_steps)]
     for name in config.trainer.loggers:
         match name:
@@ -155,12 +157,12 @@ CHATTER = (
     "Restoring states from",
     "Restored all states from",
 )
-"""How Lightning's greetings, advertisements and repetitions of what we say ourselves begin."""
+"""Beginnings of Lightning's greetings, advertisements, and repetitions of our own messages."""
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's chatter; whatever else it has to say is heard."""
+    """Suppress Lightning's chatter, but no other message of it."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -169,7 +171,7 @@ def quiet_lightning() -> Iterator[None]:
     logger.addFilter(wanted)
     try:
         with warnings.catch_warnings():
-            # Lightning 2.6 on newer torch (seen on 2.13): of no use to anybody but Lightning.
+            # Lightning 2.6 on newer torch (seen on 2.13) warns of its own use of a deprecated class.
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
             warnings.filterwarnings("ignore", message="The `srun` command is available")  # on every login node
             yield
@@ -179,5 +181,5 @@ def quiet_lightning() -> Iterator[None]:
 
 @rank_zero_only
 def say(message: str, file: TextIO | None = None) -> None:
-    """One line from all ranks together; on stderr by default."""
+    """Print one line, on rank 0 only; to stderr by default."""
     print(message, file=file or sys.stderr)

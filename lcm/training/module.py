@@ -1,4 +1,4 @@
-"""The Lightning side of training: loss scaling, optimizer, learning rate, throughput. Knows no model by name.
+"""The Lightning module: loss scaling, optimizer, learning rate, skipped steps, throughput. Knows no model by name.
 
 Shapes.  B rows · S slots · N targets in the batch
 """
@@ -22,53 +22,72 @@ from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.seeds import derive_seed
-from lcm.training.deepspeed import ZeRO
+from lcm.training.engine import Engine, engine_of
 from lcm.training.flops import peak_flops
 from lcm.training.optimizer import build_optimizer, learning_rate
-from lcm.training.strategies import FSDP, clip, clipped_norm, divisor, left_out_by_engine, slicer
 
 
 class LCMModule(L.LightningModule):
-    """Trains any ConceptModel on the batches of a DataModule whose `advance()` moves its position one micro-batch on.
+    """Trains any ConceptModel on the batches of a DataModule.
 
-    What its `metrics()` say is reported beside the loss.
+    The DataModule's `advance()` counts one more micro-batch as trained; its `metrics()` are reported beside the loss.
 
-    reported: the metrics of the newest report, by name; `step` counts the optimizer steps that are done.
+    reported: the newest metrics by name; `step` is the number of finished optimizer steps
     """
 
-    def __init__(self, config: Config, model: ConceptModel, fill: Callable[[ConceptModel], None] | None = None) -> None:
-        """fill: puts what the data says into a model; for one on `torch.device("meta")`, which is built in slices."""
+    # Lightning calls the hooks in this order:
+    #   configure_model               build the model, block by block where ranks hold shards
+    #   on_load_checkpoint            resume: metrics, skipped steps, Lightning's count of micro-batches
+    #   configure_optimizers          AdamW
+    #   on_train_start                settings of the optimizer from the configuration; start the clock
+    #     on_train_batch_start        every micro-batch: learning rate
+    #     training_step               every micro-batch: seed dropout, advance the data, forward, scale the loss
+    #     (Lightning: backward)
+    #     configure_gradient_clipping every optimizer step: clip, or skip the step where the norm is not finite
+    #     (Lightning: optimizer.step)
+    #     on_train_batch_end          every optimizer step: count skipped steps, report
+    #   on_validation_start, validation_step, on_validation_epoch_end, on_validation_end
+    #   on_save_checkpoint            add the configuration, metrics, skipped steps and versions
+
+    def __init__(
+        self, config: Config, model: ConceptModel, fill_buffers: Callable[[ConceptModel], None] | None = None
+    ) -> None:
+        """fill_buffers: for a model on the meta device, copies the data's statistics into the one built in its place."""
         super().__init__()
         self.config = config
         self.model = model
-        self._fill = fill
+        self._fill_buffers = fill_buffers
         self.reported: dict[str, float] = {}
         self._step_targets = self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
         self._skipped = torch.zeros(())
-        self._in_a_row = torch.zeros(())
+        self._skipped_in_a_row = torch.zeros(())
         self._skipped_by_engine = 0
-        self.hopeless: str | None = None
-        """Why training should end, once it should; the weights are good."""
+        self.stop_reason: str | None = None
+        """Why training should end, once it has diverged. The weights are still good."""
         self._concepts = torch.zeros((), dtype=torch.long)
         self._clock = time.perf_counter()
         self._validation: dict[str, float] = {}
-        self._set_up(model)
+        self._prepare_blocks(model)
+
+    @property
+    def _engine(self) -> Engine:
+        return engine_of(self.trainer.strategy)
 
     def configure_model(self) -> None:
-        """Build the model in slices, block by block, so that no process ever holds all of it; the same as in one."""
-        slice_up = slicer(self.trainer.strategy)
-        if slice_up is None or self._fill is None:
+        """Build the model block by block and shard each one, with the same weights: no rank ever holds all of it."""
+        shard = self._engine.shard_fn
+        if shard is None or self._fill_buffers is None:
             return
 
         torch.manual_seed(self.config.run.seed)
-        self.model = build_model(self.config.model, slice_up)
-        self._set_up(self.model)
-        self._fill(self.model)
-        self._fill = None
-        slice_up(self.model)
+        self.model = build_model(self.config.model, shard)
+        self._prepare_blocks(self.model)
+        self._fill_buffers(self.model)
+        self._fill_buffers = None
+        shard(self.model)
 
-    def _set_up(self, model: ConceptModel) -> None:
+    def _prepare_blocks(self, model: ConceptModel) -> None:
         for stack in model.stacks():
             stack.recompute = self.config.trainer.checkpoint_activations
         if self.config.trainer.compile:
@@ -78,7 +97,7 @@ class LCMModule(L.LightningModule):
     # ---- one optimizer step ----
 
     def on_train_start(self) -> None:
-        """A resumed optimizer brings its old settings along; the configuration's count."""
+        """Replace the optimizer settings that a checkpoint restored by those of the configuration."""
         fresh = self.configure_optimizers()
         for group, wanted in zip(self.trainer.optimizers[0].param_groups, fresh.param_groups, strict=True):
             group.update({name: value for name, value in wanted.items() if name != "params"})
@@ -90,15 +109,15 @@ class LCMModule(L.LightningModule):
             group["lr"] = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss over the targets of the whole optimizer step, of which this is one rank's micro-batch.
+        """This micro-batch's share of the mean loss over all targets of the optimizer step.
 
-        Scaled by the world size, because ranks are averaged, and by the accumulation, because Lightning divides by
-        it: the gradient then depends neither on padding, nor on the accumulation, nor on the split over ranks.
+        Scaled by the world size, because gradients are averaged over ranks, and by what the engine divides the loss by.
+        So the gradient depends neither on padding, nor on accumulation, nor on the split over ranks.
         """
         accumulate = self.trainer.accumulate_grad_batches
         step, micro_batch = self.global_step, batch_idx % accumulate
         torch.manual_seed(derive_seed(self.config.run.seed, step, micro_batch, self.global_rank))  # for dropout
-        # Here and not in on_train_batch_end, before which Lightning's own ModelCheckpoint saves.
+        # Not in on_train_batch_end: Lightning's own ModelCheckpoint saves before it, and would save the old position.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
         if micro_batch == 0:
             self._step_targets = self._over_all_ranks(batch.step_targets)
@@ -107,45 +126,44 @@ class LCMModule(L.LightningModule):
             with self._autocast():
                 total = self.model(batch).per_target.sum()
         except torch.OutOfMemoryError as error:
-            total = self._without_memory(error)
+            total = self._out_of_memory(error)
         loss = total * self.trainer.world_size / self._step_targets.clamp(min=1)
         done = loss.detach()
         self._step_loss = done if micro_batch == 0 else self._step_loss + done
         self._concepts = self._concepts.to(self.device) + (batch.doc != PAD).sum()
-        return loss * divisor(self.trainer.strategy, accumulate)
+        return loss * self._engine.divisor(accumulate)
 
     def _over_all_ranks(self, targets: Tensor) -> Tensor:
-        """The sum, on the device. Lightning's own `reduce` would put a barrier before it."""
+        """The sum over ranks, on the device. Lightning's own `reduce` would put a barrier before it."""
         if self.trainer.world_size == 1 or not (distributed.is_available() and distributed.is_initialized()):
             return targets
         total = targets.clone()
         distributed.all_reduce(total)
         return total
 
-    def _without_memory(self, error: torch.OutOfMemoryError) -> Tensor:
-        """NaN for every parameter, so that all processes meet as they would have, and leave the step out.
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> Tensor:
+        """A NaN loss that touches every parameter: each rank still joins the all-reduce, and all of them skip the step.
 
-        Raises UserError where processes wait for one another during the forward pass: then they cannot meet any more.
+        Raises UserError where ranks exchange weights during the forward pass, which they cannot do any more.
         """
-        settings = self.config
-        told = (
+        message = (
             f"process {self.global_rank} is out of memory at step {self.global_step}: lower data.rows="
-            f"{settings.data.rows}, or set trainer.checkpoint_activations=true"
+            f"{self.config.data.rows}, or set trainer.checkpoint_activations=true"
         )
-        if isinstance(self.trainer.strategy, FSDP | ZeRO):
-            raise UserError(told) from error
-        print(f"{told}; the step is left out", file=sys.stderr)
+        if not self._engine.skips_out_of_memory:
+            raise UserError(message) from error
+        print(f"{message}; the step is skipped", file=sys.stderr)
         torch.cuda.empty_cache()
         return math.nan * torch.stack([p.float().sum() for p in self.model.parameters()]).sum()
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """Ours, so that it means the same with every strategy.
+        """bf16 by our own autocast, which means the same under every strategy.
 
-        A cache of the weights in bf16 would hold all of them at the end of the pass: not where the model is sliced.
+        Its cache holds the weights in bf16 until the pass is over: too much where ranks hold shards.
         """
-        is_whole = slicer(self.trainer.strategy) is None
+        holds_all_weights = self._engine.shard_fn is None
         enabled = self.config.trainer.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=is_whole)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=holds_all_weights)
 
     def configure_gradient_clipping(
         self,
@@ -153,35 +171,35 @@ class LCMModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, and keep the norm for the report."""
-        norm = clip(self.trainer.strategy, self.parameters(), gradient_clip_val or math.inf)
+        """Clip the gradients; skip the step where their norm is not finite."""
+        norm = self._engine.clip(self.parameters(), gradient_clip_val or math.inf)
         if norm is None:
             return
         self._gradient_norm = norm
-        # The norm is the same for every process, so all leave the step out or none. Fused AdamW does so by itself, with
-        # weights, moments and count of steps: nobody waits for a GPU to say how it was.
-        left_out = (~norm.isfinite()).float()
+        # Every rank has the same norm, so all of them skip the step or none does. Fused AdamW reads found_inf on the GPU
+        # and then leaves weights, moments and its count of steps alone: no rank waits for the GPU to decide.
+        skip = (~norm.isfinite()).float()
         if optimizer.defaults.get("fused"):
-            optimizer.found_inf = left_out  # type: ignore[attr-defined]  # by which GradScaler tells it
-        self._skipped = self._skipped.to(self.device) + left_out
-        self._in_a_row = (self._in_a_row.to(self.device) + 1) * left_out
+            optimizer.found_inf = skip  # type: ignore[attr-defined]  # GradScaler sets it in the same way
+        self._skipped = self._skipped.to(self.device) + skip
+        self._skipped_in_a_row = (self._skipped_in_a_row.to(self.device) + 1) * skip
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        steps_every, accumulate = self.config.trainer.log_every, self.trainer.accumulate_grad_batches
-        if (batch_idx + 1) % accumulate == 0:
-            self._ask_engine()
-        if (batch_idx + 1) % accumulate == 0 and self.global_step % steps_every == 0:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        self._count_engine_skips()
+        if self.global_step % self.config.trainer.log_every == 0:
             self._report_training()
 
-    def _ask_engine(self) -> None:
-        """What an engine that clips and leaves out steps by itself says of the newest."""
-        if (norm := clipped_norm(self.trainer.strategy)) is not None:
+    def _count_engine_skips(self) -> None:
+        """Read the gradient norm and the skipped steps of an engine that clips by itself."""
+        if (norm := self._engine.clipped_norm()) is not None:
             self._gradient_norm = torch.tensor(norm)
-        if (skipped := left_out_by_engine(self.trainer.strategy)) is not None:
-            left_out = skipped - self._skipped_by_engine
+        if (skipped := self._engine.engine_skipped_steps()) is not None:
+            skips = skipped - self._skipped_by_engine
             self._skipped_by_engine = skipped
-            self._skipped = self._skipped + left_out
-            self._in_a_row = (self._in_a_row + 1) * left_out
+            self._skipped = self._skipped + skips
+            self._skipped_in_a_row = (self._skipped_in_a_row + 1) * skips
 
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self.config.optimizer)
@@ -210,21 +228,19 @@ class LCMModule(L.LightningModule):
 
     @cached_property
     def _flops(self) -> int:
-        """Of one concept. Counted on a sketch: of the model itself this process may hold a slice."""
+        """FLOPs per concept, counted on the meta device: the model of this rank may hold shards only."""
         with torch.device("meta"):
             return build_model(self.config.model).training_flops(self.config.data.slots)
 
     def _notice_divergence(self) -> None:
-        """By the gradient's norm, which is the same for every process."""
-        in_a_row, allowed = int(self._in_a_row), self.config.trainer.skips
-        if in_a_row <= allowed:
+        """Set `stop_reason` after too many skipped steps in a row. Reads the device, so only before reports and saves."""
+        if int(self._skipped_in_a_row) <= self.config.trainer.skips:
             return
         settings = self.config.optimizer
-        why = (
+        self.stop_reason = self.stop_reason or (
             f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; lower "
-            f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and go on from the last checkpoint"
+            f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and resume from the last checkpoint"
         )
-        self.hopeless = self.hopeless or why
 
     def _report(self, metrics: Mapping[str, float]) -> None:
         self.reported = {**self.reported, **metrics, "step": self.global_step}
@@ -239,7 +255,7 @@ class LCMModule(L.LightningModule):
 
     def on_validation_start(self) -> None:
         self._validation = {}
-        self._clock -= time.perf_counter()  # stopped: validation does not count as training time
+        self._clock -= time.perf_counter()  # pause: validation does not count as training time
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with self._autocast():
@@ -249,14 +265,14 @@ class LCMModule(L.LightningModule):
             self._validation[name] = self._validation.get(name, 0.0) + float(value.sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Sums over all ranks, divided by the number of targets: no batch counts more than another."""
+        """Report means over all targets of all ranks, so that no batch counts more than another."""
         sums = torch.tensor(list(self._validation.values()), device=self.device)
         reduced = self.trainer.strategy.reduce(sums, reduce_op="sum")
         total = dict(zip(self._validation, reduced.tolist(), strict=True))
         count = total.pop("count", 0.0)
         if count:
             metrics = {f"val/{name}": value / count for name, value in total.items()}
-            self.log_dict(metrics, logger=False, sync_dist=True)  # for callbacks: the same number on every rank
+            self.log_dict(metrics, logger=False, sync_dist=True)  # for callbacks; the same on every rank
             self._report(metrics)
 
     def on_validation_end(self) -> None:
@@ -272,7 +288,7 @@ class LCMModule(L.LightningModule):
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recount Lightning's batches, because the accumulation may have changed since: steps · accumulation."""
+        """Restore the metrics, and recount Lightning's micro-batches: the accumulation may have changed since."""
         self.reported = checkpoint["metrics"]
         self._skipped = torch.tensor(float(checkpoint.get("skipped", 0)))
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches

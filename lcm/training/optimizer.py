@@ -1,4 +1,4 @@
-"""How fast and on what the optimizer works: the learning rate as a function of the step, and which weights decay."""
+"""AdamW, its learning rate as a function of the step, and the weights that decay."""
 
 import math
 
@@ -9,10 +9,9 @@ from lcm.config import OptimizerConfig
 
 
 def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
-    """Linear from `start_lr` to `lr` over the warm-up, then half a cosine down to `final_lr`.
+    """Linear warm-up from `start_lr` to `lr`, then half a cosine down to `final_lr`. step: counts from 0.
 
-    A pure function of the step (0-based), so a resumed run needs no schedule in its checkpoint, and follows the
-    configuration if that has changed.
+    A pure function of the step, so a checkpoint holds no schedule, and a resumed run follows a changed configuration.
     """
     if step < config.warmup_steps:
         return config.start_lr + (config.lr - config.start_lr) * step / config.warmup_steps
@@ -21,8 +20,8 @@ def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    """AdamW over two groups: matrices, which decay, and vectors (biases, norms), which do not."""
-    # DeepSpeed's stage 3 leaves empty vectors in place of weights, and keeps the shape that they had.
+    """Fused AdamW over two groups: matrices, which decay, and vectors (biases, norms), which do not."""
+    # DeepSpeed's stage 3 leaves empty vectors in place of sharded weights, and their shape in ds_shape.
     parameters = [(p, len(getattr(p, "ds_shape", p.shape))) for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p, ndim in parameters if ndim >= 2], "weight_decay": config.weight_decay},

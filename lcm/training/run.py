@@ -5,7 +5,7 @@
     runs/mine/checkpoints/                      last.ckpt and best.ckpt
     runs/mine/metrics.csv, events.out.*         what was logged
 
-The same command goes on from last.ckpt.
+The same command resumes from last.ckpt.
 """
 
 import argparse
@@ -28,59 +28,59 @@ from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.settings import from_command_line
 from lcm.training import signals
-from lcm.training.callbacks import Checkpoints, Left
+from lcm.training.callbacks import Checkpoints, Stopped
 from lcm.training.checkpoint import (
     BEST,
     LAST,
     AtomicCheckpointIO,
-    check_room,
+    check_disk_space,
     is_finished,
     latest,
     open_checkpoint,
     resume_from,
+    write_card,
 )
-from lcm.training.export import write_card
 from lcm.training.loggers import build_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
-from lcm.training.strategies import SLICED, build_strategy, check_strategy, choose
+from lcm.training.strategies import BYTES_PER_PARAMETER, SHARDED, build_strategy, check_strategy, choose
 
 
 def train(config: Config) -> Path:
-    """Train to `trainer.max_steps`, or go on from where an earlier call was killed. Returns the run's folder.
+    """Train to `trainer.max_steps`, from the start or from where an earlier call stopped. Returns the run's folder.
 
     Raises UserError where the data does not fit the model, the folder is another run's, or training diverges.
     """
     folder = Path(config.run.dir)
     check_slurm(config)
     parameters = count_parameters(config)
-    strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes_of(config))
+    strategy, reason = choose(config.trainer.strategy, parameters, device_memory(config), world_size(config))
     check_strategy(strategy, config)
-    module, data = assemble(config, sliced=strategy in SLICED)
+    module, data = assemble(config, sharded=strategy in SHARDED)
     checkpoint = resume_from(module.config)
     if checkpoint and is_finished(checkpoint, module.config):
-        say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to go on")
+        say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to train more")
         return folder
     if int(os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))) == 0:
-        check_room(folder, parameters, config.trainer.keep)
+        check_disk_space(folder, parameters, config.trainer.keep)
     trainer = build_trainer(module.config, folder, validates=data.has_validation, strategy=strategy)
     device = trainer.strategy.root_device
     say(f"{folder}: {config.model.kind}, {parameters:,} parameters, on {device}")
     if trainer.world_size > 1:
         say(f"{trainer.world_size} processes, {strategy}: {reason}")
     if checkpoint:
-        say(f"going on from {checkpoint}")
+        say(f"resuming from {checkpoint}")
     if not data.has_validation:
-        say("the data has nothing to validate on: the newest model counts as the best")
+        say("the data has no validation split: the newest model counts as the best")
     if config.trainer.precision == "bf16" and device.type == "cpu":
         say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
     try:
         with quiet_lightning(), closing_files(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except Left as left:
-        return _left(left, folder, trainer.is_global_zero)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except Stopped as stopped:
+        return _requeue_or_raise(stopped, folder, trainer.is_global_zero)
+    except SystemExit:  # Lightning's answer to Ctrl-C
         if latest(folder):
-            say(f"{folder}: the same command goes on from {latest(folder)}")
+            say(f"{folder}: the same command resumes from {latest(folder)}")
         raise KeyboardInterrupt from None
     best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
     if trainer.is_global_zero and best.is_file():
@@ -90,7 +90,7 @@ def train(config: Config) -> Path:
 
 @contextmanager
 def closing_files(trainer: L.Trainer) -> Iterator[None]:
-    """However training ends, what is being written is written first."""
+    """Finish writing checkpoints, however training ends."""
     try:
         yield
     finally:
@@ -99,80 +99,87 @@ def closing_files(trainer: L.Trainer) -> Iterator[None]:
         io.wait()
 
 
-def _left(left: Left, folder: Path, owner: bool) -> Path:
-    """owner: asks Slurm, for all processes. Raises UserError unless the run starts again by itself."""
-    job = signals.job()
-    if left.wish != signals.COME_BACK or job is None:
-        asked = "SIGUSR1" if left.wish == signals.COME_BACK else "SIGTERM"
+def _requeue_or_raise(stopped: Stopped, folder: Path, is_global_zero: bool) -> Path:
+    """Requeue the Slurm job on SIGUSR1. Raises UserError where the run does not start again by itself."""
+    job = signals.slurm_job()
+    if stopped.request != signals.REQUEUE or job is None:
+        signal = "SIGUSR1" if stopped.request == signals.REQUEUE else "SIGTERM"
         raise UserError(
-            f"{folder}: asked to stop by {asked}, and did after step {left.step:,}; "
-            f"the same command goes on from {latest(folder)}"
+            f"{folder}: asked to stop by {signal}, and did after step {stopped.step:,}; "
+            f"the same command resumes from {latest(folder)}"
         )
-    if owner:
+    if is_global_zero:
         signals.requeue(job)
-    say(f"{folder}: stopped after step {left.step:,}; job {job} is queued again and goes on from there")
+    say(f"{folder}: stopped after step {stopped.step:,}; job {job} is queued again and resumes from there")
     return folder
 
 
-def assemble(config: Config, sliced: bool = False) -> tuple[LCMModule, ConceptData]:
-    """The model, with the data's normalizer and end-of-text vector in it, and the data.
+def assemble(config: Config, sharded: bool = False) -> tuple[LCMModule, ConceptData]:
+    """The data, and the model with the data's normalizer and end-of-text vector in it.
 
-    sliced: the model is a sketch without memory, and is built when the processes have met
+    sharded: leave the model on the meta device; LCMModule builds it, shard by shard, once the ranks have met
     """
     torch.manual_seed(config.run.seed)
-    with torch.device("meta") if sliced else nullcontext():
+    with torch.device("meta") if sharded else nullcontext():
         model = build_model(config.model)
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
 
-    def fill(model: ConceptModel) -> None:
+    def fill_buffers(model: ConceptModel) -> None:
         model.normalizer.set(*data.normalizer)
         model.end_of_text.copy_(data.end_of_text)
         model.read_fitted(data.codec.fingerprint)
 
-    if not sliced:
-        fill(model)
+    if not sharded:
+        fill_buffers(model)
     config = config.model_copy(update={"codec": data.codec})
-    return LCMModule(config, model, fill if sliced else None), data
+    return LCMModule(config, model, fill_buffers if sharded else None), data
 
 
 def count_parameters(config: Config) -> int:
+    """Parameters of the model, counted on the meta device."""
     with torch.device("meta"):
         return sum(p.numel() for p in build_model(config.model).parameters())
 
 
-def processes_of(config: Config) -> int:
-    """Of the whole run."""
+def world_size(config: Config) -> int:
+    """Number of ranks: nodes times devices of each."""
     devices = config.trainer.devices
     return config.trainer.nodes * (devices if isinstance(devices, int) else torch.cuda.device_count() or 1)
 
 
 def check_slurm(config: Config) -> None:
-    """Raises UserError where Slurm started another number of processes than there are to be."""
-    if under_slurm() and (tasks := int(os.environ["SLURM_NTASKS"])) != processes_of(config):
+    """Raises UserError where Slurm has started another number of tasks than the configuration has ranks."""
+    if under_slurm() and (tasks := int(os.environ["SLURM_NTASKS"])) != world_size(config):
         settings = config.trainer
         raise UserError(
-            f"trainer.nodes={settings.nodes} and trainer.devices={settings.devices} make {processes_of(config)} "
+            f"trainer.nodes={settings.nodes} and trainer.devices={settings.devices} make {world_size(config)} "
             f"processes, but Slurm started {tasks}; slurm/train.sbatch sets both as Slurm does"
         )
 
 
 def under_slurm() -> bool:
+    """True in a batch job of Slurm, False in an interactive one."""
     with quiet_lightning():
         return SLURMEnvironment.detect()
 
 
-def memory_of_a_device(config: Config) -> int:
-    """In bytes; processes on a CPU share the machine's."""
+def device_memory(config: Config) -> int:
+    """Bytes of memory per rank: of a GPU, or this rank's part of the host's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * config.trainer.nodes // processes_of(config)
+    return host_memory() * config.trainer.nodes // world_size(config)
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def build_trainer(config: Config, folder: Path | None, validates: bool, strategy: str = "single") -> L.Trainer:
-    """Lightning sees one long epoch; validation and checkpoints are counted in optimizer steps.
+    """A Trainer for one endless epoch; validation and checkpoints count optimizer steps.
 
-    folder: where the run is written; None writes nothing
+    folder: the run's folder; None writes nothing
     """
     settings = config.trainer
     plugins: list[Any] = [AtomicCheckpointIO(background=True)]
@@ -182,7 +189,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
         trainer = L.Trainer(
             devices=settings.devices,
             num_nodes=settings.nodes,
-            strategy=build_strategy(strategy, processes_of(config), settings),
+            strategy=build_strategy(strategy, world_size(config), settings),
             precision="32-true",  # LCMModule does bf16 itself
             max_steps=settings.max_steps,
             max_epochs=-1,
@@ -202,15 +209,15 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    # Lightning talks to the other processes inside its signal handlers, wherever these are, and makes them and the GPU
-    # wait for one another before each batch, to ask whether anybody was told to stop. `Checkpoints` does without.
+    # Lightning's signal handlers run collectives, wherever the other ranks are; and before each batch it synchronizes
+    # ranks and GPU to ask whether any rank got SIGTERM. `Checkpoints` needs neither.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 def check(config: Config) -> None:
-    """Configuration, data, the run's folder and the processes, without a step; print the numbers, write nothing."""
+    """Check configuration, data, run folder and ranks, without a step. Prints what it finds and writes nothing."""
     with torch.device("meta"):
         model = build_model(config.model)
     data = ConceptData(config, predicts_first=model.predicts_first)
@@ -219,22 +226,22 @@ def check(config: Config) -> None:
     targets = sum(row.targets for row in data.order.rows(0, np.arange(len(data.order))))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
     print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
-    processes = processes_of(config)
-    strategy, reason = choose(config.trainer.strategy, parameters, memory_of_a_device(config), processes)
+    ranks = world_size(config)
+    strategy, reason = choose(config.trainer.strategy, parameters, device_memory(config), ranks)
     check_strategy(strategy, config)
-    check_room(Path(config.run.dir), parameters, config.trainer.keep)
-    print(f"processes  {processes}, {strategy}: {reason}")
+    check_disk_space(Path(config.run.dir), parameters, config.trainer.keep)
+    print(f"processes  {ranks}, {strategy}: {reason}")
     if checkpoint := resume_from(config):
         is_finished(checkpoint, config.model_copy(update={"codec": data.codec}))
-    beginning = f", going on from {checkpoint}" if checkpoint else ""
-    print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{beginning}")
+    start = f", resuming from {checkpoint}" if checkpoint else ""
+    print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{start}")
 
 
 def dry_run(config: Config) -> None:
-    """`check`, and train one step where memory allows it."""
+    """Run `check`, then train one step if the host has the memory for it."""
     check(config)
     parameters = count_parameters(config)
-    needed, memory = 16 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, memory = BYTES_PER_PARAMETER * parameters, host_memory()
     if needed > 0.75 * memory and not torch.cuda.is_available():
         print(f"one step   not run: weights and AdamW take {needed >> 30} GiB, this machine has {memory >> 30} GiB")
         return

@@ -1,14 +1,14 @@
-"""Leaving a run before its end, because its time is up or another job goes first.
+"""Stop on SIGTERM, stop and requeue on SIGUSR1.
 
-    listen()            before anything heavy is imported: a signal that nobody handles would kill the process
-    wish()              what has been asked for since
-    requeue()           the Slurm job that this process belongs to starts again where it is
+    listen()       before anything heavy is imported: a signal without a handler would kill the process
+    requested()    what the signals since have asked for
+    requeue(job)   put this process's Slurm job back into the queue
 
-    SIGUSR1   leave and come back: what `#SBATCH --signal=USR1@…` sends before the time limit
-    SIGTERM   leave: what scancel, pre-emption and the time limit itself send
+    SIGUSR1   stop and requeue: `#SBATCH --signal=USR1@…` sends it before the time limit
+    SIGTERM   stop: scancel, preemption and the time limit itself send it
 
-A handler only sets a flag: when it runs, the other processes are anywhere. What is done about it, all of them decide
-together at the end of a step.
+A handler only sets a flag, because the other ranks may be anywhere when it runs. All ranks act on it together, at the
+end of a step.
 """
 
 import os
@@ -18,51 +18,52 @@ from types import FrameType
 
 from lcm.errors import UserError
 
-STAY, LEAVE, COME_BACK = range(3)
-"""Wishes, of which the largest counts."""
+CONTINUE, STOP, REQUEUE = range(3)
+"""Requests. The largest one wins."""
 
-_WISHES = {signal.SIGTERM: LEAVE, signal.SIGUSR1: COME_BACK}
-_wish = STAY
+_REQUESTS = {signal.SIGTERM: STOP, signal.SIGUSR1: REQUEUE}
+_requested = CONTINUE
 
 
 def listen() -> None:
-    """From now on both signals are wishes."""
-    for number in _WISHES:
-        signal.signal(number, _note)
+    """Handle both signals as requests from now on."""
+    for number in _REQUESTS:
+        signal.signal(number, _record)
 
 
 def ignore() -> None:
-    """From now on both signals end the process again, as they do where nobody listens."""
-    for number in _WISHES:
+    """Let both signals end the process again, which is what they do without a handler."""
+    for number in _REQUESTS:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    global _wish
-    _wish = max(_wish, _WISHES[signal.Signals(number)])
+def _record(number: int, frame: FrameType | None) -> None:
+    global _requested
+    _requested = max(_requested, _REQUESTS[signal.Signals(number)])
 
 
-def wish() -> int:
-    """The largest of this process."""
-    return _wish
+def requested() -> int:
+    """The largest request that this process has received."""
+    return _requested
 
 
-def forget() -> None:
-    global _wish
-    _wish = STAY
+def reset() -> None:
+    """Forget all requests."""
+    global _requested
+    _requested = CONTINUE
 
 
-def job() -> str | None:
-    """Slurm's number of the job that this process belongs to; a task of an array has one of its own."""
+def slurm_job() -> str | None:
+    """Number of the Slurm job that this process belongs to; each task of an array has its own."""
     return os.environ.get("SLURM_JOB_ID") or None
 
 
-def requeue(number: str) -> None:
-    """Raises UserError with Slurm's reason where it refuses."""
+def requeue(job: str) -> None:
+    """Requeue a Slurm job. Raises UserError with Slurm's reason where it refuses."""
     try:
-        asked = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
-        refusal = asked.stderr.strip() or asked.stdout.strip() if asked.returncode else ""
+        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        refusal = result.stderr.strip() or result.stdout.strip() if result.returncode else ""
     except OSError as error:
         refusal = str(error)
     if refusal:
-        raise UserError(f"scontrol requeue {number}: {refusal}; nothing is lost, so submit the same command again")
+        raise UserError(f"scontrol requeue {job}: {refusal}; nothing is lost, so submit the same command again")

@@ -10,8 +10,8 @@ from synthetic import DIM, tiny_config, write_data
 from lcm.cli import main
 from lcm.config import save_config
 from lcm.data.manifest import open_dataset
-from lcm.plan.simulation import Step
-from lcm.training.checkpoint import room_of_checkpoints
+from lcm.plan.simulation import SimulatedStep
+from lcm.training.checkpoint import checkpoint_bytes
 
 ROOT = Path(__file__).parents[2]
 SEVEN, ONE_AND_A_HALF = str(ROOT / "configs/two_tower_7b.yaml"), str(ROOT / "configs/base_1.6b.yaml")
@@ -70,8 +70,10 @@ def test_the_largest_configuration_by_hand(capsys):
 
 
 def test_sixteen_bytes_a_parameter_and_six_flops(monkeypatch, capsys):
-    step = Step(1_649_185_792, buffers=0, slices=(1_649_185_792, 0), forward=GIB, backward=GIB, piled=GIB)
-    monkeypatch.setattr("lcm.plan.alternatives.simulate", lambda config, sliced=False: step)
+    step = SimulatedStep(
+        1_649_185_792, buffers=0, units=(1_649_185_792, 0), forward=GIB, backward=GIB, backward_all_grads=GIB
+    )
+    monkeypatch.setattr("lcm.plan.memory.simulate", lambda config, sharded=False: step)
     assert main(["plan", "--config", ONE_AND_A_HALF, "--nodes", "4", "--data.rows", "8"]) == 0
     out = capsys.readouterr().out
     flops = 6 * 1_649_185_792 + 12 * 32 * 2048 * 128
@@ -143,8 +145,8 @@ def test_data_is_counted_where_there_is_some(tmp_path, capsys):
 
 
 def test_the_checkpoints_are_those_that_are_checked_before_training():
-    assert room_of_checkpoints(1000, keep=1) == 36_000 + 8_000
-    assert room_of_checkpoints(1000, keep=3) == 60_000 + 8_000
+    assert checkpoint_bytes(1000, keep=1) == 36_000 + 8_000
+    assert checkpoint_bytes(1000, keep=3) == 60_000 + 8_000
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lcm.config import load_config
 from lcm.plan.memory import STRATEGIES, usage
-from lcm.plan.simulation import Live, Step, simulate
-from lcm.training.strategies import SLICED
+from lcm.plan.simulation import LiveMemory, SimulatedStep, simulate
+from lcm.training.strategies import SHARDED
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = {
@@ -66,7 +66,7 @@ def test_a_process_takes_what_was_estimated(data, tmp_path, family, strategy, ch
     processes = 1 if strategy == "single" else 2
     name = "auto" if strategy == "single" else strategy
     config = run_of(data, tmp_path, family, *changes, f"trainer.strategy={name}", processes=processes)
-    step = simulate(config, "cpu", sliced=strategy in SLICED)
+    step = simulate(config, "cpu", sharded=strategy in SHARDED)
     told = usage(step, strategy, processes, accumulate=config.trainer.accumulate, device="cpu").total
     for measured in peaks(config, tmp_path, processes):
         assert told == pytest.approx(measured, rel=0.05)
@@ -100,8 +100,8 @@ def test_there_are_runs_on_a_gpu_to_compare_with():
 
 # ---- by hand ----
 
-STEP = Step(
-    parameters=1000, buffers=10, slices=(300, 400, 300), forward=50_000, backward=50_000, piled=52_000
+STEP = SimulatedStep(
+    parameters=1000, buffers=10, units=(300, 400, 300), forward=50_000, backward=50_000, backward_all_grads=52_000
 )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_offloading_leaves_no_moments_on_the_gpu():
 
 def test_what_is_alive_counts_once_and_weights_do_not():
     linear, x = nn.Linear(100, 10), torch.zeros(50, 100)
-    with Live(linear) as live:
+    with LiveMemory(linear) as live:
         out = linear(x).relu()
         assert live.peak == 2 * 4 * 50 * 10, "before and after relu, which keeps the latter alone"
         torch.autograd.backward(out.view(-1).sum())
@@ -142,7 +142,7 @@ def test_ddp_makes_its_buckets_anew_in_the_second_step(tmp_path):
     try:
         linear, x = nn.Linear(1000, 1000), torch.zeros(1, 1000)
         copies = DistributedDataParallel(linear, gradient_as_bucket_view=True)
-        with Live(linear) as live:
+        with LiveMemory(linear) as live:
             for step in range(3):
                 live.peak = live._now
                 before = live._now
@@ -165,7 +165,7 @@ def test_every_family_is_simulated_and_grows_with_its_rows(family, device):
         update={"trainer": config.trainer.model_copy(update={"checkpoint_activations": True})}
     )
     few, more, less = (simulate(c, device) for c in (config, twice, recomputed))
-    assert few.parameters == sum(few.slices)
+    assert few.parameters == sum(few.units)
     assert 1.8 * few.forward < more.forward <= 2.05 * few.forward
     assert less.forward < 0.7 * few.forward
 
@@ -174,12 +174,12 @@ def test_recomputed_blocks_of_a_sliced_model_make_their_own_copies_in_bf16():
     """Elsewhere autocast keeps one of every weight, until the pass is over."""
     config = tiny_config(Path("unused"), Path("unused"), "data.rows=2", "data.slots=16", RECOMPUTED, BF16)
     config = config.model_copy(update={"model": tiny_model("base", width=256, heads=2, layers=8)})
-    whole, sliced = simulate(config), simulate(config, sliced=True)
+    whole, sliced = simulate(config), simulate(config, sharded=True)
     assert whole.forward - sliced.forward > 0.8 * 2 * whole.parameters
 
 
 def test_rows_beyond_what_is_drawn_are_extrapolated(monkeypatch):
     config = tiny_config(Path("unused"), Path("unused"), "data.rows=12", "data.slots=32")
     whole = simulate(config)
-    monkeypatch.setattr("lcm.plan.simulation.DRAWN", 8 * 32 * config.model.dim)
+    monkeypatch.setattr("lcm.plan.simulation.MAX_NOISE", 8 * 32 * config.model.dim)
     assert simulate(config) == whole

@@ -13,8 +13,7 @@ from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.models.folder import load_model, save_model
 from lcm.models.interface import Sampling
-from lcm.training.checkpoint import AtomicCheckpointIO, latest, open_checkpoint
-from lcm.training.export import export
+from lcm.training.checkpoint import AtomicCheckpointIO, export, latest, open_checkpoint
 from lcm.training.run import train
 
 

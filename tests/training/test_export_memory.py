@@ -15,7 +15,7 @@ from lcm.training.checkpoint import AtomicCheckpointIO
 EXPORTING = """
 import sys, threading, time
 from pathlib import Path
-from lcm.training.export import export
+from lcm.training.checkpoint import export
 
 def own():  # in bytes, without what is only mapped
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))

@@ -17,8 +17,8 @@ from torch import nn
 
 from lcm.config import parse_config
 from lcm.models import build_model
+from lcm.training.engine import FSDP
 from lcm.training.module import LCMModule
-from lcm.training.strategies import FSDP
 
 # ---- gradients ----
 
@@ -165,7 +165,7 @@ def test_divergence_is_told_in_one_line():
     batch.emb[0, 1] = math.inf
     before = weights(module)
     fit(module, [batch])
-    assert re.match(r"the gradient is (nan|inf) at step 1: .* lower optimizer.lr=0.1", module.hopeless)
+    assert re.match(r"the gradient is (nan|inf) at step 1: .* lower optimizer.lr=0.1", module.stop_reason)
     torch.testing.assert_close(weights(module), before, rtol=0, atol=0)
 
 

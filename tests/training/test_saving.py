@@ -16,7 +16,7 @@ from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.models.folder import load_model, save_model
 from lcm.training import checkpoint
-from lcm.training.checkpoint import AtomicCheckpointIO, check_room, latest, open_checkpoint
+from lcm.training.checkpoint import AtomicCheckpointIO, check_disk_space, latest, open_checkpoint
 from lcm.training.run import train
 
 NUMBERS = 400_000
@@ -155,7 +155,7 @@ def test_a_disk_that_is_too_small_is_told_before_training(tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run.dir=.*: cannot be written \(Not a directory\); choose another"):
-        check_room(tmp_path / "file/run", 10, 1)
+        check_disk_space(tmp_path / "file/run", 10, 1)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):

@@ -174,9 +174,9 @@ def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):
         signals.listen()
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
             os.kill(os.getpid(), number)
-        assert signals.wish() == signals.COME_BACK
+        assert signals.requested() == signals.REQUEUE
     finally:
-        signals.forget()
+        signals.reset()
         for number, handler in before.items():
             signal.signal(number, handler)
 

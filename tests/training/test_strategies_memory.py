@@ -9,9 +9,9 @@ from synthetic import write_data
 from lcm.config import load_config
 from lcm.models import build_model
 from lcm.training.run import count_parameters
-from lcm.training.strategies import SLICED
+from lcm.training.strategies import SHARDED
 
-SLICING = [case for case in EVERY_STRATEGY if case.values[1] in SLICED]
+SLICING = [case for case in EVERY_STRATEGY if case.values[1] in SHARDED]
 
 
 def numbers(module):
