@@ -52,7 +52,7 @@ class LCMModule(L.LightningModule):
     def __init__(
         self, config: Config, model: ConceptModel, fill_buffers: Callable[[ConceptModel], None] | None = None
     ) -> None:
-        """fill_buffers: for a model on the meta device, copies the data's statistics into the one built in its place."""
+        """fill_buffers: only for a model on the meta device; fills the buffers of the one built in its place."""
         super().__init__()
         self.config = config
         self.model = model
@@ -176,8 +176,8 @@ class LCMModule(L.LightningModule):
         if norm is None:
             return
         self._gradient_norm = norm
-        # Every rank has the same norm, so all of them skip the step or none does. Fused AdamW reads found_inf on the GPU
-        # and then leaves weights, moments and its count of steps alone: no rank waits for the GPU to decide.
+        # Every rank has the same norm, so all skip the step or none does. Fused AdamW reads found_inf on the device and
+        # then leaves weights, moments and its count of steps alone: no rank waits for the GPU to decide.
         skip = (~norm.isfinite()).float()
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = skip  # type: ignore[attr-defined]  # GradScaler sets it in the same way
@@ -233,7 +233,7 @@ class LCMModule(L.LightningModule):
             return build_model(self.config.model).training_flops(self.config.data.slots)
 
     def _notice_divergence(self) -> None:
-        """Set `stop_reason` after too many skipped steps in a row. Reads the device, so only before reports and saves."""
+        """Set `stop_reason` after too many skipped steps in a row. Waits for the device: only for reports and saves."""
         if int(self._skipped_in_a_row) <= self.config.trainer.skips:
             return
         settings = self.config.optimizer
