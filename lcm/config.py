@@ -1,4 +1,4 @@
-"""One YAML file, one frozen record: everything that defines a training run.
+"""The configuration of a training run: one YAML file, one frozen record.
 
     config = load_config("configs/base_toy.yaml", ["model.width=512", "trainer.max_steps=100"])
 
@@ -16,33 +16,38 @@ from lcm.settings import Section, Settings, load, parse
 
 
 class DiffusionConfig(Section):
-    """How concepts are noised in training, and what the denoiser is asked for (paper §2.3.2)."""
+    """Noise of the diffusion, and what the denoiser predicts (paper §2.3.2)."""
 
     schedule: Literal["cosine", "linear", "quadratic-1", "quadratic-2", "quadratic", "sigmoid"] = "cosine"
+    """Noise schedule (paper §2.3.2; quadratic and sigmoid take the parameters below)."""
     steps: int = Field(100, ge=2)
-    """Timesteps of the schedule."""
+    """Number of diffusion timesteps in training."""
     b0: float | None = Field(None, gt=0, lt=1)
-    """Of schedule quadratic: the first beta."""
+    """First beta of schedule quadratic."""
     b1: float | None = Field(None, gt=0, lt=1)
-    """Of schedule quadratic: the last beta."""
+    """Last beta of schedule quadratic."""
     gamma: float | None = Field(None, gt=0)
-    """Of schedule sigmoid: the scale of the log signal-to-noise ratio."""
+    """Scale of the log signal-to-noise ratio, for schedule sigmoid."""
     delta: float | None = None
-    """Of schedule sigmoid: its centre."""
+    """Center of the log signal-to-noise ratio, for schedule sigmoid."""
     prediction: Literal["x0", "eps", "v"] = "x0"
+    """Prediction target of the denoiser: the clean concept (x0), the noise (eps) or the velocity (v)."""
     weight: Literal["none", "snr", "fragility"] = "none"
-    """Of each target's loss: none; its signal-to-noise ratio, clamped; or the less, the more fragile (§2.4.4)."""
+    """Loss weight of each target: none, its clamped signal-to-noise ratio, or less for a more fragile one (§2.4.4)."""
     min_snr: float = Field(0.0, ge=0)
+    """Lower bound of the signal-to-noise ratio in loss weight snr."""
     max_snr: float = Field(10.0, gt=0)
-    """Bounds of weight snr."""
+    """Upper bound of the signal-to-noise ratio in loss weight snr."""
     fragility: str = ""
-    """Of weight fragility: the file that data_prep/fit_fragility.py wrote. Only read when training starts."""
+    """File of data_prep/fit_fragility.py, for loss weight fragility. Read only when training starts."""
     timesteps: Literal["uniform", "beta"] = "uniform"
-    """What timesteps are drawn from; beta favours small ones."""
+    """Distribution of the timesteps drawn in training; beta favors small ones."""
     beta_a: float = Field(0.8, gt=0)
+    """Parameter a of the Beta distribution of timesteps."""
     beta_b: float = Field(1.0, ge=1)
+    """Parameter b of the Beta distribution of timesteps."""
     context_drop: float = Field(0.15, ge=0, lt=1)
-    """How likely a target is to be predicted from nothing, for guidance. In training only."""
+    """Probability of training a target without its context, for classifier-free guidance."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "DiffusionConfig":
@@ -52,16 +57,17 @@ class DiffusionConfig(Section):
 
 
 class Widths(Section):
-    """What every family has."""
+    """Settings that every model family has."""
 
     kind: str
     dim: int = Field(1024, gt=0)
-    """Width of a concept: the codec's dimension."""
+    """Dimension of a concept, which is the codec's embedding dimension."""
     width: int = Field(2048, gt=0)
-    """Width of the transformer."""
+    """Hidden size of the transformer (d_model), in Two-Tower of both towers."""
     heads: int = Field(16, gt=0)
+    """Number of attention heads."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """On the output of each attention and feed-forward block, before it is added to the residual stream."""
+    """Dropout probability on the output of each attention and feed-forward block, before the residual addition."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Widths":
@@ -78,80 +84,83 @@ class BaseLCMConfig(Widths):
 
     kind: Literal["base"]
     layers: int = Field(32, gt=0)
+    """Number of transformer layers."""
 
 
 class TwoTowerConfig(Widths):
-    """Two-Tower: a contextualizer, and a denoiser that attends to it (paper §2.3.4)."""
+    """Two-Tower diffusion LCM: a contextualizer, and a denoiser with cross-attention to it (paper §2.3.4)."""
 
     kind: Literal["two_tower"]
-    width: int = Field(2048, gt=0)
-    """Width of both towers."""
-    heads: int = Field(16, gt=0)
     context_layers: int = Field(5, gt=0)
+    """Number of layers of the contextualizer."""
     denoiser_layers: int = Field(13, gt=0)
+    """Number of layers of the denoiser."""
     diffusion: DiffusionConfig = DiffusionConfig()
 
 
 class InterleavedConfig(Widths):
-    """What One-Tower and Quant have in common: one transformer over clean concepts, and one concept in the making."""
+    """Settings of One-Tower and Quant-LCM: one transformer over clean and predicted concepts side by side."""
 
     heads: int = Field(32, gt=0)
+    """Number of attention heads."""
     layers: int = Field(32, gt=0)
+    """Number of transformer layers."""
     positions: Literal["learned", "rotary"] = "learned"
-    """Learned vectors, added to the input (paper §2.4.1), or turned queries and keys, for contexts of any length."""
+    """Position embeddings: learned vectors (paper §2.4.1), or rotary embeddings, for contexts of any length."""
     max_positions: int = Field(2048, gt=0)
-    """Concepts of the longest document, where positions are learned."""
+    """Maximum document length in concepts, with learned position embeddings."""
     step_width: int = Field(256, gt=0)
-    """Width of what tells the timestep or codebook, beside the concept in the input."""
+    """Width of the timestep or codebook embedding, which is concatenated to the concept."""
 
 
 class OneTowerConfig(InterleavedConfig):
-    """One-Tower: one transformer, in which every concept is there twice, clean and noisy (paper §2.3.3)."""
+    """One-Tower diffusion LCM: one transformer that sees every concept twice, clean and noisy (paper §2.3.3)."""
 
     kind: Literal["one_tower"]
     diffusion: DiffusionConfig = DiffusionConfig()
 
 
 class QuantConfig(InterleavedConfig):
-    """Quant-LCM: a concept is made by adding up units, one of each codebook of a residual quantizer (paper §2.3.5)."""
+    """Quant-LCM: predicts a concept as a sum of units, one per codebook of a residual quantizer (paper §2.3.5)."""
 
     kind: Literal["quant_c", "quant_d"]
-    """c: predicts the whole concept, and takes a unit near it. d: chooses among the units."""
+    """c: regress the whole concept and take a unit near it. d: classify the next unit."""
     codebooks: int = Field(64, gt=0)
+    """Number of codebooks of the residual quantizer."""
     units: int = Field(8192, gt=1)
-    """Of each codebook."""
+    """Number of units per codebook (codebook size)."""
     quantizer: str = ""
-    """The file that data_prep/fit_quantizer.py wrote. Only read when training starts."""
+    """File of data_prep/fit_quantizer.py with the codebooks. Read only when training starts."""
     context_drop: float = Field(0.15, ge=0, lt=1)
-    """How likely a target is to be predicted from nothing, for guidance. In training only."""
+    """Probability of training a target without its context, for classifier-free guidance."""
 
 
 ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantConfig, Field(discriminator="kind")]
 
 
 CACHE_GB, RETRIES = 100.0, 5
-"""Of data behind URLs, where no configuration says otherwise."""
+"""Defaults for data behind URLs, also where there is no configuration."""
 
 
 class DataConfig(Section):
-    """Which shards to train on, and how documents become rows."""
+    """The training data, and how documents become rows."""
 
     path: tuple[str, ...] = ()
-    """Folders written by `lcm prepare`, here or at a URL that fsspec knows. Several are mixed document by document."""
+    """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed."""
     slots: int = Field(128, ge=2)
-    """Concepts in a row; longer documents are cut (paper §2.4.1)."""
+    """Sequence length in concepts: documents are packed into rows of it, longer ones are cut (paper §2.4.1)."""
     rows: int = Field(8, gt=0)
-    """Rows of a micro-batch on one rank."""
+    """Micro-batch size per rank, in rows."""
     group: int = Field(16, gt=0)
-    """Shards whose documents are shuffled together."""
+    """Shuffle buffer in shards: documents of this many shards are shuffled together."""
     workers: int = Field(2, ge=0)
-    """Reader threads of each rank; 0 reads in the training loop. The order of the data does not depend on them."""
+    """Number of loader threads per rank; 0 reads in the training loop. The order of the data does not depend on it."""
     cache: str = ""
-    """Folder for shards that are fetched from URLs, for all processes of a machine. Without it ~/.cache/lcm/shards."""
+    """Cache folder for shards behind URLs, shared by the ranks of a node. Default: ~/.cache/lcm/shards."""
     cache_gb: float = Field(CACHE_GB, gt=0)
-    """Most that this folder takes, in GB (10⁹ bytes)."""
+    """Maximum size of the cache folder, in GB (10⁹ bytes)."""
     retries: int = Field(RETRIES, ge=0)
-    """How often a file that cannot be fetched is asked for again, after waiting longer each time."""
+    """Number of retries for a file that cannot be fetched, after waiting longer each time."""
     skip_dead: bool = False
     """Train without shards that cannot be fetched, and count them, instead of ending the run."""
 
@@ -162,86 +171,102 @@ class DataConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with a linear warm-up and a cosine to `final_lr`."""
+    """AdamW with a linear warm-up and a cosine decay of the learning rate."""
 
     lr: float = Field(4e-4, gt=0)
+    """Peak learning rate, after the warm-up."""
     start_lr: float = Field(1e-7, ge=0)
+    """Learning rate at the first step of the warm-up."""
     final_lr: float = Field(1e-5, ge=0)
+    """Learning rate at the end of the cosine decay."""
     warmup_steps: int = Field(10_000, ge=0)
+    """Number of warm-up steps."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and the second moment."""
     eps: float = Field(1e-5, gt=0)
+    """AdamW's epsilon."""
     weight_decay: float = Field(0.1, ge=0)
-    """On matrices only: biases, norms and other vectors are never decayed."""
+    """Weight decay of matrices; biases, norms and other vectors never decay."""
     clip: float = Field(25.0, ge=0)
-    """Largest gradient norm; 0 switches clipping off."""
+    """Gradient clipping norm (max_norm); 0 switches clipping off."""
 
 
 class TrainerConfig(Section):
-    """How long, on what, and how often to look."""
+    """Steps, precision, devices and strategy; when to validate, log and save."""
 
     max_steps: int = Field(250_000, gt=0)
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     accumulate: int = Field(1, gt=0)
-    """Micro-batches of one optimizer step."""
+    """Gradient accumulation: micro-batches per optimizer step."""
     precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of matrix products; weights and optimizer state are always fp32."""
     compile: bool = False
-    """torch.compile the model."""
+    """Compile the blocks of the model with torch.compile."""
     checkpoint_activations: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Activation checkpointing: recompute each block in the backward pass instead of keeping its activations."""
     devices: int | Literal["auto"] = "auto"
-    """Of each node, with a process each."""
+    """Number of devices per node, with one rank each."""
     nodes: int = Field(1, gt=0)
+    """Number of nodes."""
     patience: float = Field(1800.0, gt=0)
-    """Seconds that a step may take before the process that the others wait for is named, and the run ends."""
+    """Hang timeout in seconds: when a step takes longer, the rank that is behind is reported and the run ends."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
-    """How processes share the model. ddp: copies. fsdp: slices of everything. deepspeed_1, _2, _3: slices of the
-    optimizer, of the gradients too, of the weights as well. auto: copies where they fit, else fsdp."""
+    """Parallel strategy. ddp: a copy of the model per rank. fsdp: everything is sharded. deepspeed_1, _2, _3 (ZeRO):
+    the optimizer state is sharded, the gradients too, the weights as well. auto: ddp if it fits, else fsdp."""
     offload: bool = False
-    """Keep what is sliced in the machine's memory while it is not needed, which is slow; not with ddp."""
+    """Offload the optimizer state to host memory, which is slow. DeepSpeed only."""
     validate_every: int = Field(1000, gt=0)
     """Optimizer steps between validations."""
     validation_rows: int = Field(512, gt=0)
-    """Rows of the validation split that one validation reads."""
+    """Number of rows of the validation split per validation."""
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
-    """Steps in a row that are left out because their gradient is not finite, before the run gives up."""
+    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends."""
     keep: int = Field(1, gt=0)
-    """How many of the newest checkpoints stay, beside the best; more than one as step-00001000.ckpt, …"""
+    """Number of newest checkpoints to keep, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)
+    """Optimizer steps between reports of training metrics."""
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
+    """Loggers of metrics, beside the terminal."""
     resume: str = "auto"
-    """auto: go on from checkpoints/last.ckpt of the run where there is one. none: start anew. Else a checkpoint."""
+    """Checkpoint to resume from. auto: the run's own last.ckpt, if any. none: start a new run. Otherwise a path."""
 
 
 class RunConfig(Section):
-    """Where the results go, and the seed of everything random."""
+    """The folder of the results, and the seed of everything random."""
 
     dir: str = "runs/unnamed"
+    """Output folder of the run: model, configuration, checkpoints, metrics."""
     seed: int = Field(1, ge=0)
+    """Random seed."""
 
 
 class CodecRecord(Section):
-    """What the model was trained on: filled in from the data's manifest, never by hand."""
+    """The codec of the training data, copied from the data's manifest, never set by hand."""
 
     name: str
-    """What `load_codec` takes."""
+    """Name of the codec for `load_codec`."""
     fingerprint: str
+    """Fingerprint of the codec's encoder."""
     dim: int
+    """Embedding dimension."""
     lang: str
+    """FLORES code of the text's language."""
     splitter: dict[str, Any]
-    """The splitter and its settings, so that prompts are cut as the training text was."""
+    """Sentence splitter and its settings, so that prompts are split as the training text was."""
     end_of_text: str = "End of text."
+    """Sentence that ends every document."""
     prompt_suffix: str = "[MODEL]:"
-    """The sentence that ends the prompt of a pair; generate and evaluate append it."""
+    """Sentence that ends the prompt of a pair; `lcm generate` and `lcm evaluate` append it."""
     default_task: Literal["continue", "answer"] = "continue"
-    """answer where every training document was a pair: the prompt suffix is then appended unless told otherwise."""
+    """Default task of generation: answer (append the prompt suffix) if every training document was a pair."""
     stop_threshold: float
-    """Cosine to the end-of-text vector from which a concept ends the text."""
+    """Cosine similarity to the end-of-text vector above which a concept ends the text."""
 
 
 class Config(Settings):
-    """A training run. Values come from the YAML file and the command line only, never from the environment."""
+    """A training run. Values come from a YAML file and the command line, never from the environment."""
 
     model: ModelConfig
     data: DataConfig = DataConfig()
@@ -252,19 +277,19 @@ class Config(Settings):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The run of a YAML file, with overrides such as "model.width=512" put on top.
+    """Load a run from a YAML file, with overrides such as "model.width=512".
 
-    Raises UserError with one line a mistake: the key, its value, what was expected, the nearest valid name.
+    Raises UserError with a line for each mistake: the key, its value, what was expected, the nearest valid name.
     """
     return load(Config, path, overrides)
 
 
 def parse_config(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
-    """`values` (as read from YAML) with the overrides on top, validated. `where` opens every error message."""
+    """Validate values (as read from YAML) with overrides. `where` begins every error message."""
     return parse(Config, values, overrides, where)
 
 
 def save_config(config: Config, path: str | Path) -> None:
-    """Write `config` so that `load_config(path) == config`."""
+    """Write a configuration such that `load_config(path) == config`."""
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     Path(path).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a single line.
+"""UserError, the one exception that the command line prints as a single line.
 
 ValueError
 └── UserError    something a person can put right: a setting, a file, a corpus
@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Names the setting or file, its value, what was expected, and the way out. Shown without a traceback."""
+    """A mistake that a user can put right. Names the setting, its value, what was expected, and the way out."""
 
 
 def existing_file(path: str | Path, setting: str) -> Path:
-    """`path` as a Path, or a UserError that says which setting points at nothing."""
+    """Return `path` as a Path. Raises UserError with the setting's name where there is no such file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{setting}={path}: no such file")
@@ -23,9 +23,9 @@ def existing_file(path: str | Path, setting: str) -> Path:
 
 
 def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """`work`'s exit status; everything a user can cause ends in one line on stderr, never in a traceback.
+    """Run `work` and return its exit status. A user's mistake ends in one line on stderr, never in a traceback.
 
-    1 something a person can put right · 130 interrupted, with `interrupted` as the line
+    1 for a UserError · 130 for Ctrl-C, with `interrupted` as the line
     """
     try:
         return work()
@@ -36,6 +36,6 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
     except KeyboardInterrupt:
         print(f"{program}: {interrupted}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone: not an error of ours
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,4 +1,4 @@
-"""YAML and the command line → one frozen record; every mistake is one line that names the nearest valid setting."""
+"""YAML and the command line → one frozen record. Every mistake is one line that names the nearest valid setting."""
 
 import difflib
 import re
@@ -24,7 +24,7 @@ from lcm.errors import UserError, existing_file
 
 
 class Section(BaseModel):
-    """A part of a configuration: unknown keys are refused, values never change after loading."""
+    """A section of a configuration: refuses unknown keys, and never changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Without this, a cluster's DATA=/scratch would crash a run, and SEED=99 would change it unseen."""
+        """Ignore the environment: a cluster's DATA=/scratch would crash a run, and SEED=99 would silently change it."""
         return (init_settings,)
 
 
@@ -51,9 +51,9 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def load(kind: type[SettingsT], path: str | Path, overrides: Sequence[str] = ()) -> SettingsT:
-    """The settings of a YAML file, with overrides such as "model.width=512" put on top.
+    """Load the settings of a YAML file, with overrides such as "model.width=512".
 
-    Raises UserError with one line a mistake: the setting, its value, what was expected, the nearest valid name.
+    Raises UserError with a line for each mistake: the setting, its value, what was expected, the nearest valid name.
     """
     path = existing_file(path, "--config")
     try:
@@ -68,9 +68,9 @@ def load(kind: type[SettingsT], path: str | Path, overrides: Sequence[str] = ())
 def from_command_line(
     kind: type[SettingsT], parser: ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[Namespace, SettingsT]:
-    """The parser's own options, and the settings of `--config FILE` with `--SECTION.SETTING VALUE …` put on top.
+    """Parse the parser's own options, and load `--config FILE` with overrides `--SECTION.SETTING VALUE …`.
 
-    --help tells the settings, too. Raises UserError as `load`.
+    --help lists the settings, too. Raises UserError as `load` does.
     """
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -81,7 +81,7 @@ def from_command_line(
 
 
 def parse(kind: type[SettingsT], values: dict[str, Any], overrides: Sequence[str], where: str) -> SettingsT:
-    """`values` (as read from YAML) with the overrides on top, validated. `where` opens every error message."""
+    """Validate values (as read from YAML) with overrides. `where` begins every error message."""
     arguments = [o if o.startswith("--") or "=" not in o else f"--{o}" for o in overrides]
     try:
         commandline = CliSettingsSource[Any](
@@ -96,13 +96,13 @@ def parse(kind: type[SettingsT], values: dict[str, Any], overrides: Sequence[str
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two nested mappings, `above` winning where both name a value."""
+    """Merge nested mappings. Where both name a value, that of `above` counts."""
     both = {k: _merged(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
     return {**below, **above, **both}
 
 
 def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted name that a YAML file or the command line may set."""
+    """Dotted names of all settings in a section."""
     names = []
     for name, field in section.model_fields.items():
         # A list of sections is one setting: nothing inside it has a name of its own.
@@ -126,7 +126,7 @@ def _explain_arguments(message: str, settings: type[BaseModel]) -> str:
 
 
 def _kinds(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The sections that a kind chooses between, by kind: "two_tower" → TwoTowerConfig."""
+    """Sections of the discriminated unions by kind: "two_tower" → TwoTowerConfig."""
     found: dict[str, type[BaseModel]] = {}
     for field in settings.model_fields.values():
         if isinstance(field.discriminator, str):
@@ -136,7 +136,7 @@ def _kinds(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _explain(error: ErrorDetails, settings: type[BaseModel]) -> str:
-    """One line for one mistake. pydantic puts the union's tag into the location; a person never wrote it."""
+    """One line for one mistake, without the union's tag, which pydantic adds to the location."""
     kinds, names, of_kind = _kinds(settings), _setting_names(settings), ""
     name = ".".join(str(part) for part in error["loc"] if part not in kinds)
     for before, part in pairwise(error["loc"]):
