@@ -1,4 +1,4 @@
-"""Training runs of every model family, of the sizes of tests/synthetic.py, and a machine that breaks during one."""
+"""Tiny training runs of every model family, and one that breaks."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ INTERLEAVED = {"layers": 2, "max_positions": 12, "step_width": 8, **SIZES}
 
 
 def write_quantizer(data, path):
-    """Random codebooks that belong to the data."""
+    """Write a quantizer with random codebooks for the data."""
     manifest = open_dataset(data)
     normalizer, quantizer = Normalizer(DIM), ResidualQuantizer(3, 5, DIM)
     normalizer.set(torch.tensor(manifest.normalizer.location), torch.tensor(manifest.normalizer.scale))
@@ -26,7 +26,7 @@ def write_quantizer(data, path):
 
 
 def config_of(kind, data, run, quantizer, *overrides, **changes) -> Config:
-    """overrides: of the whole configuration but the model, as on the command line; changes: of the model."""
+    """overrides: settings outside the model, as on the command line; changes: settings of the model."""
     match kind:
         case "base":
             model = BaseLCMConfig(**{"kind": kind, "layers": 2, **SIZES, **changes})
@@ -41,7 +41,7 @@ def config_of(kind, data, run, quantizer, *overrides, **changes) -> Config:
 
 
 def train_and_break(config, step):
-    """Up to an error in this step."""
+    """Train until an error in this step."""
     original = LCMModule.training_step
 
     def broken(self, batch, batch_idx):

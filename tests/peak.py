@@ -1,8 +1,8 @@
-"""The peak of memory of training runs, measured in processes of their own.
+"""Peak memory of training runs, measured in processes of their own.
 
     python tests/peak.py RUN.yaml PEAK    in each process, as tests/ranks.py starts them
 
-trains, after a tiny run of the same kind, and writes how many bytes more than then were resident at once.
+trains a tiny run, then this one, and writes how many bytes its peak is above the memory after the tiny one.
 """
 
 import gc
@@ -18,7 +18,7 @@ from lcm.training import run as training
 from lcm.training.module import LCMModule
 
 STEPS = 4
-"""The peak counts up to the beginning of the last one, after which the model is saved."""
+"""The peak counts up to the beginning of the last step; the model is saved after it."""
 
 
 def measure(config):
@@ -42,7 +42,7 @@ def measure(config):
 
 
 def peaks(config, folder, processes):
-    """Of each process, in bytes."""
+    """Peak memory of each rank, in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "run.yaml")
     command = [__file__, str(folder / "run.yaml"), str(folder / "RANK.peak")]

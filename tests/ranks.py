@@ -1,4 +1,4 @@
-"""Training runs by several processes on this machine, one run after the other in the same processes.
+"""Training runs on several ranks of this machine, one run after the other in the same processes.
 
 python tests/ranks.py RUNS.json        in each process, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set
 """
@@ -30,7 +30,7 @@ from lcm.training.module import LCMModule
 from lcm.training.run import train
 
 ENGINES = {"torch": ("ddp", "fsdp"), "deepspeed": ("deepspeed_1", "deepspeed_2", "deepspeed_3")}
-"""Which strategies a launch has in it. The second needs an extra."""
+"""Strategies of one launch, by engine. DeepSpeed is an extra."""
 
 EVERY_STRATEGY = [
     pytest.param(engine, strategy, id=strategy, marks=[pytest.mark.needs("deepspeed")] if engine == "deepspeed" else [])
@@ -80,7 +80,7 @@ def status(name):
 
 
 def measured(method, path):
-    """`method`, which leaves in a file how many bytes more there were while it ran than before it, at most."""
+    """Wrap `method` to write how many bytes its peak is above the memory before it."""
 
     def run(*arguments):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
@@ -93,11 +93,11 @@ def measured(method, path):
 
 @dataclass(frozen=True)
 class Run:
-    """sgd: plain SGD with a rate of 1, so that what it takes off the weights is the gradient. breaks: in this step.
+    """sgd: plain SGD with a learning rate of 1, which subtracts the gradient. breaks: the step of an error.
 
-    spoils: (rank, step, how): whose loss is "nan", or does not fit into "memory", or whose batch is long in "reading";
-    or who does not find what there is to "resume", or has a full "disk"
-    measures: what building the model takes, into RUN_DIR.RANK
+    spoils: (rank, step, how): a loss that is "nan" or runs out of "memory", a batch that takes long in "reading", a
+    checkpoint to "resume" from that is not found, or a full "disk"
+    measures: write the memory that building the model takes into RUN_DIR.RANK
     """
 
     config: Config
@@ -135,17 +135,17 @@ class Run:
 
 
 def train_together(runs, folder, processes, timeout=400):
-    """All runs (name → Run), by so many processes. What each trained of a run stands in folder/RUN.RANK.batches."""
+    """Train all runs (name → Run) on several ranks. folder/RUN.RANK.batches lists the batches of each rank."""
     return wait_together(start_together(runs, folder, processes), folder, timeout)
 
 
 def start_together(runs, folder, processes, listens=False):
-    """listens: to the signals of lcm.training.signals, as `lcm train` does."""
-    told = {name: {**asdict(run), "config": str(folder / f"{name}.yaml")} for name, run in runs.items()}
+    """listens: handle the signals of lcm.training.signals, as `lcm train` does."""
+    records = {name: {**asdict(run), "config": str(folder / f"{name}.yaml")} for name, run in runs.items()}
     folder.mkdir(parents=True)
     for name, run in runs.items():
         save_config(run.config, folder / f"{name}.yaml")
-    (folder / "runs.json").write_text(json.dumps(told))
+    (folder / "runs.json").write_text(json.dumps(records))
     path, environment = str(folder / "runs.json"), {"LISTENS": "1" if listens else ""}
     if any(run.measures for run in runs.values()):
         return start([__file__, path], folder, processes, **environment)
@@ -154,7 +154,7 @@ def start_together(runs, folder, processes, listens=False):
 
 
 def meeting():
-    """Where processes meet, as their environment says it."""
+    """Environment variables of a rendezvous on a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -162,7 +162,7 @@ def meeting():
 
 
 def start(command, folder, processes, **environment):
-    """A Python script, as so many processes that will meet; RANK in its arguments is each one's number."""
+    """Start a Python script on several ranks; RANK in its arguments stands for the rank."""
     here = Path(__file__).parent
     shared = {**os.environ, **meeting(), **environment}
     shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the machine at once
@@ -177,7 +177,7 @@ def start(command, folder, processes, **environment):
 
 
 def wait_together(started, folder, timeout=400):
-    """For all of them, or for the first that fails: those that wait for it would wait for ever."""
+    """Wait for all ranks, or for the first that fails: the others would hang."""
     end = time.monotonic() + timeout
     try:
         while any(process.poll() is None for process in started):
@@ -206,10 +206,10 @@ def main(path):
     os.environ["XDG_CACHE_HOME"] = str(folder / f"cache{rank}")
     fsspec.config.conf["http"] = {"headers": {"X-Rank": rank}}
     original = LCMModule.training_step
-    for name, told in json.loads(Path(path).read_text()).items():
+    for name, record in json.loads(Path(path).read_text()).items():
         LCMModule.training_step = original
         record_batches(folder / f"{name}.{rank}.batches")
-        Run(**{**told, "config": load_config(told["config"])}).here()
+        Run(**{**record, "config": load_config(record["config"])}).here()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two runs that should be one and the same: checkpoints, models, losses."""
+"""Assert that two runs are equal: checkpoints, models, losses."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ from lcm.training.checkpoint import open_checkpoint
 
 
 def losses(run):
-    """All metrics but the speed, of which a GPU has one more."""
+    """The rows of metrics.csv without speed and MFU."""
     with Path(run, "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if "second" not in k and "mfu" not in k} for row in csv.DictReader(file)]
 

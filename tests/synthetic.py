@@ -1,8 +1,8 @@
-"""Random vectors, each different: as a batch, as a prepared folder; and a run on it that kills itself.
+"""Random vectors as a batch and as a prepared data set, a tiny configuration, and a run that kills itself.
 
     python tests/synthetic.py RUN.yaml STEP MICRO_BATCH
 
-trains, writes one line a micro-batch into RUN.batches, and dies before this one.
+trains, writes a line per micro-batch into RUN.batches, and kills itself before this one.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def pack(rows, slots, seed=0, step_targets=1):
 
 
 def write_data(folder: Path, documents: int = 60, shards: int = 3, validation: int = 12, seed: int = 0) -> Path:
-    """Documents of 2 to 9 sentences and the end of text, some of them pairs, spread over the shards."""
+    """Write a data set: documents of 2 to 9 sentences and the end of text, some of them pairs."""
     random = np.random.default_rng(seed)
     end = random.standard_normal(DIM).astype(np.float16)
 
@@ -92,7 +92,7 @@ def tiny_config(data: Path | str, run: Path, *overrides: str) -> Config:
 
 
 def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:
-    """From now on every micro-batch that is trained appends its step, its rows and a checksum of its vectors.
+    """From now on each micro-batch that is trained appends its step, its rows and a checksum of its vectors.
 
     kill_at: the (step, micro-batch) before which the process kills itself with SIGKILL
     """
@@ -101,7 +101,7 @@ def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:
     def training_step(self, batch, batch_idx):
         place = (self.global_step, batch_idx % self.trainer.accumulate_grad_batches)
         if place == kill_at:
-            self.trainer.strategy.checkpoint_io.wait()  # so that it is known which checkpoint is the newest
+            self.trainer.strategy.checkpoint_io.wait()  # so that the newest checkpoint is known
             os.kill(os.getpid(), signal.SIGKILL)
         with path.open("a") as file:
             print(*place, batch.row.tolist(), float(batch.emb.double().sum()), file=file)

@@ -1,4 +1,4 @@
-"""Configuration: one line a mistake, nothing from the environment, what is saved is what was used."""
+"""Configuration: one line per mistake, nothing from the environment, exact round trips to disk."""
 
 import pytest
 import yaml
@@ -123,11 +123,11 @@ TOWERS = {"kind": "two_tower", "dim": 16, "width": 16, "heads": 2, "context_laye
         ({"kind": "two_towers"}, [], "tiny.yaml: model.kind"),
     ],
 )
-def test_mistakes_of_a_family_are_told_under_the_names_that_a_person_writes(model, overrides, message):
+def test_mistakes_in_a_model_section_use_the_names_that_a_person_writes(model, overrides, message):
     with pytest.raises(UserError) as caught:
         parse_config({"model": model}, overrides, where="tiny.yaml")
     assert message in str(caught.value)
-    assert "model.layers'" not in str(caught.value), "what another family has is no way out"
+    assert "model.layers'" not in str(caught.value), "no setting of another family is suggested"
     assert "two_tower." not in str(caught.value)
 
 

@@ -40,13 +40,13 @@ def test_the_large_configs_are_the_papers(kind):
     assert f"{parameters(FOLDER / f'{kind}_1.6b.yaml'):,}" in (FOLDER / f"{kind}_1.6b.yaml").read_text()
 
 
-def test_the_largest_is_the_papers():
+def test_the_7b_config_is_the_papers():
     config = load_config(FOLDER / "two_tower_7b.yaml")
     assert config.data.rows * config.data.slots * 256 == 1_048_576, "concepts a step on 256 GPUs"
     assert parameters(FOLDER / "two_tower_7b.yaml") == 6_930_781_696 - 14 * 2 * (4096**2 + 4096)
 
 
-def test_the_small_families_can_be_compared():
+def test_the_toy_configs_have_comparable_sizes():
     counts = [parameters(path) for path in FOLDER.glob("*_toy.yaml")]
     assert len(counts) == 5
     assert min(counts) >= 5_000_000

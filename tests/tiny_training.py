@@ -1,4 +1,4 @@
-"""A tiny Base-LCM, eight rows of data, and a fit of them, for the tests of training."""
+"""A tiny Base-LCM, eight rows of data, and a Trainer for them."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def module_with(*overrides):
 
 
 def micro_batches(count, ranks=1):
-    """The eight rows of LENGTHS in `count` micro-batches for each of the ranks, dealt like cards."""
+    """The eight rows of LENGTHS, dealt over the ranks, in `count` micro-batches each."""
     everything = pack(LENGTHS, slots=8)
     targets = everything.targets(predicts_first=False).sum()
     order = torch.arange(8).reshape(-1, ranks).T.reshape(ranks, count, -1)
@@ -44,7 +44,7 @@ def micro_batches(count, ranks=1):
 
 
 class Loader:
-    """Lightning would take a plain list for several loaders."""
+    """A list of batches; Lightning would take a plain list for several loaders."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -57,7 +57,7 @@ class Loader:
 
 
 class Given(L.LightningDataModule):
-    """Hands out the given batches, and counts `advance`."""
+    """A DataModule of given batches that counts calls of `advance`."""
 
     def __init__(self, train, validation=()):
         super().__init__()

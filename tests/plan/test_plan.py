@@ -1,4 +1,4 @@
-"""`lcm plan`: numbers by hand, one line for what cannot be, and a way out that is one."""
+"""`lcm plan`: its numbers by hand, one line for a job that does not fit, and a change under which it does."""
 
 import re
 import shlex
@@ -19,14 +19,14 @@ GIB = 2**30
 
 
 def table(out):
-    """strategy → its numbers, in GiB, and its verdict."""
+    """The table as strategy → (numbers in GiB, fits)."""
     rows = re.findall(r"^(\w+) +((?:[\d.]+ +){6})(fits|too much)", out, flags=re.MULTILINE)
     return {name: ([float(n) for n in numbers.split()], verdict == "fits") for name, numbers, verdict in rows}
 
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A Base-LCM of 110 thousand parameters whose activations take far more than they do."""
+    """A Base-LCM of 110 thousand parameters, whose activations take far more memory."""
     config = tiny_config(Path("unused"), tmp_path / "run", "data.rows=64", "data.slots=128", "data.path=[]")
     model = config.model.model_copy(update={"width": 64, "layers": 2})
     save_config(config.model_copy(update={"model": model}), tmp_path / "tiny.yaml")
@@ -94,7 +94,7 @@ def the_way_out(line):
     return shlex.split(re.search(r"this does: (.*) \([\d.]+ GiB\)", line)[1])
 
 
-def test_a_job_that_cannot_fit_names_fewer_rows_that_do(tiny, capsys):
+def test_a_job_that_does_not_fit_names_fewer_rows_that_do(tiny, capsys):
     words = ["--config", tiny, "--memory", "1.55", "--gpus-per-node", "1"]
     line = message(words, capsys)
     assert "does not fit: single takes" in line
@@ -104,7 +104,7 @@ def test_a_job_that_cannot_fit_names_fewer_rows_that_do(tiny, capsys):
     assert main(["plan", *words, "--data.rows", str(int(1.25 * int(found[1])) + 1)]) == 1
 
 
-def test_a_job_that_cannot_fit_names_another_strategy_that_does(capsys):
+def test_a_job_that_does_not_fit_names_another_strategy_that_does(capsys):
     words = ["--config", SEVEN, "--trainer.strategy", "ddp"]
     line = message(words, capsys)
     assert "ddp takes 1" in line
@@ -113,7 +113,7 @@ def test_a_job_that_cannot_fit_names_another_strategy_that_does(capsys):
 
 
 def test_a_job_that_needs_more_gpus_names_how_many(tiny, capsys):
-    """Weights, gradients and moments alone are too much for one, and for two."""
+    """Weights, gradients and moments alone do not fit on one GPU, nor on two."""
     words = ["--config", tiny, "--gpus-per-node", "1", "--model.width", "512", "--data.rows", "1", "--data.slots", "2"]
     line = message([*words, "--memory", "1.56"], capsys)
     found = the_way_out(line)
@@ -121,7 +121,7 @@ def test_a_job_that_needs_more_gpus_names_how_many(tiny, capsys):
     assert main(["plan", *words, "--memory", "1.56", *found]) == 0
 
 
-def test_a_job_that_nothing_helps_is_told(tiny, capsys):
+def test_a_job_that_fits_in_no_way_is_refused(tiny, capsys):
     assert "take a smaller model" in message(["--config", tiny, "--memory", "1.5"], capsys)
 
 
@@ -132,7 +132,7 @@ def test_strategies_that_are_refused_in_training_are_refused_here(tmp_path, caps
     )
 
 
-def test_data_is_counted_where_there_is_some(tmp_path, capsys):
+def test_the_epochs_of_prepared_data_are_counted(tmp_path, capsys):
     data = write_data(tmp_path / "data")
     save_config(tiny_config(data, tmp_path / "run", "data.rows=2"), tmp_path / "run.yaml")
     assert main(["plan", "--config", str(tmp_path / "run.yaml"), "--gpus-per-node", "2"]) == 0
@@ -143,7 +143,7 @@ def test_data_is_counted_where_there_is_some(tmp_path, capsys):
     assert "model.dim=16, but" in message(["--config", str(tmp_path / "run.yaml"), "--model.dim", "16"], capsys)
 
 
-def test_the_checkpoints_are_those_that_are_checked_before_training():
+def test_checkpoint_sizes_are_those_checked_before_training():
     assert checkpoint_bytes(1000, keep=1) == 36_000 + 8_000
     assert checkpoint_bytes(1000, keep=3) == 60_000 + 8_000
 

@@ -1,4 +1,4 @@
-"""Models and checkpoints on disk: complete or absent, exact, and never a pickle that nobody asked for."""
+"""Models and checkpoints on disk are complete or absent, exact, and run no pickled code unasked."""
 
 import json
 
@@ -96,7 +96,7 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
     ],
     ids=["no model", "no config", "garbage", "truncated", "width", "layers", "broken config"],
 )
-def test_a_folder_that_cannot_be_loaded_is_one_line(spoil, message, model, config, tmp_path):
+def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(spoil, message, model, config, tmp_path):
     save_model(tmp_path, model, config)
     spoil(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
@@ -115,7 +115,7 @@ def other_config(folder, override):
     (folder / "config.yaml").write_text("\n".join(lines))
 
 
-def test_too_many_tensors_are_another_model(model, config, tmp_path):
+def test_a_file_with_too_many_tensors_belongs_to_another_model(model, config, tmp_path):
     save_model(tmp_path, model, config)
     save_config(parse_config(config.model_dump(mode="json"), ["model.dim=4"], where="test"), tmp_path / "config.yaml")
     with pytest.raises(UserError, match="the file belongs to another model"):
@@ -145,7 +145,7 @@ def test_a_crash_while_writing_a_checkpoint_leaves_the_old_one(tmp_path, monkeyp
     assert not leftovers(tmp_path)
 
 
-def test_a_run_leaves_what_it_promises(run):
+def test_a_run_folder_holds_model_card_best_and_last_checkpoint(run):
     names = {path.name for path in run.iterdir()}
     assert {"model.safetensors", "config.yaml", "README.md", "checkpoints"} < names
     best = open_checkpoint(run / "checkpoints/best.ckpt")
@@ -172,7 +172,7 @@ class Bomb:
         return (open, (str(Bomb.path), "w"))
 
 
-def test_code_hidden_in_a_checkpoint_never_runs_unasked(run, tmp_path):
+def test_code_hidden_in_a_checkpoint_runs_only_when_trusted(run, tmp_path):
     Bomb.path = tmp_path / "exploded"
     checkpoint = {**torch.load(latest(run), weights_only=True), "extra": Bomb()}
     torch.save(checkpoint, tmp_path / "evil.ckpt")
@@ -193,7 +193,7 @@ def test_code_hidden_in_a_checkpoint_never_runs_unasked(run, tmp_path):
         ("another", "not a checkpoint of lcm train"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_line(content, message, run, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content, message, run, tmp_path):
     path = tmp_path / "some.ckpt"
     path.write_bytes(latest(run).read_bytes())
     if content == "truncated":

@@ -1,4 +1,4 @@
-"""Every family is trained, killed, resumed, exported and sampled by the same code."""
+"""Every model family is trained, killed, resumed, loaded and sampled by the same code."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def steps_of(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_broke_goes_on_bit_for_bit_and_its_folder_opens(kind, data, quantizer, tmp_path):
+def test_a_broken_run_resumes_bit_for_bit_and_its_folder_loads(kind, data, quantizer, tmp_path):
     straight, resumed = (config_of(kind, data, tmp_path / name, quantizer) for name in ("straight", "resumed"))
     train(straight)
     train_and_break(resumed, step=7)
@@ -44,7 +44,7 @@ def test_a_run_that_broke_goes_on_bit_for_bit_and_its_folder_opens(kind, data, q
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_on_disk_needs_no_other_file_and_says_the_same(kind, data, quantizer, tmp_path):
+def test_a_saved_model_needs_no_other_file_and_predicts_the_same(kind, data, quantizer, tmp_path):
     train(config_of(kind, data, tmp_path / "run", quantizer))
     (first, _), (second, _) = load_model(tmp_path / "run"), load_model(tmp_path / "run")
     emb, doc = torch.randn(1, 4, DIM), torch.zeros(1, 4, dtype=torch.long)

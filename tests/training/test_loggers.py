@@ -1,4 +1,4 @@
-"""metrics.csv over several processes, and what a person sees."""
+"""metrics.csv across resumed runs, and the output on a terminal."""
 
 import csv
 import importlib.util
@@ -50,7 +50,7 @@ def test_a_resumed_run_replaces_the_rows_that_it_trains_again(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_away_from_a_terminal_lines_are_few(monkeypatch, capsys):
+def test_without_a_terminal_lines_are_few(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("lcm.training.loggers.time.monotonic", lambda: clock[0])
     terminal = Terminal(max_steps=1000)
@@ -67,7 +67,7 @@ def test_away_from_a_terminal_lines_are_few(monkeypatch, capsys):
     assert len(lines) == 6
 
 
-def test_on_a_terminal_there_is_a_bar(monkeypatch):
+def test_a_terminal_shows_a_progress_bar(monkeypatch):
     class Screen(io.StringIO):
         def isatty(self):
             return True
@@ -102,7 +102,7 @@ def test_only_lightnings_chatter_is_dropped(caplog):
     ]
 
 
-def test_lightning_s_hint_about_srun_is_not_told():
+def test_lightning_s_hint_about_srun_is_suppressed():
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         with quiet_lightning():

@@ -1,4 +1,4 @@
-"""The Lightning side: gradients that know neither accumulation nor ranks, and what is reported of them."""
+"""LCMModule: gradients that do not depend on accumulation and ranks, reports, divergence."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def test_one_sgd_update_does_not_depend_on_the_accumulation(accumulate):
 
 
 def gradients(accumulate, ranks):
-    """What DDP and Lightning make of it: the mean over ranks of the sum over micro-batches of loss / accumulate."""
+    """Gradients of DDP under Lightning: the mean over ranks of the sum over micro-batches of loss / accumulate."""
     module = module_with()
     for rank, batches in enumerate(micro_batches(accumulate, ranks)):
         module.trainer = stub_trainer(accumulate, ranks, rank)
@@ -56,7 +56,7 @@ def gradients(accumulate, ranks):
 
 
 @pytest.mark.parametrize(("strategy", "kept"), [(DDPStrategy(), True), (FSDP(2, timedelta(1)), False)])
-def test_autocast_keeps_its_copies_of_weights_where_there_is_a_whole_model(strategy, kept):
+def test_autocast_caches_weights_only_where_a_rank_holds_all_of_them(strategy, kept):
     module = module_with("trainer.precision=bf16")
     module.trainer = stub_trainer(1, 2, 0)
     module.trainer.strategy = strategy
@@ -65,7 +65,7 @@ def test_autocast_keeps_its_copies_of_weights_where_there_is_a_whole_model(strat
 
 
 @pytest.mark.parametrize(("accumulate", "ranks"), [(1, 2), (4, 1), (2, 2), (1, 8), (2, 4)])
-def test_the_gradient_does_not_depend_on_the_split(accumulate, ranks):
+def test_the_gradient_does_not_depend_on_accumulation_and_ranks(accumulate, ranks):
     torch.testing.assert_close(gradients(accumulate, ranks), gradients(1, 1), atol=1e-6, rtol=1e-5)
 
 
@@ -120,8 +120,8 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters():
 # ---- reports ----
 
 
-def test_what_is_reported_of_a_step():
-    """Loss per target of the whole step; concepts without padding, contexts included."""
+def test_a_report_has_the_mean_loss_and_the_speed():
+    """The loss is per target of the whole step; the speed counts concepts, with contexts and without padding."""
     module = module_with("trainer.accumulate=4", "trainer.max_steps=2", "trainer.log_every=2")
     batches = micro_batches(4)[0]
     counted = []
@@ -131,11 +131,11 @@ def test_what_is_reported_of_a_step():
     assert counted == [0, 2 * sum(map(sum, LENGTHS))]
     assert data.advanced == 8
     assert kept[0][1].keys() == {"train/loss", "train/gradient_norm", "train/lr", "train/concepts_per_second"}, (
-        "no MFU on a CPU, of which nobody knows the peak"
+        "no MFU on a CPU, whose peak is unknown"
     )
 
 
-def test_validation_divides_sums_by_counts():
+def test_validation_is_a_mean_over_targets():
     """Batches with 1 and 10 targets: no batch counts more than its targets."""
     module = module_with("trainer.validate_every=1")
     batches = [pack([[2]], slots=12, seed=1), pack([[11]], slots=12, seed=2), pack([[]], slots=12)]
@@ -159,7 +159,7 @@ def test_validation_has_no_dropout():
     assert kept[-1][1]["val/loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_divergence_is_told_in_one_line():
+def test_divergence_is_explained_in_one_line():
     module = module_with("trainer.skips=0")
     batch = micro_batches(1)[0][0]
     batch.emb[0, 1] = math.inf
@@ -170,7 +170,7 @@ def test_divergence_is_told_in_one_line():
 
 
 def test_flops_of_a_concept():
-    """6 a parameter and 12 · layers · width · slots (Chowdhery et al. 2022)."""
+    """6 per parameter and 12 · layers · width · slots (Chowdhery et al. 2022)."""
     with torch.device("meta"):
         model = build_model(parse_config({"model": {"kind": "base"}}, [], where="test").model)
     assert model.training_flops(slots=128) == 6 * 1_649_185_792 + 12 * 32 * 2048 * 128

@@ -1,4 +1,4 @@
-"""A run that is killed and started again is the run that was never killed: order of the data, losses, weights."""
+"""A killed and resumed run equals an uninterrupted one: order of the data, losses, weights."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def killed(config, path, step, micro_batch=0):
         ),
     ],
 )
-def test_a_killed_run_goes_on_bit_for_bit(kill_at, settings, data, tmp_path, recorded):
+def test_a_killed_run_resumes_bit_for_bit(kill_at, settings, data, tmp_path, recorded):
     """Through a real SIGKILL, with dropout, validation and checkpoints in between, every batch different."""
     resumed = tiny_config(data, tmp_path / "resumed", *settings)
     before = killed(resumed, tmp_path / "killed.yaml", *kill_at)
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_bit_for_bit(kill_at, settings, data, tmp_path, rec
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_stock_model_checkpoint_resumes_bit_for_bit(accumulate, data, tmp_path, recorded, monkeypatch):
-    """It saves before `on_train_batch_end` of the module, and before the validation of the same step."""
+    """Lightning's own callback saves before `on_train_batch_end`, and before the validation of the same step."""
 
     def stock(folder, trainer):
         every = trainer.checkpoint_every
@@ -104,7 +104,7 @@ def test_the_stock_model_checkpoint_resumes_bit_for_bit(accumulate, data, tmp_pa
 
 
 def rows_of_steps(lines):
-    """The rows that every step trained, by any number of micro-batches."""
+    """Rows by step, whatever the number of micro-batches."""
     steps = {}
     for line in lines:
         step, rows = line.split(" ")[0], line.split("[")[1].split("]")[0].split(", ")
@@ -142,7 +142,7 @@ def test_accumulation_and_workers_may_change_at_a_resume(data, tmp_path, recorde
     assert [row["step"] for row in validations[1]] == [row["step"] for row in validations[0]] == ["4", "8", "12"]
 
 
-def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(data, tmp_path, recorded, capsys):
+def test_a_finished_run_says_so_and_resumes_with_more_steps(data, tmp_path, recorded, capsys):
     config = tiny_config(data, tmp_path / "run")
     assert len(recorded(config)) == 12
     model = (tmp_path / "run/model.safetensors").read_bytes()
@@ -176,15 +176,15 @@ def test_a_run_can_start_from_another_runs_checkpoint(data, tmp_path, recorded):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(data, tmp_path):
-    """DDP on the CPU: the same rows a step, so the same losses and weights, to 1e-4."""
+def test_two_ranks_train_what_one_does(data, tmp_path):
+    """DDP on CPUs: the same rows per step, so the same losses and weights, to 1e-4."""
     settings = ["model.dropout=0", "trainer.validation_rows=8"]
     for name, devices, rows in (("one", 1, 4), ("two", 2, 2)):
         config = tiny_config(data, tmp_path / name, *settings, f"trainer.devices={devices}", f"data.rows={rows}")
         save_config(config, tmp_path / f"{name}.yaml")
         command = [sys.executable, str(ROOT / "train.py"), "--config", str(tmp_path / f"{name}.yaml")]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert out.count(str(tmp_path / name)) == 1, "said once, whatever the number of processes (Gloo adds its own)"
+        assert out.count(str(tmp_path / name)) == 1, "printed once, whatever the number of ranks (Gloo prints its own)"
     one, two = (open_checkpoint(latest(tmp_path / run)) for run in ("one", "two"))
     torch.testing.assert_close(one["state_dict"], two["state_dict"], rtol=1e-3, atol=1e-4)
     assert one["ConceptData"] == two["ConceptData"]
@@ -195,7 +195,7 @@ def test_two_processes_train_what_one_does(data, tmp_path):
 
 
 def test_a_resumed_optimizer_follows_the_configuration(data, tmp_path, recorded):
-    """What the checkpoint remembers of its settings does not count; what it has learned does."""
+    """Its settings come from the configuration, its moments from the checkpoint."""
     recorded(tiny_config(data, tmp_path / "run", "trainer.max_steps=6"))
     recorded(tiny_config(data, tmp_path / "run", "optimizer.weight_decay=0.3", "optimizer.eps=1e-6"))
     optimizer = open_checkpoint(latest(tmp_path / "run"))["optimizer_states"][0]
@@ -204,7 +204,7 @@ def test_a_resumed_optimizer_follows_the_configuration(data, tmp_path, recorded)
 
 
 @pytest.mark.parametrize("resume", ["auto", "none", "elsewhere.ckpt"])
-def test_a_job_that_slurm_starts_again_goes_on_whatever_it_began_with(resume, data, tmp_path, monkeypatch):
+def test_a_requeued_job_resumes_from_its_own_checkpoint(resume, data, tmp_path, monkeypatch):
     config = tiny_config(data, tmp_path / "run", f"trainer.resume={resume}")
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (last := tmp_path / "run/checkpoints/last.ckpt").touch()

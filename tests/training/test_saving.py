@@ -1,4 +1,4 @@
-"""Killed while it saves, a run has a good checkpoint: the one before, or the new one."""
+"""A run killed while it saves has a good checkpoint, the previous or the new one; disks fill up without harm."""
 
 import errno
 import os
@@ -24,21 +24,21 @@ NUMBERS = 400_000
 
 
 def state(step):
-    """A checkpoint in which everything says of which step it is."""
+    """A checkpoint whose every number is its step."""
     return {"global_step": step, "config": {}, "state_dict": {"a": torch.full((NUMBERS,), float(step))}}
 
 
-def saving(run, background, first, told):
-    """Save one step after the other, until killed. told: a descriptor to which a byte goes before each."""
+def saving(run, background, first, ready):
+    """Save one step after the other, until killed. ready: a descriptor that gets a byte before each save."""
     io, path = AtomicCheckpointIO(background), run / "checkpoints/last.ckpt"
     for step in range(first, 100_000):
-        os.write(told, b"!")
+        os.write(ready, b"!")
         io.save_checkpoint(state(step), path)
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(background, tmp_path):
-    """In a process that is forked, because importing torch takes longer than all of this."""
+def test_a_run_killed_at_fifty_random_moments_of_saving_has_a_good_checkpoint(background, tmp_path):
+    """In forked processes, because importing torch takes longer than the test."""
     generator, step = random.Random(int(background)), 0
     io, start = AtomicCheckpointIO(background), time.monotonic()
     io.save_checkpoint(state(0), tmp_path / "checkpoints/last.ckpt")
@@ -46,11 +46,11 @@ def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(ba
     saving_takes = time.monotonic() - start
     partial = 0
     for _ in range(50):
-        heard, told = os.pipe()
+        heard, ready = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                saving(tmp_path, background, step + 1, told)
+                saving(tmp_path, background, step + 1, ready)
             finally:
                 os._exit(1)
         for _ in range(generator.randint(1, 3)):  # on a slow machine as on a quick one
@@ -59,17 +59,17 @@ def test_killed_at_fifty_random_moments_of_saving_a_run_has_a_good_checkpoint(ba
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         os.close(heard)
-        os.close(told)
+        os.close(ready)
         partial += (tmp_path / "checkpoints/last.ckpt.tmp").exists()
         found = open_checkpoint(latest(tmp_path))
         assert found["global_step"] >= step
         step = found["global_step"]
         assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), float(step)))
     assert step > 20, "it did save"
-    assert partial > 5, "and was met while it did"
+    assert partial > 5, "and was killed while it wrote"
 
 
-def test_killed_at_random_moments_the_model_s_folder_loads(tmp_path):
+def test_a_model_folder_loads_after_a_kill_at_random_moments(tmp_path):
     config = tiny_config(tmp_path, tmp_path)
     torch.manual_seed(0)
     model = build_model(config.model)
@@ -89,7 +89,7 @@ def test_killed_at_random_moments_the_model_s_folder_loads(tmp_path):
         assert load_model(tmp_path)[1] == config
 
 
-def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(tmp_path):
+def test_the_background_writer_writes_the_state_at_the_time_of_the_save(tmp_path):
     io, weights = AtomicCheckpointIO(background=True), torch.zeros(NUMBERS)
     for step in range(20):
         weights.fill_(step)
@@ -100,7 +100,7 @@ def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(tmp_
     assert torch.equal(found["state_dict"]["a"], torch.full((NUMBERS,), 19.0))
 
 
-def test_a_disk_that_is_full_is_told_by_the_next_save_or_at_the_end(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_by_the_next_save_or_at_the_end(tmp_path, monkeypatch):
     io = AtomicCheckpointIO(background=True)
     io.save_checkpoint(state(1), tmp_path / "last.ckpt")
     io.wait()
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_is_told_by_the_next_save_or_at_the_end(tmp_path, mo
     assert open_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
 
 
-def test_a_run_whose_disk_fills_up_ends_in_one_line_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
+def test_a_run_whose_disk_fills_up_ends_in_one_line_and_resumes_once_there_is_space(tmp_path, monkeypatch):
     config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run")
     original, saved = torch.save, []
 
@@ -131,8 +131,8 @@ def test_a_run_whose_disk_fills_up_ends_in_one_line_and_goes_on_when_there_is_ro
     assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 12
 
 
-def test_a_disk_that_fills_up_ends_all_processes(tmp_path):
-    """Only the first one writes. The other ends by itself: nobody is left to wait with."""
+def test_a_full_disk_ends_all_ranks(tmp_path):
+    """Only rank 0 writes. Rank 1 ends by itself, because its peer is gone."""
     settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=100000"]
     config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run", *settings)
     processes = start_together({"run": Run(config, spoils=(0, 0, "disk"))}, tmp_path / "logs", 2)
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_ends_all_processes(tmp_path):
     assert "No space left on device" in (tmp_path / "logs/0.log").read_text()
 
 
-def test_a_disk_that_is_too_small_is_told_before_training(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_training(tmp_path, monkeypatch):
     config = tiny_config(write_data(tmp_path / "data"), tmp_path / "run")
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(UserError, match=r"run.dir=.*: 0.001 GB are free, and the checkpoints will take 0.001\d* GB"):
@@ -152,14 +152,14 @@ def test_a_disk_that_is_too_small_is_told_before_training(tmp_path, monkeypatch)
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run.dir=.*: cannot be written \(Not a directory\); choose another"):
         check_disk_space(tmp_path / "file/run", 10, 1)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
-    """Each as it was at its step; the last one is not there twice."""
+    """Each holds the state of its step; the newest is not written twice."""
     config = tiny_config(
         write_data(tmp_path / "data"), tmp_path / "run", "trainer.keep=2", "trainer.checkpoint_every=2"
     )

@@ -1,4 +1,4 @@
-"""A run that is asked to leave does so between two steps, with a checkpoint, and goes on where it was."""
+"""On a signal a run stops between two steps, with a checkpoint, and resumes where it stopped."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
-    """Slurm's command, of which we only want to know how it was called; and a job to be in."""
+    """A fake scontrol that records its arguments, and the number of a Slurm job."""
 
     def write(script):
         folder = tmp_path / "bin"
@@ -50,7 +50,7 @@ def started(config, path, **environment):
 
 
 def listens(process, number):
-    """Whether the process has a handler for this signal: a bit of a mask that the kernel shows."""
+    """True if the process handles this signal: a bit of a mask in /proc."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)
@@ -81,14 +81,14 @@ def test_a_signal_during_the_imports_is_not_lost(data, tmp_path, scontrol):
     imported = Path(f"/proc/{process.pid}/maps").read_text()
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=120)
-    assert "libtorch" not in imported, "the handler is there before torch is"
+    assert "libtorch" not in imported, "the handler is installed before torch is loaded"
     assert process.returncode == 0, err
     assert called.read_text() == "requeue 17\n"
     assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 1
     assert "job 17 is queued again" in err
 
 
-def test_a_run_that_leaves_and_comes_back_twice_is_the_run_that_never_left(data, tmp_path, scontrol):
+def test_a_run_requeued_twice_equals_an_uninterrupted_run(data, tmp_path, scontrol):
     called = scontrol(f'echo "$@" >> {tmp_path}/called')
     settings = ["trainer.max_steps=300", "trainer.checkpoint_every=1000", "trainer.validate_every=50", "data.workers=2"]
     straight, leaves = (tiny_config(data, tmp_path / name, *settings) for name in ("straight", "leaves"))
@@ -101,7 +101,7 @@ def test_a_run_that_leaves_and_comes_back_twice_is_the_run_that_never_left(data,
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         left_at.append(open_checkpoint(latest(tmp_path / "leaves"))["global_step"])
-    assert 40 <= left_at[0] < left_at[1] < 300, "it did leave, and came back"
+    assert 40 <= left_at[0] < left_at[1] < 300, "it stopped and resumed twice"
     assert called.read_text() == "requeue 17\n" * 2
     Run(leaves).here()
     assert_same_run(tmp_path / "straight", tmp_path / "leaves")
@@ -114,7 +114,7 @@ def test_a_run_that_leaves_and_comes_back_twice_is_the_run_that_never_left(data,
         (signal.SIGUSR1, "", "asked to stop by SIGUSR1, and did after step"),
     ],
 )
-def test_without_a_way_back_it_leaves_a_checkpoint_and_says_how_to_go_on(number, job, said, data, tmp_path, scontrol):
+def test_a_run_that_cannot_be_requeued_saves_and_says_how_to_resume(number, job, said, data, tmp_path, scontrol):
     called = scontrol(f'echo "$@" >> {tmp_path}/called')
     run = tmp_path / "run"
     process = started(tiny_config(data, run, "trainer.max_steps=5000"), tmp_path / "run.yaml", SLURM_JOB_ID=job)
@@ -123,12 +123,12 @@ def test_without_a_way_back_it_leaves_a_checkpoint_and_says_how_to_go_on(number,
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert said in err.splitlines()[-1]
-    assert f"goes on from {latest(run)}" in err.splitlines()[-1]
+    assert f"resumes from {latest(run)}" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert not called.exists()
 
 
-def test_slurm_s_refusal_is_told(data, tmp_path, scontrol):
+def test_slurm_s_refusal_to_requeue_is_reported(data, tmp_path, scontrol):
     scontrol("echo 'Access/permission denied' >&2; exit 1")
     run = tmp_path / "run"
     process = started(tiny_config(data, run, "trainer.max_steps=5000"), tmp_path / "run.yaml")
@@ -141,7 +141,7 @@ def test_slurm_s_refusal_is_told(data, tmp_path, scontrol):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_one_process_is_told_and_all_leave_after_the_same_step(strategy, data, tmp_path, scontrol):
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(strategy, data, tmp_path, scontrol):
     called = scontrol(f'echo "$@" >> {tmp_path}/called')
     run, settings = tmp_path / "run", ["trainer.devices=2", f"trainer.strategy={strategy}", "trainer.max_steps=5000"]
     processes = start_together({"run": Run(tiny_config(data, run, *settings))}, tmp_path / "logs", 2, listens=True)
@@ -152,11 +152,11 @@ def test_one_process_is_told_and_all_leave_after_the_same_step(strategy, data, t
     for rank in (0, 1):
         lines = (tmp_path / f"logs/run.{rank}.batches").read_text().splitlines()
         assert int(lines[-1].split()[0]) == step - 1
-    assert called.read_text() == "requeue 17\n", "one of them asks for all"
+    assert called.read_text() == "requeue 17\n", "one rank requeues the job for all"
 
 
-def test_a_check_ends_at_once_where_it_is_asked_to(data, tmp_path, capsys):
-    """It has no step to leave after."""
+def test_a_check_ends_at_once_on_a_signal(data, tmp_path, capsys):
+    """It has no step to stop after."""
     save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     signals.listen()
@@ -168,7 +168,7 @@ def test_a_check_ends_at_once_where_it_is_asked_to(data, tmp_path, capsys):
             signal.signal(number, handler)
 
 
-def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):
+def test_a_request_to_requeue_outranks_one_to_stop(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         signals.listen()
@@ -181,7 +181,7 @@ def test_a_wish_to_come_back_counts_more_than_one_to_leave(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_without_slurm_s_command_the_reason_is_said(monkeypatch, tmp_path):
+def test_a_missing_scontrol_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"scontrol requeue 17: .*No such file"):
         signals.requeue("17")

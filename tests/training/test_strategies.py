@@ -1,4 +1,4 @@
-"""Whatever the strategy and the number of processes, training is the training of one process."""
+"""Training equals training on one rank, whatever the strategy and the number of ranks."""
 
 import csv
 from itertools import chain, product
@@ -16,19 +16,19 @@ from lcm.training.strategies import choose
 
 FAMILIES = ("base", "two_tower")
 ROWS = 16
-"""Of a step, by all processes together."""
+"""Rows per step, of all ranks together."""
 STEPS = 20
 QUICK = ("two_tower", 4)
-"""The family and the accumulation that two processes train in the fast tests."""
+"""Family and accumulation of the fast tests, on two ranks."""
 LAUNCHES = {
     2: ((QUICK,), (("base", 1), ("base", 4), ("two_tower", 1))),
     4: ((("base", 1), ("base", 4)), (("two_tower", 1), QUICK)),
 }
-"""By the number of processes: what is trained in one launch."""
+"""Families and accumulations that one launch trains, by number of ranks."""
 
 
 def run_of(family, data, folder, processes, strategy, accumulate=1, sgd=False, *more):
-    """Adam's eps is ten times the default: a key's bias has next to no gradient, whose rounding would be scaled up."""
+    """Adam's eps is ten times the default: a key's bias has almost no gradient, whose rounding Adam would amplify."""
     changes = [
         f"data.rows={ROWS // processes // accumulate}",
         f"trainer.accumulate={accumulate}",
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """The runs of one process, by family and optimizer."""
+    """Runs on one rank, by family and optimizer."""
     folder = tmp_path_factory.mktemp("alone")
     for family in FAMILIES:
         for sgd in (False, True):
@@ -60,7 +60,7 @@ def alone(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(data, tmp_path_factory):
-    """The runs of several, many of them in one launch when the first of these is asked for."""
+    """Runs on several ranks; a launch trains many of them when the first one is needed."""
     launched = {}
 
     def name_of(strategy, family, accumulate, sgd):
@@ -97,7 +97,7 @@ by_case = pytest.mark.parametrize(
 
 @by_case
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
-def test_losses_are_those_of_one_process(processes, family, accumulate, engine, strategy, alone, together):
+def test_losses_equal_those_of_one_rank(processes, family, accumulate, engine, strategy, alone, together):
     run = together(processes, engine, strategy, family, accumulate, False)
     for name in ("train/loss", "train/gradient_norm", "val/loss"):
         found, wanted = losses(run, name), losses(alone(family, False), name)
@@ -109,8 +109,8 @@ def test_losses_are_those_of_one_process(processes, family, accumulate, engine, 
 
 @by_case
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
-def test_gradients_are_those_of_one_process(processes, family, accumulate, engine, strategy, alone, together):
-    """Plain SGD with a rate of 1 takes off the gradient: Adam would hide a factor in it."""
+def test_gradients_equal_those_of_one_rank(processes, family, accumulate, engine, strategy, alone, together):
+    """Plain SGD with a learning rate of 1 subtracts the gradient: Adam would hide a wrong factor."""
     run = together(processes, engine, strategy, family, accumulate, True)
     found, wanted = (open_checkpoint(latest(r))["state_dict"] for r in (run, alone(family, True)))
     assert found.keys() == wanted.keys()
@@ -120,7 +120,7 @@ def test_gradients_are_those_of_one_process(processes, family, accumulate, engin
 
 @pytest.fixture(scope="module")
 def with_setting(data, tmp_path_factory):
-    """A run of two processes with a setting of the trainer, each engine's in one launch."""
+    """Runs on two ranks with a setting of the trainer; one launch for each engine."""
     launched = {}
 
     def run(engine, strategy, setting):
@@ -163,17 +163,17 @@ def test_models_are_compiled_with_every_engine(engine, strategy, alone, with_set
 @pytest.mark.slow
 @pytest.mark.needs("deepspeed")
 @pytest.mark.parametrize("strategy", ENGINES["deepspeed"])
-def test_adamw_s_numbers_may_be_kept_in_the_machine_s_memory(strategy, alone, with_setting):
+def test_the_optimizer_state_can_be_offloaded_to_host_memory(strategy, alone, with_setting):
     assert_trained_as_alone(with_setting("deepspeed", strategy, "offload"), alone)
 
 
 @pytest.mark.parametrize("strategy", ENGINES["torch"])
-def test_what_cannot_keep_them_there_is_refused(strategy, data, tmp_path):
+def test_offloading_is_refused_without_deepspeed(strategy, data, tmp_path):
     with pytest.raises(UserError, match=r"trainer\.offload=true: .* take deepspeed_2 or deepspeed_3"):
         run_of("base", data, tmp_path, 2, strategy, 1, False, "trainer.offload=true").here()
 
 
-def test_copies_are_taken_where_they_fit_and_the_reason_is_said():
+def test_auto_takes_ddp_where_it_fits_and_says_why():
     gpu = 80 * 2**30
     assert choose("auto", 10**9, gpu, 1) == ("single", "there is one process")
     name, reason = choose("auto", 1_649_185_792, gpu, 8)

@@ -1,4 +1,4 @@
-"""Where the model is sliced, no process ever holds all of it."""
+"""Where the model is sharded, no rank ever holds all of it."""
 
 import pytest
 import torch
@@ -11,15 +11,15 @@ from lcm.models import build_model
 from lcm.training.run import count_parameters
 from lcm.training.strategies import SHARDED
 
-SLICING = [case for case in EVERY_STRATEGY if case.values[1] in SHARDED]
+SHARDING = [case for case in EVERY_STRATEGY if case.values[1] in SHARDED]
 
 
 def numbers(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_seven_billion_parameters_are_built_in_pieces():
-    """What is not sliced yet is never more than a block and the little that belongs to none."""
+def test_seven_billion_parameters_are_built_block_by_block():
+    """The part that is not sharded yet is never more than a block and the few parameters outside all blocks."""
     pieces, config = [], load_config("configs/two_tower_7b.yaml").model
     with torch.device("meta"):
         model = build_model(config, lambda block: pieces.append(numbers(block)))
@@ -30,15 +30,15 @@ def test_seven_billion_parameters_are_built_in_pieces():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "strategy"), SLICING)
-def test_building_takes_a_slice_and_a_block(engine, strategy, tmp_path):
+@pytest.mark.parametrize(("engine", "strategy"), SHARDING)
+def test_building_takes_a_shard_and_a_block(engine, strategy, tmp_path):
     data = write_data(tmp_path / "data")
     settings = ["trainer.devices=2", f"trainer.strategy={strategy}", "trainer.max_steps=1", "data.rows=1"]
     config = config_of("base", data, tmp_path / "run", None, *settings, layers=16, width=384)
     train_together({"run": Run(config, measures=True)}, tmp_path / "logs", 2)
     everything = 4 * count_parameters(config)
     assert everything > 100e6
-    slice_and_block = everything / 2 + 2 * everything / 16
+    shard_and_block = everything / 2 + 2 * everything / 16
     for rank in (0, 1):
         taken = int((tmp_path / f"run.{rank}").read_text())
-        assert 0.45 * everything < taken < slice_and_block + 15e6, (taken, everything)
+        assert 0.45 * everything < taken < shard_and_block + 15e6, (taken, everything)

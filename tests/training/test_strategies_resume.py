@@ -1,4 +1,4 @@
-"""A run that breaks goes on: bit for bit with as many processes, and under any other strategy and number of them."""
+"""A broken run resumes: bit for bit on as many ranks, and under any other strategy and number of ranks."""
 
 import shutil
 from dataclasses import replace
@@ -37,7 +37,7 @@ def run_of(data, folder, processes, strategy, *more, breaks=None, dropout=0.0, f
 
 @pytest.fixture(scope="module")
 def same(data, tmp_path_factory):
-    """Two processes: a run, and one that breaks and goes on, of each strategy; with dropout and accumulation."""
+    """On two ranks, for each strategy: a run, and one that breaks and resumes, with dropout and accumulation."""
     launched = {}
 
     def runs(engine):
@@ -56,7 +56,7 @@ def same(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
-def test_a_broken_run_goes_on_bit_for_bit(engine, strategy, same):
+def test_a_broken_run_resumes_bit_for_bit(engine, strategy, same):
     folder = same(engine)
     assert_same_run(folder / f"{strategy}-straight", folder / f"{strategy}-broken")
     logs = folder / "logs"
@@ -69,7 +69,7 @@ def test_a_broken_run_goes_on_bit_for_bit(engine, strategy, same):
         assert lines["straight"] == saved + lines["again"], "neither lost nor trained twice"
 
 
-def test_who_sees_other_files_than_the_first_process_does_not_train(data, tmp_path):
+def test_ranks_that_see_different_checkpoints_do_not_train(data, tmp_path):
     run_of(data, tmp_path / "run", 1, "auto", breaks=BROKEN).here()
     blind = replace(run_of(data, tmp_path / "run", 2, "ddp"), spoils=(1, 0, "resume"))
     with pytest.raises(AssertionError, match=r"process 0 begins after step 5, process 1 after step 0; run.dir=.* must"):
@@ -88,7 +88,7 @@ CHANGES = [(1, 2), (2, 1), (2, 4), (4, 2)]
 
 @pytest.fixture(scope="module")
 def changed(data, tmp_path_factory):
-    """Runs that broke with some processes and went on with others, of every strategy of an engine."""
+    """Runs that broke and resumed on another number of ranks, for every strategy of an engine."""
     finished = {}
 
     def runs(engine):
@@ -117,12 +117,12 @@ def changed(data, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
-def test_the_number_of_processes_may_change(engine, strategy, before, after, changed, straight):
+def test_a_run_resumes_on_another_number_of_ranks(engine, strategy, before, after, changed, straight):
     assert_continued(changed(engine) / f"{strategy}-{before}-{after}", straight)
 
 
-def test_any_strategy_goes_on_from_any_other(data, straight, tmp_path):
-    """A checkpoint says nothing of who wrote it."""
+def test_fsdp_resumes_from_a_checkpoint_of_one_rank(data, straight, tmp_path):
+    """A checkpoint does not depend on the strategy that wrote it."""
     run_of(data, tmp_path / "run", 1, "auto", breaks=BROKEN).here()
     shutil.copytree(tmp_path / "run", tmp_path / "two")
     train_together({"fsdp": run_of(data, tmp_path / "two", 2, "fsdp")}, tmp_path / "logs", 2)
@@ -130,8 +130,8 @@ def test_any_strategy_goes_on_from_any_other(data, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_codebooks_are_those_of_the_checkpoint_whatever_the_file_has_become(data, tmp_path):
-    """And so is what the model makes of them, which is in no checkpoint: sliced as in one process."""
+def test_codebooks_come_from_the_checkpoint_even_if_their_file_has_changed(data, tmp_path):
+    """So do the tables derived from them, which are in no checkpoint, also where the model is sharded."""
     quantizer = write_quantizer(data, tmp_path / "quantizer.safetensors")
 
     def run(name, processes, strategy, breaks=None):
@@ -152,7 +152,7 @@ def test_codebooks_are_those_of_the_checkpoint_whatever_the_file_has_become(data
 
 @pytest.mark.slow
 @pytest.mark.needs("deepspeed")
-def test_deepspeed_hands_over_to_copies_and_these_to_fsdp(data, straight, tmp_path):
+def test_deepspeed_ddp_and_fsdp_resume_from_one_another(data, straight, tmp_path):
     steps = ["deepspeed_3", "ddp", "deepspeed_2", "fsdp"]
     launch = {}
     for number, strategy in enumerate(steps):
@@ -165,7 +165,7 @@ def test_deepspeed_hands_over_to_copies_and_these_to_fsdp(data, straight, tmp_pa
 
 
 def assert_continued(run, straight):
-    """The weights and the position of a run that one process made without a break."""
+    """Weights, moments and position equal those of an unbroken run on one rank."""
     found, wanted = open_checkpoint(latest(run)), open_checkpoint(latest(straight))
     assert found["global_step"] == wanted["global_step"] == STEPS
     assert found["ConceptData"] == wanted["ConceptData"]

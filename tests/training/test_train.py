@@ -1,4 +1,4 @@
-"""`lcm train` as a whole: what it writes, what it keeps as the best, what it says before it begins."""
+"""`lcm train` as a whole: its files, the best model, dry runs, mistakes."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ def metric(run, name):
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_model(data, tmp_path):
-    """A learning rate that is far too high at the end: the best model is an earlier one."""
+    """The learning rate is far too high at the end, so the best model is an earlier one."""
     config = tiny_config(data, tmp_path / "run", "trainer.max_steps=30", "optimizer.lr=3e-3", "optimizer.final_lr=1.0")
     train(config)
     validation = metric(tmp_path / "run", "val/loss")
@@ -50,7 +50,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_model(data, tmp_path):
     assert last["callbacks"]["Checkpoints"]["best"] == pytest.approx(validation[best])
 
 
-def test_the_model_gets_what_it_must_know_of_its_data(data, tmp_path):
+def test_the_model_gets_normalizer_and_end_of_text_of_its_data(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", "trainer.max_steps=1")
     train(config)
     model, saved = load_model(tmp_path / "run")
@@ -63,10 +63,10 @@ def test_the_model_gets_what_it_must_know_of_its_data(data, tmp_path):
     assert saved.data.path == (str(data),)
 
 
-def test_without_validation_the_newest_model_counts(tmp_path, capsys):
+def test_without_validation_the_newest_model_is_the_best(tmp_path, capsys):
     data = write_data(tmp_path / "data", validation=0)
     train(tiny_config(data, tmp_path / "run", "trainer.max_steps=5"))
-    assert "nothing to validate on" in capsys.readouterr().err
+    assert "no validation split" in capsys.readouterr().err
     last = open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert last["global_step"] == 5
     model, _ = load_model(tmp_path / "run")
@@ -96,7 +96,7 @@ def test_a_model_of_another_width_than_the_codec_is_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_says_what_would_happen_and_writes_nothing(data, tmp_path, capsys):
+def test_a_dry_run_reports_the_run_and_writes_nothing(data, tmp_path, capsys):
     save_config(
         tiny_config(data, tmp_path / "run", "trainer.accumulate=2", "trainer.log_every=10"), tmp_path / "run.yaml"
     )
@@ -115,7 +115,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(data, tmp_path, cap
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_of_a_model_without_room_for_it_trains_no_step(data, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_of_a_model_too_large_for_memory_trains_no_step(data, tmp_path, capsys, monkeypatch):
     save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -146,7 +146,7 @@ def test_mistakes_on_the_command_line_are_one_line(data, tmp_path, capsys):
         assert err.count("\n") == 1
 
 
-def test_an_interrupt_says_how_to_go_on(data, tmp_path, capsys, monkeypatch):
+def test_an_interrupt_says_how_to_resume(data, tmp_path, capsys, monkeypatch):
     save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
 
     def interrupted(self, batch, batch_idx):
@@ -162,7 +162,7 @@ def test_an_interrupt_says_how_to_go_on(data, tmp_path, capsys, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
     err = capsys.readouterr().err.splitlines()
-    assert err[-2] == f"{tmp_path}/run: the same command goes on from {tmp_path}/run/checkpoints/last.ckpt"
+    assert err[-2] == f"{tmp_path}/run: the same command resumes from {tmp_path}/run/checkpoints/last.ckpt"
     assert err[-1] == "lcm train: interrupted"
     assert open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 3
 
@@ -179,5 +179,5 @@ def test_divergence_is_one_line_and_leaves_the_last_good_checkpoint(data, tmp_pa
     assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 1
     assert "training has diverged; lower optimizer.lr=0.01" in capsys.readouterr().err
     checkpoint = open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
-    assert checkpoint["global_step"] == 10, "three steps are left out, the save after the next one finds it hopeless"
+    assert checkpoint["global_step"] == 10, "three skipped steps are allowed; the next save notices the fourth"
     assert checkpoint["state_dict"]["model.post.weight"].isfinite().all()

@@ -1,4 +1,4 @@
-"""A process that hangs, or that is gone, is named within the time that the configuration allows."""
+"""A rank that hangs or dies is reported within the configured time, and the run ends."""
 
 import os
 import re
@@ -18,10 +18,10 @@ def data(tmp_path_factory):
 
 
 def ended(processes, seconds):
-    """Exit statuses, once all but the stopped one have ended."""
+    """Exit statuses, once all processes have ended."""
     end = time.monotonic() + seconds
     while any(process.poll() is None for process in processes):
-        assert time.monotonic() < end, "they wait for ever"
+        assert time.monotonic() < end, "they hang"
         time.sleep(0.05)
     return [process.returncode for process in processes]
 
@@ -39,7 +39,7 @@ def started(data, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_hangs_is_named_by_the_others(rank, data, tmp_path):
+def test_a_rank_that_hangs_is_reported_by_the_others(rank, data, tmp_path):
     processes = started(data, tmp_path)
     os.kill(processes[rank].pid, signal.SIGSTOP)
     try:
@@ -48,15 +48,15 @@ def test_a_process_that_hangs_is_named_by_the_others(rank, data, tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-    told = (tmp_path / f"logs/{1 - rank}.log").read_text()
-    assert f"no step for 4 s: waited for process {rank}" in told
-    assert ("which is not to be reached" if rank == 0 else "no sign of life") in told, "the first one keeps the board"
-    assert "goes on from the last checkpoint" in told
+    output = (tmp_path / f"logs/{1 - rank}.log").read_text()
+    assert f"no step for 4 s: waited for process {rank}" in output
+    assert ("which cannot be reached" if rank == 0 else "no sign of life") in output, "rank 0 holds the board"
+    assert "resumes from the last checkpoint" in output
     assert latest(tmp_path / "run")
 
 
-def test_a_process_that_reads_for_too_long_is_named_by_the_others(data, tmp_path):
-    """It lives, and is behind: the others are in the step for which it has no batch yet."""
+def test_a_rank_that_reads_for_too_long_is_reported_by_the_others(data, tmp_path):
+    """It is alive but behind: the others are in a step for which it has no batch yet."""
     settings = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.patience=4"]
     run = Run(tiny_config(data, tmp_path / "run", *settings), spoils=(1, 5, "reading"))
     processes = start_together({"run": run}, tmp_path / "logs", 2)
@@ -66,25 +66,25 @@ def test_a_process_that_reads_for_too_long_is_named_by_the_others(data, tmp_path
         for process in processes:
             process.kill()
             process.wait()
-    told = "".join((tmp_path / f"logs/{rank}.log").read_text() for rank in (0, 1))
-    assert re.search(r"no step for 4 s: waited for process 1 on \S+ \(reading the batch of step 5\);", told)
+    output = "".join((tmp_path / f"logs/{rank}.log").read_text() for rank in (0, 1))
+    assert re.search(r"no step for 4 s: waited for process 1 on \S+ \(reading the batch of step 5\);", output)
 
 
-def test_a_process_that_is_gone_ends_the_others(data, tmp_path):
-    """Here the connection breaks, which ends them at once; over another network they would wait, as above."""
+def test_a_killed_rank_ends_the_others(data, tmp_path):
+    """Here the connection breaks, which ends them at once; on another network they would hang, as above."""
     processes = started(data, tmp_path)
     processes[1].kill()
     assert ended(processes, 60)[0] != 0
     assert latest(tmp_path / "run")
 
 
-def test_an_index_that_one_process_cannot_read_ends_all_with_a_line(tmp_path):
-    """Each counts the rows of a part of the shards, and waits for the others' counts."""
+def test_an_index_that_one_rank_cannot_read_ends_all_with_one_line(tmp_path):
+    """Each rank counts the rows of some shards, and waits for the counts of the others."""
     data = write_data(tmp_path / "data")
     (data / "train-000001.index.npy").write_bytes(b"nothing of the kind")
     run = Run(tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp"))
     processes = start_together({"run": run}, tmp_path / "logs", 2)
     assert ended(processes, 120) == [1, 1]
-    told = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
+    output = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
     for line in ("another rank cannot read an index", "train-000001.index.npy: not an index; delete it"):
-        assert sum(line in last for last in told) == 1
+        assert sum(line in last for last in output) == 1

@@ -1,4 +1,4 @@
-"""A step that cannot be trained is left out by all processes alike, and counted; too many of them end the run."""
+"""All ranks skip a step that cannot be trained, and count it; too many in a row end the run."""
 
 import csv
 from dataclasses import replace
@@ -20,7 +20,7 @@ def data(tmp_path_factory):
 
 
 def spoil(monkeypatch, spoiled, how):
-    """`how` instead of the loss, in these calls of it in training."""
+    """Apply `how` to the loss in these training steps."""
     original, calls = BaseLCM.loss, []
 
     def loss(self, batch):
@@ -41,13 +41,13 @@ def out_of_memory(losses):
 
 
 def reports(run):
-    """Of training."""
+    """The rows of metrics.csv that report training."""
     with (run / "metrics.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["train/loss"]]
 
 
 @pytest.mark.parametrize("how", [nan, out_of_memory])
-def test_a_step_left_out_changes_neither_weights_nor_moments_and_is_counted(how, data, tmp_path, monkeypatch, capsys):
+def test_a_skipped_step_changes_neither_weights_nor_moments_and_is_counted(how, data, tmp_path, monkeypatch, capsys):
     settings = ["trainer.max_steps=6", "trainer.checkpoint_every=1", "trainer.keep=6", "trainer.validate_every=100"]
     spoil(monkeypatch, {3}, how)
     train(tiny_config(data, tmp_path / "run", *settings))
@@ -61,20 +61,20 @@ def test_a_step_left_out_changes_neither_weights_nor_moments_and_is_counted(how,
 
 
 def _without_rates(state):
-    """Without the learning rate, which follows the step."""
+    """The optimizer state without its learning rate, which follows the step."""
     if isinstance(state, list):
         return [{"state": optimizer["state"]} for optimizer in state]
     return state
 
 
-def test_the_count_goes_on_after_a_resume(data, tmp_path, monkeypatch):
+def test_the_count_of_skipped_steps_survives_a_resume(data, tmp_path, monkeypatch):
     spoil(monkeypatch, {2, 8}, nan)
     train(tiny_config(data, tmp_path / "run", "trainer.max_steps=6"))
     train(tiny_config(data, tmp_path / "run"))
     assert reports(tmp_path / "run")[-1]["train/skipped"] == "2.0"
 
 
-def test_a_step_left_out_after_the_last_report_counts_after_a_resume(data, tmp_path, monkeypatch):
+def test_a_step_skipped_after_the_last_report_counts_after_a_resume(data, tmp_path, monkeypatch):
     spoil(monkeypatch, {5}, nan)
     train(tiny_config(data, tmp_path / "run", "trainer.max_steps=6", "trainer.log_every=4"))
     assert not any(row.get("train/skipped") for row in reports(tmp_path / "run"))
@@ -82,7 +82,7 @@ def test_a_step_left_out_after_the_last_report_counts_after_a_resume(data, tmp_p
     assert reports(tmp_path / "run")[-1]["train/skipped"] == "1.0"
 
 
-def test_too_many_in_a_row_end_the_run_with_a_good_checkpoint(data, tmp_path, monkeypatch):
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_a_good_checkpoint(data, tmp_path, monkeypatch):
     spoil(monkeypatch, {1, 3, 4, *range(6, 12)}, nan)
     with pytest.raises(UserError, match=r"the gradient is nan at step 9: training has diverged; lower optimizer.lr"):
         train(tiny_config(data, tmp_path / "run", "trainer.skips=2", "trainer.validate_every=100"))
@@ -92,8 +92,8 @@ def test_too_many_in_a_row_end_the_run_with_a_good_checkpoint(data, tmp_path, mo
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_what_one_process_cannot_train_all_leave_out(strategy, data, tmp_path):
-    """The second process meets a number that is none in step 3."""
+def test_all_ranks_skip_a_step_that_is_nan_on_one(strategy, data, tmp_path):
+    """The loss of rank 1 is NaN in step 3."""
     config = tiny_config(data, tmp_path / "run", "trainer.devices=2", f"trainer.strategy={strategy}")
     train_together({"run": Run(config, spoils=(1, 3, "nan"))}, tmp_path / "logs", 2)
     found = reports(tmp_path / "run")
@@ -101,15 +101,15 @@ def test_what_one_process_cannot_train_all_leave_out(strategy, data, tmp_path):
     assert [row["train/gradient_norm"] == "nan" for row in found] == [False, False, False, True] + [False] * 8
 
 
-def test_copies_leave_out_what_one_has_no_memory_for(data, tmp_path):
+def test_ddp_skips_a_step_for_which_one_rank_has_no_memory(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp")
     logs = train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
     assert "process 1 is out of memory at step 3: lower data.rows=2" in logs[1]
     assert reports(tmp_path / "run")[-1]["train/skipped"] == "1.0"
 
 
-def test_slices_stop_with_a_line_where_memory_ends(data, tmp_path):
-    """They wait for one another within a step, so that the others cannot be told to leave it out."""
+def test_fsdp_ends_with_one_line_when_a_rank_is_out_of_memory(data, tmp_path):
+    """Ranks exchange weights within a step, so the others cannot be told to skip it."""
     config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=fsdp")
     with pytest.raises(AssertionError, match=r"UserError: process 1 is out of memory at step 3: lower data\.rows=2"):
         train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
