@@ -90,7 +90,7 @@ def test_environment_variables_never_change_a_run(monkeypatch):
             {"model": {**TINY["model"], "widht": 1}}, [],
             "tiny.yaml: model.widht is not a setting; did you mean 'model.width'?",
         ),
-        ({"optimizer": {}}, [], "tiny.yaml: optimizer is not a setting"),
+        ({"optimiser": {}}, [], "tiny.yaml: optimiser is not a setting"),
         ({}, ["--model.widht", "1"], "--model.widht is not a setting; did you mean 'model.width'?"),
         ({}, ["trainer.max_step=3"], "--trainer.max_step is not a setting; did you mean 'trainer.max_steps'?"),
         ({}, ["trainer.max_steps=2.5"], "tiny.yaml: trainer.max_steps='2.5': input should be a valid integer"),
