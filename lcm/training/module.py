@@ -217,11 +217,10 @@ class LCMModule(L.LightningModule):
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "train/concepts_per_second": speed,
         }
-        peak = peak_flops(self.device, self.config.trainer.precision)
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
         metrics |= self.trainer.datamodule.metrics()  # type: ignore[attr-defined]  # Trainer.fit sets it
-        if peak:
+        if peak := peak_flops(self.device, self.config.trainer.precision):
             metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()
