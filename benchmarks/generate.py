@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from train_step import DIM, SIZES, config_of
 
 from lcm.models import build_model
-from lcm.models.diffusing import DiffusionSampling
+from lcm.models.diffusion import DiffusionSampling
 from lcm.models.interface import Sampling
 from lcm.models.randomness import Draws, prompt_number
 from lcm.models.two_tower import TwoTowerContext, TwoTowerLCM

@@ -37,7 +37,6 @@ from torch.optim import Optimizer
 from lcm.batch import Batch
 from lcm.config import Config, load_config
 from lcm.models import ConceptModel, build_model
-from lcm.models.diffusing import draw_noising
 from lcm.models.interface import Sampling
 from lcm.training.module import LCMModule
 from lcm.training.optimizer import build_optimizer
@@ -146,7 +145,7 @@ def steps_of(bench: Bench, module: LCMModule, optimizer: Optimizer, batch: Batch
         "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
     }
     if hasattr(model, "diffusion"):
-        drawn = [bench.seconds(lambda: draw_noising(model.diffusion, batch.row, slots, model.dim, True)) for _ in "123"]
+        drawn = [bench.seconds(lambda: model.diffusion.draw_noising(batch.row, slots, drops=True)) for _ in "123"]
         found["draw_ms"] = round(1000 * median(drawn), 1)
     return found
 

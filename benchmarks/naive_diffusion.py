@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from lcm.models.denoiser import FREQUENCIES, sinusoids
-from lcm.models.diffusing import DiffusionSampling
+from lcm.models.diffusion import DiffusionSampling
 
 Both = Callable[[Float[Tensor, "B D"], int], tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]]
 """(x_t, t) → the predictions of x_0 with the context and without it."""

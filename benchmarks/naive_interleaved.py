@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from lcm.config import InterleavedConfig, OneTowerConfig, QuantConfig
-from lcm.models.diffusing import DiffusionSampling
-from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.denoiser import TimestepEmbedding
+from lcm.models.diffusion import Diffusion, DiffusionSampling
 from lcm.models.normalizer import Normalizer
-from lcm.models.one_tower import StepEmbedding
-from lcm.models.quantized import QuantSampling, choose
+from lcm.models.quantized import QuantSampling, sample_top_k
 from lcm.models.quantizer import ResidualQuantizer
+from lcm.models.schedules import sampling_timesteps
 
 
 def interleaved_mask(dropped: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S2 S2"]:
@@ -80,7 +80,7 @@ class NaiveInterleaved(nn.Module):
 
 class NaiveOneTower(NaiveInterleaved):
     def __init__(self, config: OneTowerConfig) -> None:
-        super().__init__(config, StepEmbedding(config.step_width), config.dim)
+        super().__init__(config, TimestepEmbedding(config.step_width), config.dim)
         self.diffusion = Diffusion(config.diffusion, config.dim)
 
     def loss(
@@ -138,5 +138,5 @@ class NaiveQuant(NaiveInterleaved):
             with_context, without = self.last(z, sums, k + 1)
             out = without + settings.guidance * (with_context - without)
             scores = -torch.cdist(out - sums, codebook) if self.config.kind == "quant_c" else out
-            sums = sums + codebook[choose(scores / settings.temperature, settings.top_k, chances[:, k])]
+            sums = sums + codebook[sample_top_k(scores / settings.temperature, settings.top_k, chances[:, k])]
         return self.normalizer.inverse(sums)

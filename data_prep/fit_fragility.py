@@ -30,7 +30,7 @@ from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data import fit as fit_normalizer
 from lcm.errors import UserError, existing_file, run_command
-from lcm.models import Fragility, Normalizer, save_fragility
+from lcm.models import FragilityNetwork, Normalizer, save_fragility
 
 LEAST = 20
 """Sentences: 16 to fit, two to choose the epoch by, two to report on."""
@@ -45,7 +45,7 @@ class Fitted:
     correlation:          of predictions and truth; None where either never varies
     """
 
-    network: Fragility
+    network: FragilityNetwork
     epoch: int
     held_out: int
     mse: float
@@ -61,7 +61,7 @@ def fit(z: Tensor, truth: Tensor, *, lr: float = 1e-3, epochs: int = 200, seed: 
     tenth = len(z) // 10
     validation, held_out, train = slice(0, tenth), slice(tenth, 2 * tenth), slice(2 * tenth, None)
     generator = torch.Generator().manual_seed(seed)
-    network = Fragility(z.shape[1])
+    network = FragilityNetwork(z.shape[1])
     network.start(generator)
     weights = [buffer.requires_grad_() for buffer in network.buffers()]
     optimizer = AdamW(weights, lr=lr)
@@ -82,12 +82,12 @@ def fit(z: Tensor, truth: Tensor, *, lr: float = 1e-3, epochs: int = 200, seed: 
     return Fitted(best, best_epoch, tenth, *_judged(best, z[held_out], truth[held_out], truth[train].mean()))
 
 
-def _mse(network: Fragility, z: Tensor, truth: Tensor) -> float:
+def _mse(network: FragilityNetwork, z: Tensor, truth: Tensor) -> float:
     with torch.no_grad():
         return (network(z) - truth).square().mean().item()
 
 
-def _judged(network: Fragility, z: Tensor, truth: Tensor, mean: Tensor) -> tuple[float, float, float | None]:
+def _judged(network: FragilityNetwork, z: Tensor, truth: Tensor, mean: Tensor) -> tuple[float, float, float | None]:
     predicted = network(z)
     varies = bool(predicted.std() > 0) and bool(truth.std() > 0)
     correlation = torch.corrcoef(torch.stack([predicted, truth]))[0, 1].item() if varies else None

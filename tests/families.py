@@ -1,6 +1,5 @@
 """Every model family at a tiny size, and random numbers that a test decides."""
 
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -11,10 +10,11 @@ from torch import nn
 from lcm.batch import Batch
 from lcm.config import ModelConfig
 from lcm.models import build_model
-from lcm.models.diffusing import Noising
-from lcm.models.fast_denoiser import DenoisingStep
+from lcm.models.diffusion import Diffusion, Noising
+from lcm.models.fast_denoiser import FastDenoiser
 from lcm.models.interface import Sampling
 from lcm.models.interleaved_blocks import Interleaved
+from lcm.models.quantized import QuantLCM
 from lcm.models.randomness import Draws
 
 POSITIONS, CODEBOOKS, UNITS = 16, 3, 16
@@ -92,17 +92,14 @@ def decide(monkeypatch, draws):
     A step is a timestep or, modulo their number, a codebook.
     """
 
-    def draw_noising(diffusion, row, slots, dim, drops):
+    def draw_noising(self, row, slots, drops):
         return draws if drops else Noising(draws.t, draws.eps, torch.zeros_like(draws.dropped))
 
-    monkeypatch.setattr("lcm.models.two_tower.draw_noising", draw_noising)
-    monkeypatch.setattr("lcm.models.one_tower.draw_noising", draw_noising)
-    decided = {
-        "randint": lambda high, size, generator: draws.t[generator] % high,
-        "rand": lambda slots, generator: (~draws.dropped[generator]).float(),
-    }
-    monkeypatch.setattr("lcm.models.quantized.generators", lambda seed, keys: range(len(keys)))
-    monkeypatch.setattr("lcm.models.quantized.torch", SimpleNamespace(**{**vars(torch), **decided}))
+    def draw_codebooks(self, row, slots):
+        return draws.t % self.config.codebooks, draws.dropped
+
+    monkeypatch.setattr(Diffusion, "draw_noising", draw_noising)
+    monkeypatch.setattr(QuantLCM, "draw_codebooks", draw_codebooks)
 
 
 def same_noise(monkeypatch):
@@ -152,8 +149,8 @@ def rows_asked(run):
         return recorded
 
     with (
-        patch.object(DenoisingStep, "__call__", recording(DenoisingStep.__call__)),
-        patch.object(Interleaved, "make", recording(Interleaved.make)),
+        patch.object(FastDenoiser, "__call__", recording(FastDenoiser.__call__)),
+        patch.object(Interleaved, "noisy_states", recording(Interleaved.noisy_states)),
     ):
         run()
     return asked

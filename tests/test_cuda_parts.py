@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lcm.codec import load_codec
 from lcm.config import DiffusionConfig
-from lcm.models.diffusion import Diffusion, sampling_timesteps
+from lcm.models.diffusion import Diffusion
 from lcm.models.normalizer import Normalizer
 from lcm.models.quantizer import ResidualQuantizer
 from lcm.models.samplers import ddim, dpm_solver, guided
+from lcm.models.schedules import alpha_bar, sampling_timesteps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from codec_sizes import sentences
@@ -48,22 +49,22 @@ def test_noising_and_its_float64_table_move_along(prediction):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_samplers_walk_the_cpus_path(eta):
     """With guidance over a denoiser that bends; ancestral noise from the CPU."""
-    table, timesteps = Diffusion(DiffusionConfig(), DIM).alpha_bar, sampling_timesteps(100, 12)
+    table = alpha_bar("cosine")
+    levels = [table[t].item() for t in sampling_timesteps(100, 12)]
     start = torch.randn(20, DIM, generator=torch.Generator().manual_seed(0))
 
     def noise(device):
         return lambda step: torch.randn(20, DIM, generator=torch.Generator().manual_seed(step)).to(device)
 
-    def alone(x, t):
-        return torch.tanh(x) * (1 - t / 200)
+    def alone(x, i):
+        return torch.tanh(x) * (0.5 + i / 24)
 
     results = []
     for device in ("cpu", CUDA):
-        moved = table.to(device)
-        denoise = guided(lambda x, t: (alone(x, t), 0.5 * x), alone, moved, scale=3.0, rescale=0.7)
+        denoise = guided(lambda x, i: (alone(x, i), 0.5 * x), alone, levels, scale=3.0, rescale=0.7)
         x = start.to(device)
-        found = [ddim(denoise, x, moved, timesteps, eta=eta, epsilon_scaling=1.00045, noise=noise(device))]
-        results.append([x.cpu() for x in (*found, dpm_solver(denoise, x, moved, timesteps))])
+        found = [ddim(denoise, x, levels, eta=eta, epsilon_scaling=1.00045, noise=noise(device))]
+        results.append([x.cpu() for x in (*found, dpm_solver(denoise, x, levels))])
     for found, expected in zip(results[1], results[0], strict=True):
         close(found, expected, 1e-4)
 

@@ -20,7 +20,7 @@ from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, fr
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.results import Stages, finite, output_folder
 from lcm.inference import LCM, Bank, load
-from lcm.models import Sampling, settle
+from lcm.models import Sampling, resolve_sampling
 from lcm.options import Option, add_options, check_bounds, options_from
 
 CONTINUATIONS = 4
@@ -78,7 +78,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     Raises UserError for data that is missing, of another codec or without a sentence to predict, and for a setting of
     `sampling` that the model's family does not have.
     """
-    settle(options.sampling, lcm.model.defaults)  # first: it may raise
+    resolve_sampling(options.sampling, lcm.model.defaults)  # first: it may raise
     stages = Stages()
     with stages.of("reading", " ".join(options.data)):
         examples, train = _read(lcm, options)

@@ -22,7 +22,7 @@ from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
 from lcm.inference.options import GenerateKeywords, GenerateOptions, Task
-from lcm.models import ConceptModel, Sampling, load_model, settle
+from lcm.models import ConceptModel, Sampling, load_model, resolve_sampling
 from lcm.seeds import derive_seed
 
 ROWS = 64
@@ -83,7 +83,7 @@ class LCM:
         """`generate_many` with its options in one record."""
         if not texts:
             return []
-        settle(options.sampling, self.model.defaults)  # first, as the bank: either may raise
+        resolve_sampling(options.sampling, self.model.defaults)  # first, as the bank: either may raise
         bank = None if options.decode == "codec" else self.bank
         stop = self.stop_rules(options.max_sentences, options.min_sentences)
         prompts = self.shorten(self.prompts(texts, options.task, options.lang), stop, options.task)

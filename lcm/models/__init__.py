@@ -5,19 +5,19 @@ seams of a diffusion model. Nothing here reads data, trains or knows text.
 """
 
 from lcm.models.build import build_model
-from lcm.models.diffusion import alpha_bar, sampling_timesteps
 from lcm.models.folder import assembled, load_model, save_model, save_state
-from lcm.models.fragility import Fragility, save_fragility
-from lcm.models.interface import ConceptModel, Sampling, settle
+from lcm.models.fragility import FragilityNetwork, save_fragility
+from lcm.models.interface import ConceptModel, Sampling, resolve_sampling
 from lcm.models.normalizer import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
 from lcm.models.quantizer_fitting import fit_quantizer, variance
+from lcm.models.schedules import alpha_bar, sampling_timesteps
 from lcm.models.transformer import BlockHook
 
 __all__ = [
     "BlockHook",
     "ConceptModel",
-    "Fragility",
+    "FragilityNetwork",
     "Normalizer",
     "QuantizerRecord",
     "ResidualQuantizer",
@@ -28,11 +28,11 @@ __all__ = [
     "fit_quantizer",
     "load_model",
     "load_quantizer",
+    "resolve_sampling",
     "sampling_timesteps",
     "save_fragility",
     "save_model",
     "save_quantizer",
     "save_state",
-    "settle",
     "variance",
 ]

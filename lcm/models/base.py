@@ -8,47 +8,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.fast_linear import packed
-from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.fast_linear import with_packed_weights
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, resolve_sampling
 from lcm.models.normalizer import Normalizer
-from lcm.models.randomness import gaussian, read_prompts
-from lcm.models.transformer import BlockHook, Cache, Transformer, no_hook
+from lcm.models.randomness import gaussian_rows, read_prompts
+from lcm.models.transformer import BlockHook, Transformer, no_hook
 
 
 @dataclass(frozen=True)
 class BaseSampling:
-    """temperature: spread of the Gaussian noise added to the prediction in normalized space; 0 is the prediction."""
+    """temperature: standard deviation of the noise added in normalized space; 0 is the prediction itself."""
 
     temperature: float = 0.0
-
-
-@dataclass
-class BaseContext:
-    """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
-
-    model:  for few rows; its weights must not change while a context is in use
-    state:  after the last concept of each row
-    prompt: a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
-    """
-
-    model: "BaseLCM"
-    cache: Cache
-    state: Float[Tensor, "B M"]
-    prompt: Int[Tensor, " B"]
-    spent: bool = False
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        return self.cache.lengths
-
-    def select(self, rows: Int[Tensor, " R"]) -> "BaseContext":
-        return BaseContext(self.model, self.cache.select(rows), self.state[rows], self.prompt[rows])
 
 
 class BaseLCM(ConceptModel):
@@ -69,7 +46,7 @@ class BaseLCM(ConceptModel):
     def loss(self, batch: Batch) -> Losses:
         """Squared error in normalized space, summed over channels (paper §2.3.1, eq. 3); in fp32.
 
-        Meter l2: the distance between prediction and target as raw vectors.
+        Meter l2: distance between prediction and target, as raw codec vectors.
         """
         z = self.normalizer(batch.emb)
         targets = batch.targets(self.predicts_first)
@@ -82,38 +59,45 @@ class BaseLCM(ConceptModel):
     @torch.no_grad()
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
         z = self.post(batch.before(self._states(self.normalizer(batch.emb), batch)))
-        if temperature := settle(sampling, self.defaults).temperature:
-            z = z + temperature * gaussian(sampling.seed, batch.row[:, None], z.shape[1:])
+        if temperature := resolve_sampling(sampling, self.defaults).temperature:
+            z = z + temperature * gaussian_rows(sampling.seed, batch.row[:, None], z.shape[1:])
         return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> BaseContext:
+    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "BaseContext":
+        """Raises UserError for an empty prompt."""
         if not all(map(len, prompts)) or not prompts:
             raise UserError("an empty prompt: a Base-LCM needs at least one sentence to go on from")
         z, lengths, number = read_prompts(prompts, self.normalizer)
-        quick = packed(self)
-        cache = quick.transformer.empty_cache(*z.shape[:2])
-        state, cache = quick.transformer.extend(quick.pre(z), cache, lengths)
-        return BaseContext(quick, cache, state[torch.arange(len(prompts), device=z.device), lengths - 1], number)
+        model = with_packed_weights(self)
+        states, cache = model.transformer.extend(model.pre(z), model.transformer.empty_cache(*z.shape[:2]), lengths)
+        return BaseContext(cache, number, model, states[torch.arange(len(prompts), device=z.device), lengths - 1])
 
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, BaseContext)
         z = context.model.post(context.state)
-        if temperature := settle(sampling, self.defaults).temperature:
+        if temperature := resolve_sampling(sampling, self.defaults).temperature:
             keys = torch.stack([context.prompt, context.lengths], dim=-1)
-            z = z + temperature * gaussian(sampling.seed, keys, z.shape[1:])
+            z = z + temperature * gaussian_rows(sampling.seed, keys, z.shape[1:])
         return self.normalizer.inverse(z)
 
     @torch.no_grad()
-    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> BaseContext:
+    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> "BaseContext":
         assert isinstance(context, BaseContext)
-        assert not context.spent, "this context was extended before; select() makes a copy"
-        context.spent = True
-        quick = context.model
+        context.consume()
+        model = context.model
         z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, cache = quick.transformer.extend(quick.pre(z).unsqueeze(1), context.cache)
-        return BaseContext(quick, cache, state[:, 0], context.prompt)
+        states, cache = model.transformer.extend(model.pre(z).unsqueeze(1), context.cache)
+        return BaseContext(cache, context.prompt, model, states[:, 0])
 
     def _states(self, z: Float[Tensor, "B S D"], batch: Batch) -> Float[Tensor, "B S M"]:
         return self.transformer(self.pre(z), batch.doc, batch.pos)
+
+
+@dataclass
+class BaseContext(CachedContext):
+    """model: with weights packed for few rows. state: after the last concept of each row."""
+
+    model: BaseLCM
+    state: Float[Tensor, "B M"]

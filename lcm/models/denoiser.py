@@ -1,12 +1,12 @@
-"""The second tower: denoises concepts one by one, each beside the context before it (paper §2.3.4).
+"""The second tower: denoises each concept by itself, attending to the context before it (paper §2.3.4).
 
 Shapes.  N concepts to denoise · B rows · S slots · L context entries · D concept width · M model width · H heads
          K head width · U timesteps
 
-Four things are never computed here that a plain transformer would, at equal mathematics: queries and keys of a
-self-attention that sees one slot; modulations slot by slot, where they depend on the timestep alone; keys and values of
-the context once more at every denoising step; and, scores aside, slots that are not asked for. `denoising_step` saves
-more where many steps are taken with the same weights.
+It does less than a plain transformer, at equal mathematics: a self-attention that sees one slot needs no queries and
+keys; modulations depend on the timestep alone, so they are computed once a timestep; keys and values of the context are
+projected once, not at every step; and only scores are computed for slots without a target. `fast_denoiser` saves more
+for sampling, where the weights stay the same for many steps.
 """
 
 import math
@@ -25,13 +25,14 @@ FREQUENCIES = 128
 class TimestepEmbedding(nn.Module):
     """Sinusoids of the timestep, then linear, SiLU, linear."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, std: float | None = None) -> None:
+        """std: of the initial weights, with zero biases; None for torch's own initialization."""
         super().__init__()
-        self.hidden = nn.Linear(2 * FREQUENCIES, width)
-        self.out = nn.Linear(width, width)
-        for linear in (self.hidden, self.out):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
+        self.hidden, self.out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
+        if std is not None:
+            for linear in (self.hidden, self.out):
+                nn.init.normal_(linear.weight, std=std)
+                nn.init.zeros_(linear.bias)
 
     def forward(self, t: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
         out: Tensor = self.out(silu(self.hidden(sinusoids(t))))
@@ -40,30 +41,30 @@ class TimestepEmbedding(nn.Module):
 
 def sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
     """[cos, sin] of t · exp(-ln(10000) · i/128), i = 0..127."""
-    number = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
-    angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * number)
+    i = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
+    angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * i)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What concepts may be denoised from: keys and values of each layer, entry 0 being the zero vector's.
+    """The context that concepts attend to: keys and values of each layer; entry 0 is the zero vector's.
 
-    mask:  entries that the concepts of each slot see; entry 0 always. None: all of them
-    index: the slot, counted over all rows, of each concept to denoise; None where it is one slot a row
+    mask:  entries that each slot sees, entry 0 always among them; None if every slot sees all
+    index: slots of the concepts to denoise, counted over all rows; None if there is one a row
     """
 
     layers: list[LayerCache]
     mask: Bool[Tensor, "B 1 S L"] | None
     index: Int[Tensor, " N"] | None = None
 
-    def seen_by(self, q: Float[Tensor, "N M"], layer: LayerCache) -> Float[Tensor, "N M"]:
+    def attend(self, q: Float[Tensor, "N M"], layer: LayerCache) -> Float[Tensor, "N M"]:
         """Attention of each concept's queries to the entries of a layer."""
         heads, keys, values = layer.keys.shape[1], layer.keys.to(q.dtype), layer.values.to(q.dtype)
         if self.index is None:
             queries = q.view(len(q), heads, 1, -1)
             return scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).flatten(1)
-        assert self.mask is not None, "slots differ in what they see"
+        assert self.mask is not None, "slots of one row see different entries"
         rows, _, slots, _ = self.mask.shape
         queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
         queries = queries.view(rows, slots, heads, -1).transpose(1, 2)
@@ -72,7 +73,7 @@ class Memory:
 
 
 class CrossAttention(nn.Module):
-    """Of each concept to the context before it and to one zero vector, whose key and value are the biases."""
+    """Attention of each concept to the context before it and to one zero vector, whose key and value are the biases."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -84,20 +85,21 @@ class CrossAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
             nn.init.zeros_(linear.bias)
 
-    def remember(self, context: Float[Tensor, "B S M"]) -> LayerCache:
+    def project_kv(self, context: Float[Tensor, "B S M"]) -> LayerCache:
         """Keys and values of the context's slots."""
         keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return LayerCache(keys, values)
 
     def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
-        out: Tensor = self.out(memory.seen_by(self.q(x), layer))
+        out: Tensor = self.out(memory.attend(self.q(x), layer))
         return out
 
 
 class DenoiserBlock(nn.Module):
-    """x + gate · dropout(f(norm(x) · (1 + scale) + shift)) for self-attention, cross-attention, feed-forward network.
+    """Self-attention, cross-attention and a feed-forward network, modulated by the timestep.
 
-    Shift, scale and gate of each come from the timestep (AdaLN), and start at zero (Peebles and Xie 2023, §3.2).
+    Each is x + gate · dropout(f(norm(x) · (1 + scale) + shift)); shift, scale and gate come from the timestep and start
+    at zero (AdaLN-zero: Peebles and Xie 2023, §3.2).
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -106,7 +108,7 @@ class DenoiserBlock(nn.Module):
         nn.init.zeros_(self.modulator.weight)
         nn.init.zeros_(self.modulator.bias)
         self.self_norm, self.cross_norm, self.feed_forward_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
-        # What a slot that sees itself alone attends to: its own value, whatever query and key would be.
+        # A slot that sees itself alone attends to its own value, whatever its query and key.
         self.self_value, self.self_out = nn.Linear(width, width), nn.Linear(width, width)
         for linear, gain in ((self.self_value, math.sqrt(0.5)), (self.self_out, 1.0)):
             nn.init.xavier_uniform_(linear.weight, gain=gain)
@@ -123,35 +125,35 @@ class DenoiserBlock(nn.Module):
         layer: LayerCache,
     ) -> Float[Tensor, "N M"]:
         shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
-        itself = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
-        x = addcmul(x, gate_s, self.dropout(itself))
-        seen = self.cross(modulated(self.cross_norm(x), shift_c, scale_c), memory, layer)
-        x = addcmul(x, gate_c, self.dropout(seen))
-        made = self.feed_forward(modulated(self.feed_forward_norm(x), shift_f, scale_f))
-        return addcmul(x, gate_f, self.dropout(made))
+        self_attn = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
+        x = addcmul(x, gate_s, self.dropout(self_attn))
+        cross_attn = self.cross(modulated(self.cross_norm(x), shift_c, scale_c), memory, layer)
+        x = addcmul(x, gate_c, self.dropout(cross_attn))
+        feed_forward = self.feed_forward(modulated(self.feed_forward_norm(x), shift_f, scale_f))
+        return addcmul(x, gate_f, self.dropout(feed_forward))
 
 
 def modulated(
     x: Float[Tensor, "N M"], shift: Float[Tensor, "#N M"], scale: Float[Tensor, "#N M"]
 ) -> Float[Tensor, "N M"]:
-    """x · (1 + scale) + shift, in two passes over memory rather than three."""
+    """x · (1 + scale) + shift, in two passes over memory instead of three."""
     return addcmul(x + shift, x, scale)
 
 
 class Denoiser(Stack):
-    """Noisy concepts and their timesteps → what the model was asked to predict of them, each by itself."""
+    """Noisy concepts, their timesteps and their context → the diffusion's target, each concept by itself."""
 
     def __init__(
         self, dim: int, width: int, heads: int, layers: int, dropout: float, on_block: BlockHook = no_hook
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.time = TimestepEmbedding(width)
+        self.time = TimestepEmbedding(width, std=0.02)
         self.pre = nn.Linear(dim, width)
         self.blocks = nn.ModuleList()
         for _ in range(layers):
             block = DenoiserBlock(width, heads, dropout)
-            for part in (block.modulator, block.cross.kv, block):  # the first two are called outside their block
+            for part in (block.modulator, block.cross.kv, block):  # the first two are also called outside their block
                 on_block(part)
             self.blocks.append(block)
         self.norm = RMSNorm(width)
@@ -162,14 +164,14 @@ class Denoiser(Stack):
         return [block for block in self.blocks if isinstance(block, DenoiserBlock)]
 
     def modulations(self, t: Int[Tensor, " U"]) -> list[Float[Tensor, "U M9"]]:
-        """Of each layer, for each of these timesteps."""
+        """Shifts, scales and gates of each layer, at each of these timesteps."""
         embedded = silu(self.time(t))
         return [block.modulator(embedded) for block in self.layers]
 
-    def remember(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
+    def project_kv(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
         """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
         with_zero = nn.functional.pad(context, (0, 0, 1, 0))
-        return [block.cross.remember(with_zero) for block in self.layers]
+        return [block.cross.project_kv(with_zero) for block in self.layers]
 
     def forward(
         self,
@@ -178,7 +180,7 @@ class Denoiser(Stack):
         which: Int[Tensor, " N"],
         memory: Memory,
     ) -> Float[Tensor, "N D"]:
-        """which: the row of `modulations` of each concept."""
+        """which: each concept's timestep, as a row of `modulations`."""
         state = self.pre(x).float()
         for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
             modulation = nn.functional.embedding(which, table)
@@ -187,6 +189,6 @@ class Denoiser(Stack):
         return out
 
     def training_flops(self, slots: int) -> int:
-        """Modulations count for nothing: they are made once a timestep, not once a concept."""
+        """Modulations count for nothing: they are computed once a timestep, not once a concept."""
         once = [self.time, *(block.modulator for block in self.layers)]
         return super().training_flops(slots) - 6 * sum(count_parameters(part) for part in once)

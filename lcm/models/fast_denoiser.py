@@ -1,12 +1,12 @@
-"""The denoiser with its weights laid out for sampling: many steps of a few concepts, without gradients.
+"""The denoiser with its weights laid out for sampling: many steps of few concepts, without gradients.
 
-Shapes.  N concepts to denoise · G N, or 2N where they are denoised without their context as well · D concept width
-         M model width · U timesteps
+Shapes.  N concepts to denoise · G N, or 2N for the concepts with their context and then without it
+         D concept width · M model width · U timesteps
 
-A step of a few concepts takes as long as reading the weights. So they lie in the order that is quickest for few rows,
-and less is read and done than in `Denoiser.forward`, at equal mathematics: attention to oneself is one matrix, the
-product of two; attention to the zero vector alone is one vector, and needs no queries; a concept with its context and
-without it is one until the context is first seen; a norm and its modulation are one factor and one shift.
+A step of few concepts is bound by reading the weights. So these are packed, and fewer are read than by
+`Denoiser.forward`, at equal mathematics: self-attention is one matrix, the product of two; attention to the zero vector
+alone is one vector, and needs no queries; a concept with and without its context is computed once until the first
+cross-attention; a norm and its modulation are one factor and one shift.
 """
 
 import math
@@ -21,16 +21,16 @@ from torch.linalg import vector_norm
 from torch.nn.functional import silu
 
 from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory
-from lcm.models.fast_linear import Product
+from lcm.models.fast_linear import FastLinear
 from lcm.models.transformer import LayerCache, RMSNorm
 
 
 @dataclass(frozen=True)
 class Norm:
-    """x / rms(x) without its weight and without √M, which are in what the result is multiplied with."""
+    """x / (√M · rms(x)). The next layer absorbs the rest of an `RMSNorm`, its `folded_scale`."""
 
     floor: Float[Tensor, ""]
-    """√(M · eps): M · (rms² + eps) is the square of ‖(x, floor)‖."""
+    """√(M · eps): the square of ‖(x, floor)‖ is M · (rms(x)² + eps)."""
 
     @staticmethod
     def of(norm: RMSNorm) -> "Norm":
@@ -40,13 +40,13 @@ class Norm:
         return x / vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)
 
 
-def left_out(norm: RMSNorm) -> Float[Tensor, " M"]:
-    """What `Norm` leaves to what comes after it."""
+def folded_scale(norm: RMSNorm) -> Float[Tensor, " M"]:
+    """The factor between `Norm` and the norm."""
     return norm.weight * math.sqrt(len(norm.weight))
 
 
 class Modulation(NamedTuple):
-    """Of a layer at a timestep: a shift, a factor of what `Norm` returns, and a gate for each of its three parts."""
+    """A block's modulation at one timestep: for each of its three parts a shift, a factor of `Norm`, and a gate."""
 
     shift_s: Float[Tensor, " M"]
     factor_s: Float[Tensor, " M"]
@@ -57,95 +57,96 @@ class Modulation(NamedTuple):
     shift_f: Float[Tensor, " M"]
     factor_f: Float[Tensor, " M"]
     gate_f: Float[Tensor, " M"]
-    nothing: Float[Tensor, " M"]
-    """What cross-attention adds where the zero vector alone is seen."""
+    uncond_attn: Float[Tensor, " M"]
+    """The gated cross-attention of a concept without context, which sees the zero vector alone."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A `DenoiserBlock`. nothing: the answer of cross-attention where the zero vector alone is seen."""
+class FastBlock:
+    """A `DenoiserBlock`. uncond_attn: its cross-attention to the zero vector alone."""
 
     norm: Norm
-    itself: Product
-    q: Product
-    out: Product
-    nothing: Float[Tensor, " M"]
-    gate_and_inner: Product
-    down: Product
+    self_attn: FastLinear
+    cross_q: FastLinear
+    cross_out: FastLinear
+    uncond_attn: Float[Tensor, " M"]
+    gate_and_inner: FastLinear
+    down: FastLinear
 
     @staticmethod
-    def of(block: DenoiserBlock) -> "Layer":
+    def of(block: DenoiserBlock) -> "FastBlock":
         cross, network, value, out = block.cross, block.feed_forward, block.self_value, block.self_out
-        return Layer(
+        return FastBlock(
             Norm.of(block.self_norm),
-            Product.of(out.weight @ value.weight, out(value.bias).to(value.bias.dtype)),
-            Product.of(cross.q.weight, cross.q.bias),
-            Product.of(cross.out.weight, cross.out.bias),
+            FastLinear.of(out.weight @ value.weight, out(value.bias).to(value.bias.dtype)),
+            FastLinear.of(cross.q.weight, cross.q.bias),
+            FastLinear.of(cross.out.weight, cross.out.bias),
             cross.out(cross.kv.bias.chunk(2)[1]).float(),
-            Product.of(network.gate_and_inner.weight, network.gate_and_inner.bias),
-            Product.of(network.out.weight, network.out.bias),
+            FastLinear.of(network.gate_and_inner.weight, network.gate_and_inner.bias),
+            FastLinear.of(network.out.weight, network.out.bias),
         )
 
-    def modulations(self, block: DenoiserBlock, rows: Float[Tensor, "U M9"]) -> list[Modulation]:
-        """For each timestep, from what the block's modulator says of it."""
-        parts = list(rows.float().chunk(9, dim=1))
+    def modulations(self, block: DenoiserBlock, table: Float[Tensor, "U M9"]) -> list[Modulation]:
+        """One for each timestep, from the output of the block's modulator."""
+        parts = list(table.float().chunk(9, dim=1))
         for number, norm in enumerate((block.self_norm, block.cross_norm, block.feed_forward_norm)):
-            parts[3 * number + 1] = (1 + parts[3 * number + 1]) * left_out(norm)
-        return [Modulation(*of_one) for of_one in zip(*parts, parts[5] * self.nothing, strict=True)]
+            parts[3 * number + 1] = (1 + parts[3 * number + 1]) * folded_scale(norm)
+        return [Modulation(*timestep) for timestep in zip(*parts, parts[5] * self.uncond_attn, strict=True)]
 
     def __call__(
-        self, x: Float[Tensor, "n M"], by: Modulation, memory: Memory, entries: LayerCache, count: int, twice: bool
+        self, x: Float[Tensor, "n M"], mod: Modulation, memory: Memory, entries: LayerCache, count: int, twice: bool
     ) -> Float[Tensor, "G M"]:
-        """The first `count` concepts see their context; those after them are the same without it."""
-        x = addcmul(x, by.gate_s, self.itself(addcmul(by.shift_s, self.norm(x), by.factor_s)))
+        """The first `count` concepts see their context. The rest, if any, are the same concepts without it."""
+        x = addcmul(x, mod.gate_s, self.self_attn(addcmul(mod.shift_s, self.norm(x), mod.factor_s)))
         if twice and len(x) == count:
             x = torch.cat([x, x])
-        q = self.q(addcmul(by.shift_c, self.norm(x[:count]), by.factor_c))
-        x[:count].addcmul_(by.gate_c, self.out(memory.seen_by(q, entries)))
-        x[count:].add_(by.nothing)
-        gate, inner = self.gate_and_inner(addcmul(by.shift_f, self.norm(x), by.factor_f)).chunk(2, dim=-1)
-        return addcmul(x, by.gate_f, self.down(silu(gate) * inner))
+        q = self.cross_q(addcmul(mod.shift_c, self.norm(x[:count]), mod.factor_c))
+        x[:count].addcmul_(mod.gate_c, self.cross_out(memory.attend(q, entries)))
+        x[count:].add_(mod.uncond_attn)
+        gate, inner = self.gate_and_inner(addcmul(mod.shift_f, self.norm(x), mod.factor_f)).chunk(2, dim=-1)
+        return addcmul(x, mod.gate_f, self.down(silu(gate) * inner))
 
 
 @dataclass(frozen=True)
-class DenoisingStep:
-    """Of a denoiser, whose weights must not change while this is used. Keeps the modulations of every schedule."""
+class FastDenoiser:
+    """A denoiser whose weights must not change while this is used. Keeps the modulations of every schedule."""
 
     denoiser: Denoiser
-    pre: Product
-    layers: Sequence[Layer]
+    pre: FastLinear
+    blocks: Sequence[FastBlock]
     norm: Norm
-    post: Product
+    post: FastLinear
     schedules: dict[tuple[int, ...], list[tuple[Modulation, ...]]] = field(default_factory=dict)
 
     @staticmethod
     @torch.no_grad()
-    def of(denoiser: Denoiser) -> "DenoisingStep":
+    def of(denoiser: Denoiser) -> "FastDenoiser":
         pre, norm, post = denoiser.pre, denoiser.norm, denoiser.post
-        return DenoisingStep(
+        return FastDenoiser(
             denoiser,
-            Product.of(pre.weight, pre.bias),
-            [Layer.of(block) for block in denoiser.layers],
+            FastLinear.of(pre.weight, pre.bias),
+            [FastBlock.of(block) for block in denoiser.layers],
             Norm.of(norm),
-            Product.of(post.weight * left_out(norm), post.bias),
+            FastLinear.of(post.weight * folded_scale(norm), post.bias),
         )
 
     @torch.no_grad()
     def modulations(self, timesteps: Sequence[int]) -> list[tuple[Modulation, ...]]:
-        """For each timestep, of each layer."""
+        """For each timestep, the modulation of each block."""
         key = tuple(timesteps)
         if key not in self.schedules:
-            rows = self.denoiser.modulations(torch.tensor(key, device=self.norm.floor.device))
-            layers = zip(self.layers, self.denoiser.layers, rows, strict=True)
-            self.schedules[key] = list(zip(*(layer.modulations(block, of) for layer, block, of in layers), strict=True))
+            tables = self.denoiser.modulations(torch.tensor(key, device=self.norm.floor.device))
+            parts = zip(self.blocks, self.denoiser.layers, tables, strict=True)
+            by_block = [fast.modulations(block, table) for fast, block, table in parts]
+            self.schedules[key] = list(zip(*by_block, strict=True))
         return self.schedules[key]
 
     @torch.no_grad()
     def __call__(
         self, x: Float[Tensor, "N D"], modulations: Sequence[Modulation], memory: Memory, twice: bool = False
     ) -> Float[Tensor, "G D"]:
-        """modulations: of each layer at the timestep. twice: with their context, and after these without it."""
+        """modulations: of each block at the timestep. twice: denoise with the context, then again without it."""
         state = self.pre(x).float()
-        for layer, by, entries in zip(self.layers, modulations, memory.layers, strict=True):
-            state = layer(state, by, memory, entries, len(x), twice)
+        for block, mod, entries in zip(self.blocks, modulations, memory.layers, strict=True):
+            state = block(state, mod, memory, entries, len(x), twice)
         return self.post(self.norm(state)).float()

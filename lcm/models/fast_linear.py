@@ -1,4 +1,4 @@
-"""Products of a few rows, which take as long as reading the weights: these lie in the order that is quickest to read.
+"""Linear layers for few rows. They are bound by reading the weights, so a copy is kept in oneDNN's packed layout.
 
 Shapes.  n rows
 """
@@ -14,21 +14,21 @@ from torch.nn.functional import linear
 
 
 @dataclass(frozen=True)
-class Product:
-    """x → x · weightᵀ + bias, in the type that autocast had when it was made."""
+class FastLinear:
+    """x → x · weightᵀ + bias, in the precision of the autocast it was built under."""
 
     weight: Float[Tensor, "to of"]
     bias: Float[Tensor, " to"]
 
     @staticmethod
-    def of(weight: Float[Tensor, "to of"], bias: Float[Tensor, " to"]) -> "Product":
+    def of(weight: Float[Tensor, "to of"], bias: Float[Tensor, " to"]) -> "FastLinear":
         device = weight.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-            return Product(weight.to(dtype), bias.to(dtype))
-        if is_quicker_packed(weight):
-            return Product(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias)
-        return Product(weight, bias)
+            return FastLinear(weight.to(dtype), bias.to(dtype))
+        if prefer_packed(weight):
+            return FastLinear(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias)
+        return FastLinear(weight, bias)
 
     def __call__(self, x: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
         x = x.to(self.weight.dtype)
@@ -39,44 +39,45 @@ class Product:
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer whose weights are there a second time, packed."""
+    """A linear layer with a packed copy of its weights."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.weight, self.bias = linear.weight, linear.bias
-        self.product = Product.of(linear.weight, linear.bias)
+        self.fast = FastLinear.of(linear.weight, linear.bias)
 
     def forward(self, input: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
-        return self.product(input)
+        return self.fast(input)
 
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def packed(module: M) -> M:
-    """The module for few rows, without gradients: its linear layers hold copies of their weights, and share the rest.
+def with_packed_weights(module: M) -> M:
+    """A twin of the module for few rows, without gradients; its linear layers have packed copies of their weights.
 
-    Once the module's weights change, the result must not be used again. The module itself, where packing is no use.
+    It must not be used after the weights change. The module itself, if packing does not help here.
     """
     weight = next(module.parameters())
-    if torch.is_autocast_enabled(weight.device.type) or not is_quicker_packed(weight):
+    if torch.is_autocast_enabled(weight.device.type) or not prefer_packed(weight):
         return module
-    return _packed(module)
+    return _twin(module)
 
 
-def _packed(module: M) -> M:
+def _twin(module: M) -> M:
     twin = copy.copy(module)
     parts = module._modules.items()
-    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _packed(p) for name, p in parts}
+    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _twin(p) for name, p in parts}
     return twin
 
 
-def is_quicker_packed(weight: Tensor) -> bool:
+def prefer_packed(weight: Tensor) -> bool:
+    """True for fp32 weights on a CPU."""
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and can_pack()
 
 
 def can_pack() -> bool:
-    """Whether this torch can keep weights in oneDNN's order, in which a few rows are done quicker."""
+    """Whether this build of torch has the operators of oneDNN's packed layout."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
     return available and all(hasattr(torch.ops.mkldnn, name) for name in names)

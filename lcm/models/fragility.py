@@ -26,7 +26,7 @@ KIND = "lcm fragility 1"
 SETTING = "model.diffusion.fragility"
 
 
-class Fragility(nn.Module):
+class FragilityNetwork(nn.Module):
     """Three layers, held as buffers: frozen, and no part of a model's parameters.
 
     Not a number until it is filled, so that a training run without its file cannot go unnoticed.
@@ -62,7 +62,9 @@ class Fragility(nn.Module):
         weight.mul_(asked.scale / fitted.scale)
 
 
-def save_fragility(path: str | Path, network: Fragility, normalizer: Normalizer, codec: str, fingerprint: str) -> None:
+def save_fragility(
+    path: str | Path, network: FragilityNetwork, normalizer: Normalizer, codec: str, fingerprint: str
+) -> None:
     """Write the network with the normalizer whose vectors it was fitted on and the codec they are of, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def save_fragility(path: str | Path, network: Fragility, normalizer: Normalizer,
 
 def load_fragility(
     path: str | Path, dim: int, *, normalizer: Normalizer | None = None, fingerprint: str | None = None
-) -> Fragility:
+) -> FragilityNetwork:
     """The network of `save_fragility`, on the CPU.
 
     normalizer:  of the model that will use it; without one, vectors as the network was fitted on them
@@ -101,7 +103,7 @@ def load_fragility(
             f"{SETTING}={path}: of codec {metadata['codec']!r} ({metadata['fingerprint']}), but the data is of codec "
             f"{fingerprint}{again}"
         )
-    network, fitted = Fragility(dim), Normalizer(dim)
+    network, fitted = FragilityNetwork(dim), Normalizer(dim)
     network.load_state_dict(_part(tensors, "network."))
     fitted.load_state_dict(_part(tensors, "normalizer."))
     if normalizer is not None:

@@ -1,8 +1,8 @@
-"""What the trainer, the generator and the evaluator may assume of any concept model.
+"""The interface of every concept model: all that training, generation and evaluation know of one.
 
-Shapes.  B rows · S slots · D concept width · N targets in the batch
+Shapes.  B rows · S slots · D concept width · N targets in the batch · R selected rows
 
-Every vector that crosses these methods is a raw codec vector. Inside, all mathematics lives in normalized space.
+Every vector that crosses these methods is a raw codec vector. Inside, all mathematics happens in normalized space.
 """
 
 from abc import ABC, abstractmethod
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.errors import UserError
 from lcm.models.normalizer import Normalizer
-from lcm.models.transformer import Stack, count_parameters
+from lcm.models.transformer import Cache, Stack, count_parameters
 from lcm.options import Option, check_bounds, option_name
 
 
 @dataclass(frozen=True)
 class Losses:
-    """per_target: summed over channels, one number a target. meters: further numbers a target, only to be logged."""
+    """per_target: each target's loss, summed over channels. meters: more numbers a target, which are only logged."""
 
     per_target: Float[Tensor, " N"]
     meters: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
@@ -67,52 +67,84 @@ class Sampling:
 T = TypeVar("T")
 
 
-def settle(sampling: Sampling, defaults: T) -> T:
-    """A family's settings, a dataclass: its defaults, and on top what was given.
+def resolve_sampling(sampling: Sampling, defaults: T) -> T:
+    """A family's settings, as a dataclass like its `defaults`, with the fields that `sampling` sets.
 
     Raises UserError for a setting that the family does not have.
     """
-    given = {field.name: getattr(sampling, field.name) for field in fields(sampling) if field.name != "seed"}
+    chosen = {name: value for name, value in vars(sampling).items() if name != "seed" and value is not None}
     known = {field.name for field in fields(defaults)}  # type: ignore[arg-type]  # no bound says "a dataclass"
-    for name in sorted(given.keys() - known):
-        if given[name] is not None:
-            has = ", ".join(option_name(n) for n in sorted(known))
-            raise UserError(f"{option_name(name)}={given[name]}: means nothing to this kind of model, which has {has}")
-    return replace(defaults, **{n: v for n, v in given.items() if v is not None})  # type: ignore[type-var]
+    for name in sorted(chosen.keys() - known):
+        has = ", ".join(option_name(n) for n in sorted(known))
+        raise UserError(f"{option_name(name)}={chosen[name]}: means nothing to this kind of model, which has {has}")
+    return replace(defaults, **chosen)  # type: ignore[type-var]
 
 
 @runtime_checkable
 class Context(Protocol):
-    """What a model remembers of the concepts so far, one document a row: caches and lengths."""
+    """The concepts so far, one document a row, as a model keeps them."""
 
     @property
     def lengths(self) -> Int[Tensor, " B"]: ...
 
     def select(self, rows: Int[Tensor, " R"]) -> "Context":
-        """The same context for these rows, in this order: drop finished rows, repeat for several samples, reorder."""
+        """A copy of these rows, in this order: drop finished rows, repeat for several samples, reorder."""
         ...
+
+
+C = TypeVar("C", bound="CachedContext")
+
+
+@dataclass
+class CachedContext:
+    """The concepts so far in a transformer's key/value cache. `extend` writes into it, and so consumes the context.
+
+    A model's weights must not change while one of its contexts is in use: subclasses keep packed copies of them.
+
+    prompt: identifies each row's prompt, the seed of its noise; it follows the row through `select`
+    """
+
+    cache: Cache
+    prompt: Int[Tensor, " B"]
+    consumed: bool = field(default=False, kw_only=True)
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.cache.lengths
+
+    def select(self: C, rows: Int[Tensor, " R"]) -> C:
+        chosen: dict[str, Any] = {"consumed": False}
+        for name, part in vars(self).items():
+            if isinstance(part, Tensor | Cache):
+                chosen[name] = part[rows] if isinstance(part, Tensor) else part.select(rows)
+        return replace(self, **chosen)
+
+    def consume(self) -> None:
+        assert not self.consumed, "this context was extended before; select() makes a copy"
+        self.consumed = True
 
 
 class ConceptModel(nn.Module, ABC):
     """A language model over concepts. Subclasses set `predicts_first` and implement five methods."""
 
     predicts_first: ClassVar[bool]
-    """Whether the first concept of a document can be predicted (from nothing)."""
+    """Whether the model can predict the first concept of a document, from nothing."""
 
     defaults: ClassVar[Any] = Sampling()
-    """The settings of `Sampling` that the family has, in a dataclass of its own."""
+    """The settings of `Sampling` that the family has, as a dataclass of its own."""
 
     dim: int
     """Width of the concepts: the codec's dimension."""
 
     normalizer: Normalizer
     end_of_text: Float[Tensor, " D"]
-    """The codec's vector of "End of text.": a buffer, so a checkpoint knows when to stop."""
+    """The codec's vector of "End of text.", with which every document ends. A buffer, so it is in every checkpoint."""
 
-    def read_fitted(self, codec: str) -> None:
+    def load_fitted(self, fingerprint: str) -> None:
         """Read the files that the configuration names, fitted to vectors of the codec with this fingerprint.
 
-        Called once before training, when the normalizer is set; they become buffers, so a checkpoint needs no file.
+        Called once before training, after the normalizer is set. Their tensors become buffers: no checkpoint needs the
+        files again. Raises UserError for a file that is missing or fitted to something else.
         """
 
     def stacks(self) -> list[Stack]:
@@ -133,17 +165,17 @@ class ConceptModel(nn.Module, ABC):
         elsewhere = count_parameters(self) - sum(count_parameters(stack) for stack in stacks)
         return 6 * elsewhere + sum(stack.training_flops(slots) for stack in stacks)
 
-    def forward(self, batch: Batch) -> "Losses":
-        """`loss`: what is called in training, so that whoever slices the model sees its calls."""
+    def forward(self, batch: Batch) -> Losses:
+        """`loss`, by the call that the hooks of FSDP and DeepSpeed wait for."""
         return self.loss(batch)
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:
-        """One number for every slot of `batch.targets(self.predicts_first)`, in row-major order."""
+        """One loss for every slot of `batch.targets(self.predicts_first)`, in row-major order."""
 
     @abstractmethod
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
-        """What follows from the context before each slot, teacher-forced. Slots that cannot be predicted are zero."""
+        """Predict every slot from the concepts before it, teacher-forced. Zero where that is not possible."""
 
     @abstractmethod
     def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> Context:
@@ -151,7 +183,7 @@ class ConceptModel(nn.Module, ABC):
 
     @abstractmethod
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
-        """One new concept for every row. Does not change the context."""
+        """Draw one new concept for every row. Does not change the context."""
 
     @abstractmethod
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> Context:

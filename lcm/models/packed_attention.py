@@ -1,7 +1,7 @@
-"""A batch without its empty slots, documents of one length side by side: how rows of documents are computed on a CPU.
+"""Attention over packed documents: under a mask, or on a CPU document by document, without empty slots.
 
 Shapes.  B rows · S slots · L slots of a cache · N slots that are not empty · H heads · K head width
-         lists have an entry for each length n, of its R documents
+         lists have one entry for each document length n, with its R documents
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from lcm.batch import PAD
 
 @dataclass(frozen=True)
 class Documents:
-    """The slots of a batch that are not empty in one row, document after document, the shortest first.
+    """The slots of a batch that are not empty, in one row, document after document, shortest documents first.
 
-    Nothing is computed for an empty slot, and no score between documents.
+    Computes nothing for an empty slot, and no score across documents.
 
-    index:  the slot, counted over all rows, of each
-    groups: how many documents of one length there are, and the length
+    index:  the slots, counted over all rows of the batch
+    groups: (number of documents, their length), for each length
     """
 
     index: Int[Tensor, " N"]
@@ -34,28 +34,28 @@ class Documents:
         index = (doc.flatten() != PAD).nonzero()[:, 0]
         _, number, lengths = torch.unique(number.flatten()[index], return_inverse=True, return_counts=True)
         order = (lengths[number] * len(index) + number).argsort(stable=True)
-        length, count = (found.tolist() for found in torch.unique(lengths, return_counts=True))
+        length, count = (part.tolist() for part in torch.unique(lengths, return_counts=True))
         return Documents(index[order], list(zip(count, length, strict=True)) or [(0, 1)])
 
     def split(self, x: Shaped[Tensor, "N ..."]) -> list[Shaped[Tensor, "_ _ ..."]]:
-        """(R, n, …) of each length n."""
+        """One (R, n, …) tensor for each length n."""
         parts = torch.split(x, [count * length for count, length in self.groups])
         return [part.view(*group, *x.shape[1:]) for part, group in zip(parts, self.groups, strict=True)]
 
-    def apart(self, x: Float[Tensor, "1 H N K"]) -> list[Float[Tensor, "_ H _ K"]]:
-        """(R, H, n, K) of each length n."""
+    def unpack(self, x: Float[Tensor, "1 H N K"]) -> list[Float[Tensor, "_ H _ K"]]:
+        """One (R, H, n, K) tensor for each length n."""
         return [part.transpose(1, 2) for part in self.split(x[0].transpose(0, 1))]
 
-    def together(self, parts: Sequence[Float[Tensor, "_ H _ K"]]) -> Float[Tensor, "1 H N K"]:
-        """What `apart` takes apart."""
+    def pack(self, parts: Sequence[Float[Tensor, "_ H _ K"]]) -> Float[Tensor, "1 H N K"]:
+        """The inverse of `unpack`."""
         return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]).transpose(0, 1).unsqueeze(0)
 
     def attend(
         self, q: Float[Tensor, "1 H N K"], k: Float[Tensor, "1 H N K"], v: Float[Tensor, "1 H N K"]
     ) -> Float[Tensor, "1 H N K"]:
         """Causal attention within each document."""
-        parts = zip(self.apart(q), self.apart(k), self.apart(v), strict=True)
-        return self.together([scaled_dot_product_attention(*part, is_causal=True) for part in parts])
+        parts = zip(self.unpack(q), self.unpack(k), self.unpack(v), strict=True)
+        return self.pack([scaled_dot_product_attention(*part, is_causal=True) for part in parts])
 
 
 def prefer_per_document(doc: Int[Tensor, "B S"], blocks: nn.ModuleList) -> bool:
@@ -71,7 +71,7 @@ def attend(
     v: Float[Tensor, "B H L K"],
     mask: Bool[Tensor, "B 1 S L"] | Documents,
 ) -> Float[Tensor, "B H S K"]:
-    """Of each slot to those that the mask shows, or to its document up to and including itself."""
+    """Attention of each slot to those of its mask, or to its document up to and including itself."""
     if isinstance(mask, Documents):
         return mask.attend(q, k, v)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask)

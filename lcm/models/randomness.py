@@ -1,15 +1,17 @@
-"""Random numbers that know neither batch, rank nor device: each row's depend on what identifies the row alone.
+"""Random numbers that depend on a row's identity alone, never on the batch, the rank or the device.
 
-Shapes.  B rows · D concept width · k numbers that identify a row · n numbers of each row
+Shapes.  B rows · N concepts · D concept width · k numbers that identify a row · n random numbers of each
 """
 
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
@@ -17,9 +19,24 @@ from torch.nn.utils.rnn import pad_sequence
 from lcm.models.normalizer import Normalizer
 from lcm.seeds import generators
 
+THREADS = 8
+"""Upper bound on the threads that draw a batch's random numbers."""
+
+
+def draw_rows(
+    row: Int[Tensor, " B"], draw: Callable[[torch.Generator], tuple[Tensor, ...]]
+) -> list[Shaped[Tensor, "B ..."]]:
+    """The random numbers of a training batch: the results of `draw` for each row's own generator, stacked.
+
+    torch draws a row in one thread; several keep a GPU from waiting for all rows of the batch.
+    """
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        drawn = list(pool.map(draw, generators(0, row[:, None])))
+    return [torch.stack(parts).to(row.device) for parts in zip(*drawn, strict=True)]
+
 
 def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
-    """A number for each prompt, from the signs of its last concept: they survive the rounding of another batch size."""
+    """Identify each prompt by the signs of its last concept, which survive the rounding of another batch size."""
     signs = np.packbits((z > 0).cpu().numpy(), axis=1)
     return torch.tensor([zlib.crc32(row.tobytes()) for row in signs], device=z.device)
 
@@ -27,9 +44,9 @@ def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
 def read_prompts(
     prompts: Sequence[Float[Tensor, "_ D"]], normalizer: Normalizer
 ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Prompts of any lengths side by side in normalized space, their lengths, and each one's `prompt_number`.
+    """Pad prompts of any lengths to one batch in normalized space; returns it, the lengths, and each `prompt_number`.
 
-    There is at least one slot, even where all prompts are empty.
+    There is at least one slot, even if all prompts are empty.
     """
     device = normalizer.location.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -39,14 +56,14 @@ def read_prompts(
     return z, lengths, prompt_number(last.where(lengths[:, None] > 0, 0))
 
 
-def gaussian(seed: int, keys: Int[Tensor, "B k"], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
+def gaussian_rows(seed: int, keys: Int[Tensor, "B k"], shape: Sequence[int]) -> Float[Tensor, "B ..."]:
     """Standard Gaussian numbers: row i is a function of (seed, keys[i]) alone."""
     return torch.stack([torch.randn(*shape, generator=g) for g in generators(seed, keys)]).to(keys.device)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of N concepts: of one concept a row, or of those at `index` among a row's slots."""
+    """The random numbers of N concepts: one concept a row, or those at `index` among the slots of all rows."""
 
     seed: int
     keys: Int[Tensor, "B k"]
@@ -54,13 +71,13 @@ class Draws:
     index: Int[Tensor, " N"] | None = None
 
     def gaussian(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
-        """Other ones for every number."""
-        return self._spread(gaussian(self.seed, self._with(number), self._shape(width)))
+        """Standard Gaussian numbers, independent for each `number`."""
+        return self._at_index(gaussian_rows(self.seed, self._with(number), self._shape(width)))
 
     def uniform(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
-        """In [0, 1)."""
+        """Numbers in [0, 1), independent for each `number`."""
         drawn = [torch.rand(*self._shape(width), generator=g) for g in generators(self.seed, self._with(number))]
-        return self._spread(torch.stack(drawn).to(self.keys.device))
+        return self._at_index(torch.stack(drawn).to(self.keys.device))
 
     def _with(self, number: int) -> Int[Tensor, "B l"]:
         return pad(self.keys, (0, 1), value=number)
@@ -68,5 +85,5 @@ class Draws:
     def _shape(self, width: int) -> tuple[int, ...]:
         return (width,) if self.index is None else (self.slots, width)
 
-    def _spread(self, drawn: Float[Tensor, "B ..."]) -> Float[Tensor, "N width"]:
+    def _at_index(self, drawn: Float[Tensor, "B ..."]) -> Float[Tensor, "N width"]:
         return drawn if self.index is None else drawn.flatten(0, 1)[self.index]

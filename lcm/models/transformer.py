@@ -1,7 +1,7 @@
-"""The causal transformer that every model family is built from: RMSNorm, rotary attention, SwiGLU, key/value cache.
+"""The causal transformer of every model family: RMSNorm, rotary attention, SwiGLU, key/value cache.
 
 Shapes.  B rows · S slots · M model width · H heads · K head width · P pairs of its channels
-         L slots of a cache
+         L slots of a cache · R selected rows
 """
 
 import math
@@ -42,32 +42,32 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Rotation:
-    """The angles by which each slot's queries and keys are turned: one for each pair of channels."""
+    """Rotary position embedding: the angle of each slot for each pair of channels of a query or key."""
 
     cos: Float[Tensor, "B 1 S P"]
     sin: Float[Tensor, "B 1 S P"]
 
     @staticmethod
     def of(pos: Int[Tensor, "B S"], head_width: int) -> "Rotation":
-        """Pair i turns by pos · theta^(-2i/K) (Su et al. 2021, §3.2.2)."""
+        """Pair i is rotated by pos · theta^(-2i/K) (Su et al. 2021, §3.2.2)."""
         pair = torch.arange(0, head_width, 2, device=pos.device, dtype=torch.float32)
         angle = pos[:, None, :, None].float() * ROPE_THETA ** (-pair / head_width)
         return Rotation(angle.cos(), angle.sin())
 
     def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
-        """Turn the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
+        """Rotate the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
         pairs = x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2)
-        if torch.compiler.is_compiling():  # which makes one pass of this, and knows no complex numbers
+        if torch.compiler.is_compiling():  # the compiler fuses this into one pass, and has no complex numbers
             even, odd = pairs.unbind(-1)
-            turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
+            rotated = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
         else:
-            turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(self.cos, self.sin))
-        return turned.flatten(-2).to(x.dtype)
+            rotated = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(self.cos, self.sin))
+        return rotated.flatten(-2).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer, written in place. Slots beyond a row's length hold nothing of meaning."""
+    """Keys and values of one layer, written in place. Slots beyond a row's length are undefined."""
 
     keys: Float[Tensor, "B H L K"]
     values: Float[Tensor, "B H L K"]
@@ -81,23 +81,24 @@ class LayerCache:
         return LayerCache(self.keys[rows], self.values[rows])
 
     def grown(self, slots: int) -> "LayerCache":
+        """A copy with room for `slots` slots."""
         room = (0, 0, 0, slots - self.keys.shape[2])
         return LayerCache(pad(self.keys, room), pad(self.values, room))
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What a transformer remembers of B rows of different lengths."""
+    """Keys and values of every layer, for B rows of different lengths."""
 
     layers: Sequence[LayerCache]
     lengths: Int[Tensor, " B"]
 
     def select(self, rows: Int[Tensor, " R"]) -> "Cache":
-        """A copy for these rows, in this order; rows may be dropped and repeated."""
+        """A copy of these rows, in this order; rows may be dropped and repeated."""
         return Cache([layer.select(rows) for layer in self.layers], self.lengths[rows])
 
     def reserve(self, slots: int) -> "Cache":
-        """The same cache with room for at least `slots` concepts a row; doubles, so that growing stays cheap."""
+        """The cache with room for at least `slots` concepts a row. Room doubles, so that growing stays cheap."""
         room = self.layers[0].keys.shape[2]
         if slots <= room:
             return self
@@ -105,7 +106,7 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; the mask says which slots belong together."""
+    """Multi-head self-attention with rotary positions. The mask, or the `Documents`, say which slots see which."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         for linear in (self.qkv, self.out):
-            # On the fused matrix this is Xavier with gain 1/√2 for each of q, k and v.
+            # On the fused matrix this amounts to Xavier with gain 1/√2 for each of q, k and v.
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -124,20 +125,34 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B 1 S L"] | Documents,
         cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
     ) -> Float[Tensor, "B S M"]:
-        """With a cache, keys and values are first written into its slots; as many as the mask has are attended to."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotation(q), rotation(k)
+        """cache: a layer and slots to write new keys and values to; attention is then to its first L slots."""
+        q, k, v = self.project(x, rotation)
         if cache is not None:
             layer, slots = cache
             layer.write(slots, k, v)
-            assert isinstance(mask, Tensor), "a cache is seen through a mask"
+            assert isinstance(mask, Tensor), "a cache is read through a mask"
             room = mask.shape[-1]
             k, v = layer.keys[:, :, :room], layer.values[:, :, :room]
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.merge(attend(q, k, v, mask))
+
+    def project(self, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Float[Tensor, "B H S K"]]:
+        """Rotated queries, rotated keys, and values."""
+        q, k, v = self.split(self.qkv(x))
+        return [rotation(q), rotation(k), v]
+
+    def split(self, qkv: Float[Tensor, "B S M3"]) -> Float[Tensor, "3 B H S K"]:
+        """Queries, keys and values by head."""
+        head_width = qkv.shape[-1] // (3 * self.heads)  # explicit: torch cannot infer it from a batch without rows
+        return qkv.view(*qkv.shape[:2], 3, self.heads, head_width).permute(2, 0, 3, 1, 4)
+
+    def merge(self, y: Float[Tensor, "B H S K"]) -> Float[Tensor, "B S M"]:
+        """The output projection of all heads."""
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
 
 
 def feed_forward_width(width: int) -> int:
-    """Two thirds of 4 · width, so that three matrices cost what two did, rounded up to a multiple of 256."""
+    """Two thirds of 4 · width, so that three matrices cost as much as two, rounded up to a multiple of 256."""
     return 256 * math.ceil(int(4 * width * 2 / 3) / 256)
 
 
@@ -156,19 +171,19 @@ class SwiGLU(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """torch's, but on a CPU from 16 random bits a number: p to 1/65536. torch draws a double each, in one thread."""
+    """Dropout from 16 random bits a number on a CPU, p rounded to 1/65536: torch draws doubles, in a single thread."""
 
     def forward(self, input: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
         if not self.training or not self.p or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
-        lost = min(round(self.p * 2**16), 2**16 - 1)
-        drawn = torch.empty(-(-input.numel() // 4), dtype=torch.long).random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[: input.numel()].view(input.shape) >= lost - 2**15
-        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - lost))
+        threshold = min(round(self.p * 2**16), 2**16 - 1)
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.long).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: input.numel()].view(input.shape) >= threshold - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - threshold))
 
 
 class Block(nn.Module):
-    """x + dropout(attention(norm(x))), then the same with the feed-forward network (pre-norm)."""
+    """A pre-norm transformer block: attention, then a feed-forward network, each with dropout and a residual."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -185,8 +200,13 @@ class Block(nn.Module):
         mask: Bool[Tensor, "B 1 S L"] | Documents,
         cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
     ) -> Float[Tensor, "B S M"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        h = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        return self.finish(h)
+
+    def finish(self, h: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
+        """The second half of the block."""
+        out: Tensor = h + self.dropout(self.feed_forward(self.feed_forward_norm(h)))
+        return out
 
 
 class Stack(nn.Module):
@@ -242,18 +262,18 @@ class Transformer(Stack):
     def forward(
         self, x: Float[Tensor, "B S M"], doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]
     ) -> Float[Tensor, "B S M"]:
-        """The state after each slot, which has seen its own document up to and including that slot.
+        """The state of each slot, a function of its own document up to and including that slot.
 
-        After an empty slot there is none: whatever is returned there is finite.
+        States of empty slots are finite and otherwise undefined.
         """
         if not self.runs_per_document(doc):
-            return self._through(x, pos, document_mask(doc).unsqueeze(1))
+            return self._run_blocks(x, pos, document_mask(doc).unsqueeze(1))
         documents = Documents.of(doc)
-        here = documents.index
-        state = self._through(x.flatten(0, 1)[None, here], pos.flatten()[None, here], documents)
-        return state.new_zeros(x.flatten(0, 1).shape).index_copy(0, here, state[0]).view(x.shape)
+        index = documents.index
+        states = self._run_blocks(x.flatten(0, 1)[None, index], pos.flatten()[None, index], documents)
+        return states.new_zeros(x.flatten(0, 1).shape).index_copy(0, index, states[0]).view(x.shape)
 
-    def _through(
+    def _run_blocks(
         self, x: Float[Tensor, "B S M"], pos: Int[Tensor, "B S"], mask: Bool[Tensor, "B 1 S S"] | Documents
     ) -> Float[Tensor, "B S M"]:
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
@@ -265,16 +285,15 @@ class Transformer(Stack):
     def extend(
         self, x: Float[Tensor, "B S M"], cache: Cache, lengths: Int[Tensor, " B"] | None = None
     ) -> tuple[Float[Tensor, "B S M"], Cache]:
-        """S more slots a row, of which row i uses the first lengths[i] (default: all). Takes the cache over.
+        """Append S slots to each row, of which row i keeps the first lengths[i] (default: all).
 
-        Returns the state after each slot and the longer cache; the given one must not be used again, because
-        both share memory.
+        Returns the state of each slot and the longer cache. The old cache must not be used again: both share memory.
         """
         new = torch.arange(x.shape[1], device=x.device)
         pos = cache.lengths[:, None] + new
         longest = int(pos.max()) + 1
         cache = cache.reserve(longest)
-        # Unused slots lie after the used ones, so the causal mask hides them until they are overwritten.
+        # Slots that a row does not keep come after those it keeps: the causal mask hides them until overwritten.
         mask = (torch.arange(longest, device=x.device) <= pos[:, :, None]).unsqueeze(1)
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()

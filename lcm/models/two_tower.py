@@ -10,50 +10,21 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
 from lcm.models.denoiser import Denoiser, Memory
-from lcm.models.diffusing import DiffusionSampling, denoising_losses, draw_noising, sample, timesteps_of
-from lcm.models.diffusion import Diffusion
-from lcm.models.fast_denoiser import DenoisingStep
-from lcm.models.fast_linear import packed
-from lcm.models.interface import ConceptModel, Context, Losses, Sampling, settle
+from lcm.models.diffusion import Diffusion, DiffusionSampling
+from lcm.models.fast_denoiser import FastDenoiser
+from lcm.models.fast_linear import with_packed_weights
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, resolve_sampling
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
 from lcm.models.transformer import BlockHook, Cache, LayerCache, Transformer, no_hook
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
-
-
-@dataclass
-class TwoTowerContext:
-    """The concepts of each row so far. `extend` takes a context over: it writes into the same memory.
-
-    The model's weights must not change while a context is in use.
-
-    reader:  the contextualizer, for few rows
-    context: its keys and values
-    step:    the denoiser, for sampling
-    memory:  keys and values of each layer of the denoiser: the zero vector's, then a concept's each
-    prompt:  a number that stands for the row's prompt: its noise is drawn from it, wherever `select` moves the row
-    """
-
-    reader: Transformer
-    context: Cache
-    step: DenoisingStep
-    memory: Cache
-    prompt: Int[Tensor, " B"]
-    spent: bool = False
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        return self.context.lengths
-
-    def select(self, rows: Int[Tensor, " R"]) -> "TwoTowerContext":
-        context, memory = self.context.select(rows), self.memory.select(rows)
-        return TwoTowerContext(self.reader, context, self.step, memory, self.prompt[rows])
 
 
 class TwoTowerLCM(ConceptModel):
@@ -74,95 +45,109 @@ class TwoTowerLCM(ConceptModel):
         self.contextualiser = Transformer(*sizes, config.context_layers, config.dropout, on_block)
         self.denoiser = Denoiser(config.dim, *sizes, config.denoiser_layers, config.dropout, on_block)
 
-    def read_fitted(self, codec: str) -> None:
-        self.diffusion.read_fragility(self.normalizer, codec)
+    def load_fitted(self, fingerprint: str) -> None:
+        self.diffusion.load_fitted(self.normalizer, fingerprint)
 
     def loss(self, batch: Batch) -> Losses:
-        """`denoising_losses` of each target at a timestep of its own, all of them in one pass (§2.3.4)."""
+        """The loss of denoising each target at a timestep of its own, all of them in one pass (§2.3.4)."""
         z = self.normalizer(batch.emb)
-        noising = draw_noising(self.diffusion, batch.row, z.shape[1], self.dim, drops=self.training)
+        noising = self.diffusion.draw_noising(batch.row, z.shape[1], drops=self.training)
         index = batch.targets(self.predicts_first).flatten().nonzero()[:, 0]
-        memory = self._memory(z, batch, index, noising.dropped)
-        clean, t, eps = z.flatten(0, 1)[index], noising.t.flatten()[index], noising.eps.flatten(0, 1)[index]
-        x_t = self.diffusion.noise(clean, t, eps)
-        steps, which = torch.unique(t, return_inverse=True)
-        out = self.denoiser(x_t, self.denoiser.modulations(steps), which, memory)
-        return denoising_losses(self.diffusion, self.normalizer, out, clean, x_t, t, eps)
+        memory = self.contextualize(z, batch, index, noising.dropped)
+        noisy = self.diffusion.noisy(z, noising, index)
+        out = self.denoise(noisy.x_t, noisy.t, memory)
+        return self.diffusion.losses(out, noisy, self.normalizer)
 
-    @torch.no_grad()
-    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
-        z = self.normalizer(batch.emb)
-        index = (batch.doc != PAD).flatten().nonzero()[:, 0]
-        draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
-        found = self._sample(DenoisingStep.of(self.denoiser), self._memory(z, batch, index), draws, sampling)
-        predicted = z.new_zeros(batch.doc.numel(), self.dim)
-        predicted[index] = self.normalizer.inverse(found)
-        return predicted.view_as(z)
-
-    @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> TwoTowerContext:
-        """A prompt may be empty: then the first concept comes from the zero vector."""
-        z, lengths, number = read_prompts(prompts, self.normalizer)
-        room = z.shape[1] + ROOM
-        reader = packed(self.contextualiser)
-        state, context = reader.extend(self.pre(z), reader.empty_cache(len(z), room), lengths)
-        memory = Cache([layer.grown(1 + room) for layer in self.denoiser.remember(state)], lengths + 1)
-        return TwoTowerContext(reader, context, DenoisingStep.of(self.denoiser), memory, number)
-
-    @torch.no_grad()
-    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
-        assert isinstance(context, TwoTowerContext)
-        draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
-        return self.normalizer.inverse(self._sample(context.step, filled(context.memory), draws, sampling))
-
-    @torch.no_grad()
-    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> TwoTowerContext:
-        assert isinstance(context, TwoTowerContext)
-        assert not context.spent, "this context was extended before; select() makes a copy"
-        context.spent = True
-        z = self.normalizer(concepts.to(self.end_of_text.device))
-        state, longer = context.reader.extend(self.pre(z).unsqueeze(1), context.context)
-        at = context.memory.lengths[:, None]
-        memory = context.memory.reserve(int(at.max()) + 1)
-        for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
-            new = block.cross.remember(state)
-            layer.write(at, new.keys, new.values)
-        memory = Cache(memory.layers, memory.lengths + 1)
-        return TwoTowerContext(context.reader, longer, context.step, memory, context.prompt)
-
-    def _memory(
+    def contextualize(
         self,
         z: Float[Tensor, "B S D"],
         batch: Batch,
         index: Int[Tensor, " N"],
         dropped: Bool[Tensor, "B S"] | None = None,
     ) -> Memory:
-        """Of every slot: the zero vector, and the slots before it in its document unless they are dropped."""
-        state = self.contextualiser(self.pre(z), batch.doc, batch.pos)
+        """The first tower: what the concepts at `index` see, keys and values of the concepts before them.
+
+        index:   slots, counted over all rows
+        dropped: slots that see the zero vector alone, as for classifier-free guidance
+        """
+        states = self.contextualiser(self.pre(z), batch.doc, batch.pos)
         before = document_mask(batch.doc).tril(-1)
         if dropped is not None:
             before = before & ~dropped[:, :, None]
-        mask = nn.functional.pad(before, (1, 0), value=True)
-        return Memory(self.denoiser.remember(state), mask[:, None], index)
+        mask = pad(before, (1, 0), value=True)
+        return Memory(self.denoiser.project_kv(states), mask[:, None], index)
 
-    def _sample(self, step: DenoisingStep, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
-        """Modulations for the whole schedule at once; the two branches of guidance side by side in one call a step."""
-        settings = settle(sampling, self.defaults)
-        timesteps = timesteps_of(self.diffusion, settings)
-        modulations = step.modulations(timesteps)
+    def denoise(self, x_t: Float[Tensor, "N D"], t: Int[Tensor, " N"], memory: Memory) -> Float[Tensor, "N D"]:
+        """The second tower: its output for noisy concepts, each at its own timestep beside its own context."""
+        timesteps, which = torch.unique(t, return_inverse=True)
+        return self.denoiser(x_t, self.denoiser.modulations(timesteps), which, memory)
 
-        def both(x: Float[Tensor, "N D"], number: int) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-            out = step(x, modulations[number], memory, twice=True)
-            return out[: len(x)], out[len(x) :]
+    @torch.no_grad()
+    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
+        z = self.normalizer(batch.emb)
+        index = (batch.doc != PAD).flatten().nonzero()[:, 0]
+        memory = self.contextualize(z, batch, index)
+        draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
+        new = self._sample(FastDenoiser.of(self.denoiser), memory, draws, sampling)
+        predicted = z.new_zeros(batch.doc.numel(), self.dim)
+        predicted[index] = self.normalizer.inverse(new)
+        return predicted.view_as(z)
 
-        def alone(x: Float[Tensor, "N D"], number: int) -> Float[Tensor, "N D"]:
-            return step(x, modulations[number], memory)
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "TwoTowerContext":
+        """A prompt may be empty: then the first concept comes from the zero vector."""
+        z, lengths, number = read_prompts(prompts, self.normalizer)
+        room = z.shape[1] + ROOM
+        contextualizer = with_packed_weights(self.contextualiser)
+        states, cache = contextualizer.extend(self.pre(z), contextualizer.empty_cache(len(z), room), lengths)
+        memory = Cache([layer.grown(1 + room) for layer in self.denoiser.project_kv(states)], lengths + 1)
+        return TwoTowerContext(cache, number, contextualizer, FastDenoiser.of(self.denoiser), memory)
 
-        return sample(self.diffusion, both, alone, timesteps, draws, self.dim, settings)
+    @torch.no_grad()
+    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
+        assert isinstance(context, TwoTowerContext)
+        draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
+        return self.normalizer.inverse(self._sample(context.denoiser, filled(context.memory), draws, sampling))
+
+    @torch.no_grad()
+    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> "TwoTowerContext":
+        assert isinstance(context, TwoTowerContext)
+        context.consume()
+        z = self.normalizer(concepts.to(self.end_of_text.device))
+        states, cache = context.contextualizer.extend(self.pre(z).unsqueeze(1), context.cache)
+        at = context.memory.lengths[:, None]
+        memory = context.memory.reserve(int(at.max()) + 1)
+        for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
+            new = block.cross.project_kv(states)
+            layer.write(at, new.keys, new.values)
+        memory = Cache(memory.layers, memory.lengths + 1)
+        return TwoTowerContext(cache, context.prompt, context.contextualizer, context.denoiser, memory)
+
+    def _sample(self, denoiser: FastDenoiser, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
+        settings = resolve_sampling(sampling, self.defaults)
+        modulations = denoiser.modulations(self.diffusion.timesteps(settings))
+
+        def network(x: Float[Tensor, "N D"], i: int, twice: bool) -> Float[Tensor, "G D"]:
+            return denoiser(x, modulations[i], memory, twice)
+
+        return self.diffusion.sample(network, draws, settings)
+
+
+@dataclass
+class TwoTowerContext(CachedContext):
+    """The contextualizer's cache, and its states as the denoiser sees them.
+
+    contextualizer, denoiser: with weights packed for few rows
+    memory:                   keys and values of each layer of the denoiser: the zero vector's, then one per concept
+    """
+
+    contextualizer: Transformer
+    denoiser: FastDenoiser
+    memory: Cache
 
 
 def filled(cache: Cache) -> Memory:
-    """What there is of a cache, without the room for more; nothing is hidden where all rows are equally long."""
+    """The filled part of a cache, masked only if rows differ in length."""
     shortest, longest = (int(length) for length in cache.lengths.aminmax())
     layers = [LayerCache(layer.keys[:, :, :longest], layer.values[:, :, :longest]) for layer in cache.layers]
     if shortest == longest:

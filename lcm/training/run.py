@@ -128,7 +128,7 @@ def assemble(config: Config, sharded: bool = False) -> tuple[LCMModule, ConceptD
     def fill_buffers(model: ConceptModel) -> None:
         model.normalizer.set(*data.normalizer)
         model.end_of_text.copy_(data.end_of_text)
-        model.read_fitted(data.codec.fingerprint)
+        model.load_fitted(data.codec.fingerprint)
 
     if not sharded:
         fill_buffers(model)

@@ -24,7 +24,7 @@ def before(slots):
 
 
 def remembered(denoiser, context, mask, index=None):
-    return Memory(denoiser.remember(context), mask, index)
+    return Memory(denoiser.project_kv(context), mask, index)
 
 
 def all_at(number):
@@ -44,7 +44,7 @@ def test_the_sinusoids_of_a_timestep():
 
 def test_time_is_embedded_by_two_linear_layers():
     torch.manual_seed(0)
-    time, t = TimestepEmbedding(WIDTH), torch.tensor([3, 50])
+    time, t = TimestepEmbedding(WIDTH, std=0.02), torch.tensor([3, 50])
     assert time.hidden.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not time.hidden.bias.any()
     assert not time.out.bias.any()
@@ -77,7 +77,7 @@ def test_each_sub_layer_is_shifted_scaled_and_gated_by_the_timestep():
     for number, (norm, part) in enumerate(parts):
         shift, scale, gate = numbers[:, number].unbind(1)
         state = state + gate * part(norm(state) * (1 + scale) + shift)
-    nothing = Memory(denoiser.remember(torch.zeros(3, 0, WIDTH)), None)
+    nothing = Memory(denoiser.project_kv(torch.zeros(3, 0, WIDTH)), None)
     found = denoiser(x, denoiser.modulations(t), torch.arange(3), nothing)
     close(found, denoiser.post(denoiser.norm(state)))
 
@@ -89,7 +89,7 @@ def test_attention_to_the_context_by_hand():
     cross, x, context = block.cross, torch.randn(4, WIDTH), torch.randn(1, 4, WIDTH)
     denoiser = build(1)
     denoiser.blocks[0] = block
-    layers = denoiser.remember(context)
+    layers = denoiser.project_kv(context)
     found = cross(x, Memory(layers, before(4), torch.arange(4)), layers[0])
     seen = torch.cat([torch.zeros(1, WIDTH), context[0]]) @ cross.kv.weight.T + cross.kv.bias
     keys, values = (half.view(5, HEADS, -1) for half in seen.chunk(2, dim=1))
@@ -131,7 +131,7 @@ def test_concepts_are_denoised_where_they_stand():
 
 def test_the_zero_vector_s_key_and_value_are_the_biases():
     denoiser = build()
-    layers = denoiser.remember(torch.zeros(2, 3, WIDTH))
+    layers = denoiser.project_kv(torch.zeros(2, 3, WIDTH))
     for layer in layers:
         assert layer.keys.shape == layer.values.shape == (2, HEADS, 4, WIDTH // HEADS)
         for entries in (layer.keys, layer.values):

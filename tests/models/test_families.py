@@ -21,7 +21,7 @@ from synthetic import DIM, pack
 from torch.nn.functional import pad
 
 from lcm.batch import PAD, Batch
-from lcm.models.diffusing import Noising
+from lcm.models.diffusion import Noising
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 generative = pytest.mark.parametrize("family", GENERATIVE)

@@ -23,7 +23,7 @@ from families import (
 from synthetic import DIM, pack
 
 from lcm.errors import UserError
-from lcm.models.interface import Sampling, settle
+from lcm.models.interface import Sampling, resolve_sampling
 from lcm.models.randomness import Draws
 
 COPIED = ("emb", "doc", "pos", "is_target")
@@ -198,8 +198,8 @@ def test_the_defaults_are_the_papers(prompts):
         model = build(family)
         context = model.prefill(prompts)
         assert torch.equal(model.next(context, Sampling()), model.next(context, settings)), family
-        assert settle(Sampling(), model.defaults) == settle(settings, model.defaults)
-        assert settle(Sampling(guidance=0.0), model.defaults).guidance == 0
+        assert resolve_sampling(Sampling(), model.defaults) == resolve_sampling(settings, model.defaults)
+        assert resolve_sampling(Sampling(guidance=0.0), model.defaults).guidance == 0
 
 
 @pytest.mark.parametrize("family", DIFFUSING)

@@ -5,8 +5,8 @@ import torch
 from families import close, randomize
 
 from lcm.models.denoiser import Denoiser, Memory
-from lcm.models.fast_denoiser import DenoisingStep, Norm, left_out
-from lcm.models.fast_linear import Product, can_pack
+from lcm.models.fast_denoiser import FastDenoiser, Norm, folded_scale
+from lcm.models.fast_linear import FastLinear, can_pack
 from lcm.models.transformer import RMSNorm
 
 D, WIDTH, HEADS = 6, 16, 2
@@ -25,7 +25,7 @@ def build(layers=2):
 def of_rows(denoiser, context, lengths):
     """Memory of rows with so many slots of context each."""
     seen = torch.arange(context.shape[1] + 1) <= torch.tensor(lengths)[:, None]
-    return Memory(denoiser.remember(context), seen[:, None, None])
+    return Memory(denoiser.project_kv(context), seen[:, None, None])
 
 
 @pytest.fixture(params=[True, False], ids=["packed", "not packed"])
@@ -40,7 +40,7 @@ def packing(request, monkeypatch):
 def test_a_product_is_the_linear_layer(packing):
     """For any number of rows, also of a part of a larger tensor."""
     linear = torch.nn.Linear(24, 40)
-    product = Product.of(linear.weight, linear.bias)
+    product = FastLinear.of(linear.weight, linear.bias)
     assert product.weight.is_mkldnn == packing
     for rows in (1, 3, 8, 70):
         x = torch.randn(2 * rows, 48)[::2, 24:]
@@ -55,7 +55,7 @@ def test_norm_and_what_it_leaves_out_are_the_norm():
     for length in (0.0, 1e-3, 1.0, 1e3):
         x = length * torch.randn(5, 16)
         with torch.no_grad():
-            close(Norm.of(norm)(x) * left_out(norm), norm(x))
+            close(Norm.of(norm)(x) * folded_scale(norm), norm(x))
 
 
 @pytest.mark.parametrize("number", range(len(TIMESTEPS)))
@@ -63,7 +63,7 @@ def test_a_step_is_the_denoiser(packing, number):
     """At every timestep of a schedule, with and without context."""
     denoiser, x, context, lengths = build(), torch.randn(3, D), torch.randn(3, 4, WIDTH), [4, 0, 2]
     tables = denoiser.modulations(torch.tensor(TIMESTEPS))
-    step = DenoisingStep.of(denoiser)
+    step = FastDenoiser.of(denoiser)
     by, memory = step.modulations(TIMESTEPS)[number], of_rows(denoiser, context, lengths)
     nothing = of_rows(denoiser, context, [0, 0, 0])
     both = step(x, by, memory, twice=True)
@@ -79,7 +79,7 @@ def test_concepts_are_denoised_where_they_stand():
     """Some slots of two rows, as in teacher-forced prediction."""
     denoiser, x, context = build(), torch.randn(3, D), torch.randn(2, 4, WIDTH)
     mask = torch.ones(4, 5, dtype=torch.bool).tril().expand(2, 1, -1, -1)
-    memory, step = Memory(denoiser.remember(context), mask, torch.tensor([2, 4, 7])), DenoisingStep.of(denoiser)
+    memory, step = Memory(denoiser.project_kv(context), mask, torch.tensor([2, 4, 7])), FastDenoiser.of(denoiser)
     with torch.no_grad():
         expected = denoiser(x, denoiser.modulations(torch.tensor(TIMESTEPS)), torch.ones(3, dtype=torch.long), memory)
     close(step(x, step.modulations(TIMESTEPS)[1], memory, twice=True)[:3], expected)
@@ -87,7 +87,7 @@ def test_concepts_are_denoised_where_they_stand():
 
 def test_neither_the_concepts_nor_their_memory_are_changed():
     denoiser, x, context = build(), torch.randn(2, D), torch.randn(2, 4, WIDTH)
-    step, memory = DenoisingStep.of(denoiser), of_rows(denoiser, context, [4, 4])
+    step, memory = FastDenoiser.of(denoiser), of_rows(denoiser, context, [4, 4])
     by = step.modulations(TIMESTEPS)[0]
     given = [t.clone() for t in (x, *by[0], *by[1], *(t for kept in memory.layers for t in (kept.keys, kept.values)))]
     step(x, by, memory, twice=True)
@@ -98,7 +98,7 @@ def test_neither_the_concepts_nor_their_memory_are_changed():
 def test_a_row_s_result_does_not_depend_on_its_neighbours(packing):
     """Touch a concept and a row of context: the other rows stay what they are, to the last bit."""
     denoiser, x, context = build(), torch.randn(3, D), torch.randn(3, 4, WIDTH)
-    step = DenoisingStep.of(denoiser)
+    step = FastDenoiser.of(denoiser)
     by = step.modulations(TIMESTEPS)[1]
     expected = step(x, by, of_rows(denoiser, context, [4, 1, 2]), twice=True)
     x[1] += 1
@@ -108,7 +108,7 @@ def test_a_row_s_result_does_not_depend_on_its_neighbours(packing):
 
 
 def test_modulations_are_made_once_a_schedule():
-    step = DenoisingStep.of(build())
+    step = FastDenoiser.of(build())
     first = step.modulations([9, 5])
     assert step.modulations([9, 5]) is first
     assert [len(step.modulations([9, 5, 2])), len(first)] == [3, 2]
@@ -118,13 +118,13 @@ def test_under_autocast_products_are_half_precision_and_answers_fp32():
     """Weights are rounded once, when they are laid out; outside of autocast they stay what they are then."""
     denoiser, x, context = build(), torch.randn(2, D), torch.randn(2, 4, WIDTH)
     memory = of_rows(denoiser, context, [4, 2])
-    exact = DenoisingStep.of(denoiser)
+    exact = FastDenoiser.of(denoiser)
     expected = exact(x, exact.modulations(TIMESTEPS)[1], memory, twice=True)
     with torch.autocast("cpu", torch.bfloat16):
-        half = DenoisingStep.of(denoiser)
+        half = FastDenoiser.of(denoiser)
         found = half(x, half.modulations(TIMESTEPS)[1], memory, twice=True)
         late = exact(x, exact.modulations(TIMESTEPS)[1], memory, twice=True)
-    assert {product.weight.dtype for product in (half.pre, half.post, half.layers[0].itself)} == {torch.bfloat16}
+    assert {product.weight.dtype for product in (half.pre, half.post, half.blocks[0].self_attn)} == {torch.bfloat16}
     assert found.dtype == late.dtype == torch.float32
     for rounded in (found, late, half(x, half.modulations(TIMESTEPS)[1], memory, twice=True)):
         assert (rounded - expected).abs().max() < 0.05 * expected.abs().max()

@@ -47,7 +47,7 @@ def test_generated_concepts_do_not_depend_on_how_weights_lie(family, count, chan
 def test_a_context_packs_what_a_step_reads_and_leaves_the_model_as_it_was(family):
     model = build(family)
     context = model.prefill([torch.randn(3, model.dim)])
-    quick = context.reader if family == "two_tower" else context.model
+    quick = context.contextualizer if family == "two_tower" else context.model
     assert {type(part) for part in quick.modules() if isinstance(part, nn.Linear)} == {PackedLinear}
     assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
     shared = dict(model.named_parameters())

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lcm.errors import UserError
-from lcm.models.fragility import Fragility, load_fragility, save_fragility
+from lcm.models.fragility import FragilityNetwork, load_fragility, save_fragility
 from lcm.models.normalizer import Normalizer
 
 WORDS = ["the", "old", "sea", "was", "calm", "and", "we", "went", "home", "before", "night", "came", "over", "hills"]
@@ -48,7 +48,7 @@ class Brittle(FakeCodec):
 
 
 def network(dim=6, seed=0):
-    found = Fragility(dim)
+    found = FragilityNetwork(dim)
     found.start(torch.Generator().manual_seed(seed))
     return found
 
@@ -84,7 +84,7 @@ def test_half_precision_in_is_fp32_out(dtype):
 
 
 def test_it_is_not_a_number_until_it_is_filled():
-    assert Fragility(6)(torch.zeros(2, 6)).isnan().all()
+    assert FragilityNetwork(6)(torch.zeros(2, 6)).isnan().all()
 
 
 def test_there_and_back_through_the_file(tmp_path):
@@ -180,7 +180,7 @@ def test_from_sentences_to_the_file(tmp_path, monkeypatch, capsys):
 
 
 def test_a_report_s_scores_are_taken_as_they_are(tmp_path, monkeypatch, capsys):
-    """Fragility −0.25 is F = 0.75; sentences without one are left out."""
+    """FragilityNetwork −0.25 is F = 0.75; sentences without one are left out."""
     monkeypatch.setattr(fit_fragility, "load_codec", lambda name: Brittle(16))
     texts = sentences(60)
     rows = [{"text": text, "lang": "eng_Latn", "fragility": -0.25 if i < 50 else None} for i, text in enumerate(texts)]

@@ -3,24 +3,26 @@
 import pytest
 import torch
 
-from lcm.models.diffusion import alpha_bar, sampling_timesteps
 from lcm.models.samplers import ddim, dpm_solver, guided, guided_eps
+from lcm.models.schedules import alpha_bar, sampling_timesteps
 
-COSINE = alpha_bar("cosine")
+LEVELS = alpha_bar("cosine").tolist()
+"""ᾱ at every timestep: step i is timestep i."""
+FORTY = [LEVELS[t] for t in sampling_timesteps(100, 40)]
 
 
-def towards(mean):
+def towards(mean, levels=FORTY):
     """A denoiser that looks at x: between it and `mean`, the closer to x, the less noise there is."""
-    return lambda x, t: mean + COSINE[t].item() * (x - mean)
+    return lambda x, i: mean + levels[i] * (x - mean)
 
 
 def seen(denoise):
-    """The denoiser, and the list of (x, t) that it will have been asked for."""
+    """The denoiser, and the list of (x, step) of its calls."""
     calls = []
 
-    def recorded(x, t):
-        calls.append((x.clone(), t))
-        return denoise(x, t)
+    def recorded(x, i):
+        calls.append((x.clone(), i))
+        return denoise(x, i)
 
     return recorded, calls
 
@@ -47,9 +49,9 @@ def test_noise_without_a_spread_is_left_alone(rescale):
 def test_guidance_happens_in_the_noise_and_each_row_has_its_own_spread(rescale):
     """From predictions to ε, guided, and back: at every timestep but the last."""
     x, with_context, without = torch.randn(3, 5, 6)
-    denoise = guided(lambda x, t: (with_context, without), lambda x, t: 1 / 0, COSINE, 3.0, rescale)
+    denoise = guided(lambda x, t: (with_context, without), lambda x, t: 1 / 0, LEVELS, 3.0, rescale)
     for t in (0, 49, 98):
-        a, s = COSINE[t].sqrt(), (1 - COSINE[t]).sqrt()
+        a, s = LEVELS[t] ** 0.5, (1 - LEVELS[t]) ** 0.5
         eps = [(x - a * x_0) / s for x_0 in (with_context.double(), without.double())]
         expected = torch.cat([guided_eps(eps[0][[i]], eps[1][[i]], 3.0, rescale) for i in range(5)])
         torch.testing.assert_close(denoise(x, t).double(), (x - s * expected) / a, atol=1e-4, rtol=1e-4)
@@ -57,20 +59,20 @@ def test_guidance_happens_in_the_noise_and_each_row_has_its_own_spread(rescale):
 
 def test_without_rescaling_guidance_is_linear_in_the_predictions():
     x, with_context, without = torch.randn(3, 5, 6)
-    denoise = guided(lambda x, t: (with_context, without), lambda x, t: 1 / 0, COSINE, 3.0)
+    denoise = guided(lambda x, t: (with_context, without), lambda x, t: 1 / 0, LEVELS, 3.0)
     torch.testing.assert_close(denoise(x, 60), without + 3 * (with_context - without), atol=1e-5, rtol=1e-5)
 
 
 def test_pure_noise_is_denoised_without_guidance():
     answer = torch.randn(2, 3)
-    denoise = guided(lambda x, t: 1 / 0, lambda x, t: answer, COSINE, 3.0, 0.7)
+    denoise = guided(lambda x, t: 1 / 0, lambda x, t: answer, LEVELS, 3.0, 0.7)
     assert torch.equal(denoise(torch.randn(2, 3), 99), answer)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 def test_unit_guidance_is_no_guidance_at_all(rescale):
     alone = towards(1.5)
-    assert guided(lambda x, t: 1 / 0, alone, COSINE, 1.0, rescale) is alone
+    assert guided(lambda x, t: 1 / 0, alone, LEVELS, 1.0, rescale) is alone
 
 
 @pytest.mark.parametrize("run", [ddim, dpm_solver])
@@ -78,22 +80,21 @@ def test_guidance_costs_one_call_a_step(run):
     """Of both at once; at pure noise, of the one with context."""
     both, pairs = seen(lambda x, t: (towards(1.5)(x, t), torch.zeros_like(x)))
     alone, calls = seen(towards(1.5))
-    timesteps = sampling_timesteps(100, 40)
-    found = run(guided(both, alone, COSINE, 3.0, 0.7), torch.randn(2, 3), COSINE, timesteps)
-    assert [t for _, t in calls] == [99]
-    assert [t for _, t in pairs] == timesteps[1:]
+    found = run(guided(both, alone, FORTY, 3.0, 0.7), torch.randn(2, 3), FORTY)
+    assert [i for _, i in calls] == [0]
+    assert [i for _, i in pairs] == list(range(1, 40))
     assert found.isfinite().all()
 
 
 @pytest.mark.parametrize("run", [ddim, dpm_solver])
 def test_rows_do_not_touch_each_other(run):
     """A row comes out the same in any company, guided and rescaled."""
-    x, timesteps = torch.randn(5, 6), sampling_timesteps(100, 20)
+    x = torch.randn(5, 6)
 
-    def both(x, t):
-        return towards(1.5)(x, t), towards(0.2)(x, t)
+    def both(x, i):
+        return towards(1.5)(x, i), towards(0.2)(x, i)
 
-    denoise = guided(both, towards(1.5), COSINE, 3.0, 0.7)
-    together = run(denoise, x, COSINE, timesteps)
-    alone = torch.cat([run(denoise, x[[i]], COSINE, timesteps) for i in range(5)])
+    denoise = guided(both, towards(1.5), FORTY, 3.0, 0.7)
+    together = run(denoise, x, FORTY)
+    alone = torch.cat([run(denoise, x[[i]], FORTY) for i in range(5)])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Concepts in the making beside clean ones: against one long sequence with a mask, and the ways in that agree."""
+"""Noisy concepts beside clean ones: against one long sequence with a mask, and the ways in that agree."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ from families import close, randomize
 from torch.nn.functional import pad
 
 from lcm.batch import PAD
+from lcm.config import OneTowerConfig
 from lcm.errors import UserError
-from lcm.models.interleaved_blocks import Interleaved, Leaves
+from lcm.models.interleaved_blocks import Interleaved, NoisySlots
 from lcm.models.transformer import Block
 
 D, WIDTH, HEADS, STEP = 6, 16, 2, 4
@@ -16,8 +17,9 @@ KINDS = pytest.mark.parametrize("positions", [8, 0], ids=["learned", "rotary"])
 
 def build(positions=0, **changes):
     torch.manual_seed(0)
-    settings = {"heads": HEADS, "layers": 3, "dropout": 0.0, "step_width": STEP, **changes}
-    return randomize(Interleaved(D, WIDTH, learned_positions=positions, **settings).eval())
+    settings = {"dim": D, "width": WIDTH, "heads": HEADS, "layers": 3, "dropout": 0.0, "step_width": STEP, **changes}
+    where = {"positions": "learned", "max_positions": positions} if positions else {"positions": "rotary"}
+    return randomize(Interleaved(OneTowerConfig(kind="one_tower", **where, **settings)).eval())
 
 
 def row(lengths, slots):
@@ -47,10 +49,10 @@ VISIBLE = torch.tensor(
 @KINDS
 def test_it_is_one_transformer_over_the_paper_s_sequence_and_its_mask(positions):
     """Noisy and clean in turn, both copies of a concept at the same position, through the plain blocks."""
-    model, clean, making = build(positions), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
+    model, clean, noisy = build(positions), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
     doc, pos = row([3], 3)
-    found = model(clean, making, doc, pos, torch.arange(3), nothing_dropped(doc))
-    sequence = torch.stack([making, clean[0]], dim=1).flatten(0, 1)[None]
+    found = model(clean, noisy, doc, pos, torch.arange(3), nothing_dropped(doc))
+    sequence = torch.stack([noisy, clean[0]], dim=1).flatten(0, 1)[None]
     rotation = model.rotation(pos.repeat_interleave(2, dim=1))
     for block in model.layers:
         sequence = Block.forward(block, sequence, rotation, VISIBLE.bool()[None, None])
@@ -60,16 +62,16 @@ def test_it_is_one_transformer_over_the_paper_s_sequence_and_its_mask(positions)
 @KINDS
 def test_the_table_of_what_sees_what(positions):
     """Touch one clean or noisy concept, and list the noisy ones that change."""
-    model, clean, making = build(positions), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
+    model, clean, noisy = build(positions), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
     doc, pos = row([3], 3)
 
-    def run(clean, making):
-        return model(clean, making, doc, pos, torch.arange(3), nothing_dropped(doc))
+    def run(clean, noisy):
+        return model(clean, noisy, doc, pos, torch.arange(3), nothing_dropped(doc))
 
-    expected = run(clean, making)
+    expected = run(clean, noisy)
     for slot in range(3):
         for number, column in ((0, VISIBLE[::2, 2 * slot]), (1, VISIBLE[::2, 2 * slot + 1])):
-            touched = [making.clone(), clean.clone()]
+            touched = [noisy.clone(), clean.clone()]
             touched[number].view(3, WIDTH)[slot] += 1
             changed = (run(touched[1], touched[0]) != expected).any(1)
             assert changed.tolist() == column.bool().tolist(), (slot, number)
@@ -79,11 +81,11 @@ def test_clean_concepts_are_a_causal_model_of_their_own_document():
     """Keys and values of the last layer depend on clean concepts up to their own."""
     model, clean = build(), torch.randn(1, 6, WIDTH)
     doc, pos = row([3, 2], 6)
-    layers = model.read(doc, pos, clean)
+    layers = model.clean_kv(doc, pos, clean)
     for slot, expected in {0: [0, 1, 2], 1: [1, 2], 2: [2], 3: [3, 4], 4: [4], 5: [5]}.items():
         touched = clean.clone()
         touched[0, slot] += 1
-        for found, before in zip(model.read(doc, pos, touched)[1:], layers[1:], strict=True):
+        for found, before in zip(model.clean_kv(doc, pos, touched)[1:], layers[1:], strict=True):
             changed = (found.keys != before.keys).any(-1).any(1)[0] | (found.values != before.values).any(-1).any(1)[0]
             assert changed.nonzero().flatten().tolist() == expected, slot
 
@@ -95,13 +97,13 @@ def test_documents_side_by_side_and_some_slots_alone(positions):
     rows = [row([3, 2], 6), row([6], 6)]
     doc, pos = (torch.cat(parts) for parts in zip(*rows, strict=True))
     index = torch.tensor([1, 4, 6, 11])
-    making = torch.randn(4, WIDTH)
-    found = model(clean, making, doc, pos, index, nothing_dropped(doc))
+    noisy = torch.randn(4, WIDTH)
+    found = model(clean, noisy, doc, pos, index, nothing_dropped(doc))
     for n, (r, start, slot) in enumerate([(0, 0, 1), (0, 3, 1), (1, 0, 0), (1, 0, 5)]):
         alone_doc, alone_pos = row([slot + 1], slot + 1)
         part = clean[r : r + 1, start : start + slot + 1]
         no = nothing_dropped(alone_doc)
-        alone = model(part, making[n : n + 1], alone_doc, alone_pos, torch.tensor([slot]), no)
+        alone = model(part, noisy[n : n + 1], alone_doc, alone_pos, torch.tensor([slot]), no)
         close(found[n : n + 1], alone)
 
 
@@ -111,26 +113,26 @@ def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions):
     model, clean, index = build(positions), torch.randn(3, 6, WIDTH), torch.tensor([1, 2, 5, 8, 12, 14])
     rows = [row([3, 3], 6), row([1, 3], 6), row([5], 6)]
     doc, pos = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    dropped, making = torch.rand(3, 6) < 0.4, torch.randn(6, WIDTH)
+    dropped, noisy = torch.rand(3, 6) < 0.4, torch.randn(6, WIDTH)
     assert dropped.flatten()[index].unique().tolist() == [False, True]
     found = []
     for dense_mask in (False, True):
         model.dense_mask = dense_mask
         model.zero_grad()
-        state = model(clean, making, doc, pos, index, dropped)
+        state = model(clean, noisy, doc, pos, index, dropped)
         state.square().sum().backward()
         found.append([state, *(p.grad for p in model.blocks.parameters() if p.grad is not None)])
     for apart, together in zip(*found, strict=True):
         close(apart, together)
 
 
-def test_a_dropped_context_leaves_the_concept_itself():
-    model, clean, making = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
+def test_a_dropped_context_slots_the_concept_itself():
+    model, clean, noisy = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
     doc, pos = row([4], 4)
     dropped = torch.tensor([[False, False, True, False]])
-    found = model(clean, making, doc, pos, torch.arange(4), dropped)
-    whole = model(clean, making, doc, pos, torch.arange(4), nothing_dropped(doc))
-    alone = model(clean, making, torch.arange(4)[None], pos, torch.arange(4), nothing_dropped(doc))
+    found = model(clean, noisy, doc, pos, torch.arange(4), dropped)
+    whole = model(clean, noisy, doc, pos, torch.arange(4), nothing_dropped(doc))
+    alone = model(clean, noisy, torch.arange(4)[None], pos, torch.arange(4), nothing_dropped(doc))
     close(found[2], alone[2])
     close(found[[0, 1, 3]], whole[[0, 1, 3]])
     assert not torch.allclose(found[2], whole[2], atol=1e-3)
@@ -142,23 +144,23 @@ def test_reading_whole_rows_or_piece_by_piece_makes_the_same(positions):
     """`forward`, `read` with `make`, and a cache that grows, ragged."""
     model, clean = build(positions), torch.randn(2, 5, WIDTH)
     doc, pos = (torch.cat(parts) for parts in zip(row([5], 5), row([5], 5), strict=True))
-    making = torch.randn(2, WIDTH)
+    noisy = torch.randn(2, WIDTH)
     index = torch.tensor([4, 5 + 3])
-    expected = model(clean, making, doc, pos, index, nothing_dropped(doc))
+    expected = model(clean, noisy, doc, pos, index, nothing_dropped(doc))
     causal = torch.ones(5, 5, dtype=torch.bool).tril(-1).expand(2, 1, -1, -1)
-    read = model.make(making, model.read(doc, pos, clean), Leaves(causal, model.rotation(pos), index))
+    read = model.noisy_states(noisy, model.clean_kv(doc, pos, clean), NoisySlots(causal, model.rotation(pos), index))
     close(read, expected)
     cache = model.extend(clean[:, :3], model.empty_cache(2, 3), torch.tensor([3, 2]))
     second = torch.stack([clean[0, 3], clean[1, 2]])[:, None]
     cache = model.extend(second, cache, torch.tensor([1, 1]))
     assert cache.lengths.tolist() == [4, 3]
     seen = torch.arange(cache.layers[0].keys.shape[2]) < cache.lengths[:, None]
-    leaves = Leaves(seen[:, None, None], model.rotation(cache.lengths[:, None]))
-    close(model.make(making, list(cache.layers), leaves), expected)
-    both = model.make(torch.cat([making, making]), list(cache.layers), leaves, without=2)
+    slots = NoisySlots(seen[:, None, None], model.rotation(cache.lengths[:, None]))
+    close(model.noisy_states(noisy, list(cache.layers), slots), expected)
+    both = model.noisy_states(torch.cat([noisy, noisy]), list(cache.layers), slots, without=2)
     close(both[:2], expected)
-    nothing = Leaves(torch.zeros_like(seen)[:, None, None], leaves.rotation)
-    close(both[2:], model.make(making, list(cache.layers), nothing))
+    nothing = NoisySlots(torch.zeros_like(seen)[:, None, None], slots.rotation)
+    close(both[2:], model.noisy_states(noisy, list(cache.layers), nothing))
 
 
 def test_the_input_is_a_linear_layer_of_concept_and_step_and_the_position():
@@ -166,7 +168,7 @@ def test_the_input_is_a_linear_layer_of_concept_and_step_and_the_position():
     model, x, embedded = build(8), torch.randn(3, D), torch.randn(3, STEP)
     pos = torch.tensor([0, 5, 7])
     whole = torch.cat([x, embedded], dim=1) @ model.pre.weight.T + model.pre.bias + model.positions.weight[pos]
-    close(model.inputs(x, model.steps(embedded), pos), whole)
+    close(model.inputs(x, model.step_inputs(embedded), pos), whole)
 
 
 def test_positions_are_either_learned_or_turned():
@@ -193,7 +195,7 @@ def test_a_document_longer_than_the_learned_positions_is_refused_with_the_way_ou
 @pytest.mark.parametrize("part", ["attention", "feed_forward"])
 def test_dropout_acts_on_what_each_part_adds(part):
     """With the other part's last layer zeroed."""
-    model, clean, making = build(dropout=0.5, layers=1), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
+    model, clean, noisy = build(dropout=0.5, layers=1), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
     doc, pos = row([3], 3)
     block = model.layers[0]
     silent = block.attention.out if part == "feed_forward" else block.feed_forward.out
@@ -201,7 +203,7 @@ def test_dropout_acts_on_what_each_part_adds(part):
         parameter.data.zero_()
 
     def run():
-        return model(clean, making, doc, pos, torch.arange(3), nothing_dropped(doc))
+        return model(clean, noisy, doc, pos, torch.arange(3), nothing_dropped(doc))
 
     assert torch.equal(run(), run())
     model.train()
@@ -212,15 +214,15 @@ def test_dropout_acts_on_clean_concepts():
     """Of two blocks, the first drops out what clean concepts pass on: the last one's keys and values differ."""
     model, clean = build(dropout=0.5, layers=2).train(), torch.randn(1, 3, WIDTH)
     doc, pos = row([3], 3)
-    first, second = (model.read(doc, pos, clean)[1].keys for _ in range(2))
+    first, second = (model.clean_kv(doc, pos, clean)[1].keys for _ in range(2))
     assert not torch.equal(first, second)
 
 
 def test_with_learned_positions_the_bias_of_keys_changes_nothing():
     """Every score of a softmax grows by the same number: its gradient is zero, and that is no mistake."""
-    model, clean, making = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
+    model, clean, noisy = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
     doc, pos = row([4], 4)
-    expected = model(clean, making, doc, pos, torch.arange(4), nothing_dropped(doc))
+    expected = model(clean, noisy, doc, pos, torch.arange(4), nothing_dropped(doc))
     for block in model.layers:
         block.attention.qkv.bias.data[WIDTH : 2 * WIDTH] += 1
-    close(model(clean, making, doc, pos, torch.arange(4), nothing_dropped(doc)), expected, 1e-4)
+    close(model(clean, noisy, doc, pos, torch.arange(4), nothing_dropped(doc)), expected, 1e-4)

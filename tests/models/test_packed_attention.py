@@ -23,12 +23,12 @@ def test_numbers_of_documents_may_have_gaps_and_their_slots_others_between():
     assert documents.index.tolist() == [4, 1, 3, 0, 2, 6, 7]
 
 
-def test_what_is_taken_apart_comes_together():
+def test_pack_is_the_inverse_of_unpack():
     documents, x = Documents.of(DOC), torch.randn(1, 2, 11, 4)
-    parts = documents.apart(x)
+    parts = documents.unpack(x)
     assert [tuple(part.shape) for part in parts] == [(1, 2, 1, 4), (2, 2, 2, 4), (2, 2, 3, 4)]
     assert torch.equal(parts[2][1], x[0, :, 8:])
-    assert torch.equal(documents.together(parts), x)
+    assert torch.equal(documents.pack(parts), x)
 
 
 def test_attention_is_that_of_rows_with_a_mask():

@@ -13,7 +13,7 @@ from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.models.interface import Sampling
 from lcm.models.normalizer import Normalizer
-from lcm.models.quantized import choose
+from lcm.models.quantized import sample_top_k
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 
 both_heads = pytest.mark.parametrize("family", QUANTS)
@@ -78,10 +78,10 @@ def test_codebooks_are_drawn_alike_and_their_sums_go_in(family):
     model.quantizer.targets = targets.__get__(model.quantizer)
     model.trunk.inputs = lambda x, step, pos: seen.append(x) or inputs(x, step, pos)
     model.loss(batch)
-    (z, k, _), making = asked[0], next(x for x in seen if x.shape == (1000, DIM))
+    (z, k, _), sums = asked[0], next(x for x in seen if x.shape == (1000, DIM))
     assert k.bincount(minlength=CODEBOOKS).tolist() == pytest.approx([1000 / CODEBOOKS] * CODEBOOKS, rel=0.15)
-    close(making, model.quantizer.dequantize(model.quantizer.encode(z), k))
-    assert not making[k == 0].any()
+    close(sums, model.quantizer.dequantize(model.quantizer.encode(z), k))
+    assert not sums[k == 0].any()
 
 
 @both_heads
@@ -97,7 +97,7 @@ def test_sampling_asks_the_network_what_training_asked(family, monkeypatch):
         model.loss(batch)
         trained.append(said.pop())
     codes = model.quantizer.encode(model.normalizer(batch.emb)[batch.targets(True)])
-    monkeypatch.setattr("lcm.models.quantized.choose", lambda *_: codes[:, len(said) - 1])
+    monkeypatch.setattr("lcm.models.quantized.sample_top_k", lambda *_: codes[:, len(said) - 1])
     predicted = model.predict(batch, Sampling(guidance=1.0))
     for ours, theirs in zip(said, trained, strict=True):
         close(ours, theirs, 1e-4)
@@ -143,7 +143,7 @@ def test_units_are_chosen_as_often_as_a_softmax_over_the_best_says():
     for top_k, best in ((3, [1, 3, 0]), (5, [0, 1, 2, 3, 4]), (100, [0, 1, 2, 3, 4]), (1, [1])):
         expected = torch.zeros(5)
         expected[best] = scores[best].softmax(0)
-        found = choose(scores.expand(n, -1), top_k, chances).bincount(minlength=5) / n
+        found = sample_top_k(scores.expand(n, -1), top_k, chances).bincount(minlength=5) / n
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 
 
@@ -152,7 +152,7 @@ def test_the_largest_chance_chooses_among_the_best_whatever_their_sum_rounds_to(
     scores, almost = torch.randn(500, 50), torch.full((500,), 1 - 2**-24)
     sums = scores.topk(20).values.softmax(1).cumsum(1)[:, -1]
     assert (sums <= almost).any(), "or nothing is tested"
-    assert torch.equal(choose(scores, 20, almost), scores.topk(20).indices[:, -1])
+    assert torch.equal(sample_top_k(scores, 20, almost), scores.topk(20).indices[:, -1])
 
 
 @both_heads
@@ -162,7 +162,7 @@ def test_a_falling_temperature_ends_at_the_likeliest_unit(family):
     hot = model.scores(out, sums, 1, 1.0)
     close(model.scores(out, sums, 1, 0.25), 4 * hot)
     cold = model.scores(out, sums, 1, 0.0)
-    assert torch.equal(choose(cold, UNITS, torch.rand(50)), hot.argmax(1))
+    assert torch.equal(sample_top_k(cold, UNITS, torch.rand(50)), hot.argmax(1))
 
 
 def test_c_scores_units_by_their_distance_to_what_is_left():
@@ -217,7 +217,7 @@ def test_the_fitted_codebooks_become_part_of_the_model(family, tmp_path):
     path = tmp_path / "q.safetensors"
     model = build(family, quantizer=str(path))
     quantizer = fitted_file(path, normalizer=model.normalizer)
-    model.read_fitted("abc")
+    model.load_fitted("abc")
     assert torch.equal(model.quantizer.codebooks, quantizer.codebooks)
     assert torch.equal(model.quantizer.squares, quantizer.squares)
     assert torch.equal(model.state_dict()["quantizer.codebooks"], quantizer.codebooks)
@@ -226,22 +226,22 @@ def test_the_fitted_codebooks_become_part_of_the_model(family, tmp_path):
 def test_a_quantizer_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "q.safetensors"
     with pytest.raises(UserError, match=r"model.quantizer=: is empty; expected the file"):
-        build("quant_d").read_fitted("abc")
+        build("quant_d").load_fitted("abc")
     model = build("quant_d", quantizer=str(path))
     with pytest.raises(UserError, match="no such file"):
-        model.read_fitted("abc")
+        model.load_fitted("abc")
     before = model.quantizer.codebooks.clone()
     for sizes in ({"codebooks": 2}, {"units": 5}):
         fitted_file(path, normalizer=model.normalizer, **sizes)
         with pytest.raises(UserError, match=r"codebooks of .* units of 8 numbers, but the model has model.codebooks=3"):
-            model.read_fitted("abc")
+            model.load_fitted("abc")
     fitted_file(path, normalizer=model.normalizer)
     with pytest.raises(UserError, match="fingerprint xyz"):
-        model.read_fitted("xyz")
+        model.load_fitted("xyz")
     fitted_file(path)
     with pytest.raises(UserError, match="another normalizer"):
-        model.read_fitted("abc")
+        model.load_fitted("abc")
     fitted_file(path, dim=4, space="raw")
     with pytest.raises(UserError, match="units of 4 numbers"):
-        model.read_fitted("abc")
+        model.load_fitted("abc")
     assert torch.equal(model.quantizer.codebooks, before)

@@ -2,7 +2,7 @@
 
 import torch
 
-from lcm.models.randomness import Draws, gaussian, prompt_number
+from lcm.models.randomness import Draws, gaussian_rows, prompt_number
 from lcm.seeds import generators
 
 KEYS = torch.tensor([[5, 0], [6, 0], [5, 1]])
@@ -10,11 +10,11 @@ KEYS = torch.tensor([[5, 0], [6, 0], [5, 1]])
 
 def test_each_row_s_numbers_depend_on_the_seed_and_its_keys_alone():
     torch.manual_seed(0)
-    numbers = gaussian(3, KEYS, (4,))
+    numbers = gaussian_rows(3, KEYS, (4,))
     torch.manual_seed(1)
-    assert torch.equal(gaussian(3, KEYS[[2, 0]], (4,)), numbers[[2, 0]])
-    assert torch.equal(gaussian(3, KEYS[1:2], (4,)), numbers[1:2])
-    other = gaussian(4, KEYS, (4,))
+    assert torch.equal(gaussian_rows(3, KEYS[[2, 0]], (4,)), numbers[[2, 0]])
+    assert torch.equal(gaussian_rows(3, KEYS[1:2], (4,)), numbers[1:2])
+    other = gaussian_rows(4, KEYS, (4,))
     assert len({tuple(row) for row in torch.cat([numbers, other]).tolist()}) == 6
 
 

@@ -8,19 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from lcm.models.diffusion import alpha_bar, sampling_timesteps
 from lcm.models.samplers import ddim, dpm_solver
+from lcm.models.schedules import alpha_bar, sampling_timesteps
 
 COSINE = alpha_bar("cosine")
 MEAN, SPREAD = 1.5, 0.4
 SAMPLERS = {"ddim": ddim, "dpm": dpm_solver}
 
 
-def gaussian(table, mean=MEAN, spread=SPREAD):
+def levels_of(steps, table=COSINE):
+    """ᾱ at so many sampling steps, or at these timesteps."""
+    timesteps = sampling_timesteps(len(table), steps) if isinstance(steps, int) else list(steps)
+    return table[timesteps].tolist()
+
+
+def gaussian(levels, mean=MEAN, spread=SPREAD):
     """E[x_0 | x_t] for data ~ N(mean, spread²)."""
 
-    def denoise(x, t):
-        ab = table[t].item()
+    def denoise(x, i):
+        ab = levels[i]
         gain = ab**0.5 * spread**2 / (ab * spread**2 + 1 - ab)
         return mean + gain * (x - ab**0.5 * mean)
 
@@ -28,12 +34,12 @@ def gaussian(table, mean=MEAN, spread=SPREAD):
 
 
 def seen(denoise):
-    """The denoiser, and the list of (x, t) that it will have been asked for."""
+    """The denoiser, and the list of (x, step) of its calls."""
     calls = []
 
-    def recorded(x, t):
-        calls.append((x.clone(), t))
-        return denoise(x, t)
+    def recorded(x, i):
+        calls.append((x.clone(), i))
+        return denoise(x, i)
 
     return recorded, calls
 
@@ -45,52 +51,49 @@ def gaussian_noise(shape, seed=0):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 30, 40, 99, 100])
-def test_an_oracle_gives_the_truth_in_exactly_so_many_calls(sampler, steps):
+def test_an_oracle_gives_the_truth_with_one_call_a_step(sampler, steps):
     truth = torch.randn(3, 8)
-    oracle, calls = seen(lambda x, t: truth)
-    timesteps = sampling_timesteps(100, steps)
-    assert torch.equal(sampler(oracle, torch.randn(3, 8), COSINE, timesteps), truth)
-    assert [t for _, t in calls] == timesteps
+    oracle, calls = seen(lambda x, i: truth)
+    assert torch.equal(sampler(oracle, torch.randn(3, 8), levels_of(steps)), truth)
+    assert [i for _, i in calls] == list(range(steps))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_an_oracle_s_last_step_starts_close_to_the_truth(sampler):
     """So the way there leads to it, and not only the answer at its end."""
     truth = torch.randn(3, 8)
-    oracle, calls = seen(lambda x, t: truth)
-    noise = torch.randn(3, 8)
-    sampler(oracle, noise, COSINE, sampling_timesteps(100, 40))
-    x, t = calls[-1]
-    torch.testing.assert_close(x, COSINE[t].sqrt().float() * truth + (1 - COSINE[t]).sqrt().float() * noise)
+    oracle, calls = seen(lambda x, i: truth)
+    noise, levels = torch.randn(3, 8), levels_of(40)
+    sampler(oracle, noise, levels)
+    torch.testing.assert_close(calls[-1][0], levels[-1] ** 0.5 * truth + (1 - levels[-1]) ** 0.5 * noise)
 
 
-def by_hand_ddim(table, timesteps, scaling=1.0):
+def by_hand_ddim(levels, scaling=1.0):
     """(gain, shift) of the linear map from the first noise to the result, for the Gaussian's denoiser, in numpy."""
-    ab = np.append(table.numpy(), 1.0)
     gain, shift = 1.0, 0.0
-    for now, after in pairwise([*timesteps, -1]):
-        a, s = np.sqrt(ab[now]), np.sqrt(1 - ab[now])
+    for now, after in pairwise([*levels, 1.0]):
+        a, s = np.sqrt(now), np.sqrt(1 - now)
         k = a * SPREAD**2 / (a**2 * SPREAD**2 + s**2)
         x0 = k * gain, MEAN + k * (shift - a * MEAN)
         eps = (gain - a * x0[0]) / s / scaling, (shift - a * x0[1]) / s / scaling
-        to_a, to_s = np.sqrt(ab[after]), np.sqrt(1 - ab[after])
+        to_a, to_s = np.sqrt(after), np.sqrt(1 - after)
         gain, shift = to_a * x0[0] + to_s * eps[0], to_a * x0[1] + to_s * eps[1]
     return gain, shift
 
 
-def by_hand_dpm(table, timesteps):
+def by_hand_dpm(levels):
     """The same for DPM-Solver++(2M), with λ and its infinities as its paper writes them."""
     with np.errstate(divide="ignore"):
-        alpha, sigma = np.sqrt(np.append(table.numpy(), 1.0)), np.sqrt(1 - np.append(table.numpy(), 1.0))
+        alpha, sigma = np.sqrt([*levels, 1.0]), np.sqrt(1 - np.array([*levels, 1.0]))
         lam = np.log(alpha) - np.log(sigma)
     x, before = np.array([1.0, 0.0]), None
-    for i, (now, after) in enumerate(pairwise([*timesteps, -1])):
+    for now, after in pairwise(range(len(levels) + 1)):
         k = alpha[now] * SPREAD**2 / (alpha[now] ** 2 * SPREAD**2 + sigma[now] ** 2)
         x0 = k * x + np.array([0, MEAN - k * alpha[now] * MEAN])
         h = lam[after] - lam[now]
         ahead = x0
-        if before is not None and after != -1:
-            r = (lam[now] - lam[timesteps[i - 1]]) / h
+        if before is not None and after != len(levels):
+            r = (lam[now] - lam[now - 1]) / h
             ahead = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * before
         x, before = sigma[after] / sigma[now] * x - alpha[after] * np.expm1(-h) * ahead, x0
     return x
@@ -101,12 +104,12 @@ def by_hand_dpm(table, timesteps):
 def test_a_few_steps_on_a_gaussian_are_the_recursion_exactly(steps, schedule):
     """Results are linear in the first noise; a wrong ε, a wrong next timestep or a wrong ᾱ changes the map."""
     table = alpha_bar(schedule, **({"gamma": 3.5, "delta": 0.0} if schedule == "sigmoid" else {}))
-    timesteps = sampling_timesteps(100, steps)
+    levels = levels_of(steps, table)
     x = torch.tensor([[-2.0, 0.0, 1.0]])
     for found, (gain, shift) in (
-        (ddim(gaussian(table), x, table, timesteps), by_hand_ddim(table, timesteps)),
-        (ddim(gaussian(table), x, table, timesteps, epsilon_scaling=1.05), by_hand_ddim(table, timesteps, 1.05)),
-        (dpm_solver(gaussian(table), x, table, timesteps), by_hand_dpm(table, timesteps)),
+        (ddim(gaussian(levels), x, levels), by_hand_ddim(levels)),
+        (ddim(gaussian(levels), x, levels, epsilon_scaling=1.05), by_hand_ddim(levels, 1.05)),
+        (dpm_solver(gaussian(levels), x, levels), by_hand_dpm(levels)),
     ):
         torch.testing.assert_close(found, (gain * x + shift).float(), atol=3e-6, rtol=3e-6)
 
@@ -114,35 +117,34 @@ def test_a_few_steps_on_a_gaussian_are_the_recursion_exactly(steps, schedule):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_many_steps_of_ddim_give_the_gaussian_s_mean_and_spread(eta):
     """With the noise of ancestral sampling, too. The initial scale is the caller's: at 0.6, less noise, less spread."""
-    table = alpha_bar("cosine", 1000)
-    timesteps = sampling_timesteps(1000, 500)
+    levels = levels_of(500, alpha_bar("cosine", 1000))
     x = gaussian_noise((20_000, 2), seed=1)(0)
-    found = ddim(gaussian(table), x, table, timesteps, eta=eta, noise=gaussian_noise((20_000, 2)))
+    found = ddim(gaussian(levels), x, levels, eta=eta, noise=gaussian_noise((20_000, 2)))
     assert found.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert found.std().item() == pytest.approx(SPREAD, rel=0.02)
 
 
 def test_few_steps_of_dpm_give_the_gaussian_s_mean_and_spread():
-    x = gaussian_noise((20_000, 2), seed=1)(0)
-    found = dpm_solver(gaussian(COSINE), x, COSINE, sampling_timesteps(100, 50))
+    x, levels = gaussian_noise((20_000, 2), seed=1)(0), levels_of(50)
+    found = dpm_solver(gaussian(levels), x, levels)
     assert found.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert found.std().item() == pytest.approx(SPREAD, rel=0.02)
 
 
 def test_less_initial_noise_is_less_spread():
-    x, timesteps = torch.randn(2, 3), sampling_timesteps(100, 100)
-    gain, shift = by_hand_ddim(COSINE, timesteps)
-    torch.testing.assert_close(ddim(gaussian(COSINE), 0.6 * x, COSINE, timesteps), (0.6 * gain * x + shift).float())
+    x, levels = torch.randn(2, 3), levels_of(100)
+    gain, shift = by_hand_ddim(levels)
+    torch.testing.assert_close(ddim(gaussian(levels), 0.6 * x, levels), (0.6 * gain * x + shift).float())
 
 
 WEIGHTS, CENTRES, WIDTHS = (0.3, 0.7), (-1.0, 1.2), (0.5, 0.3)
 
 
-def mixture(table):
+def mixture(levels):
     """E[x_0 | x_t] for a mixture of two Gaussians, in float64."""
 
-    def denoise(x, t):
-        ab = table[t].item()
+    def denoise(x, i):
+        ab = levels[i]
         x, parts = x.double(), []
         for weight, centre, width in zip(WEIGHTS, CENTRES, WIDTHS, strict=True):
             variance = ab * width**2 + 1 - ab
@@ -171,11 +173,10 @@ def test_the_order_of_convergence(name, order):
     table, errors = alpha_bar("cosine", 4096), []
     exact = {t: torch.tensor([[mixture_quantile(q / 10, table[t].item())] for q in range(1, 10)]) for t in (3584, 512)}
     for stride in (64, 32, 16):
-        denoise, calls = seen(mixture(table))
-        SAMPLERS[name](denoise, exact[3584], table, range(3584, 511, -stride))
-        x, t = calls[-1]
-        assert t == 512
-        errors.append((x - exact[512]).abs().max().item())
+        levels = levels_of(range(3584, 511, -stride), table)
+        denoise, calls = seen(mixture(levels))
+        SAMPLERS[name](denoise, exact[3584], levels)
+        errors.append((calls[-1][0] - exact[512]).abs().max().item())
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert orders == pytest.approx([order] * 2, abs=0.2)
 
@@ -184,24 +185,25 @@ def test_the_order_of_convergence(name, order):
 def test_from_pure_noise_to_the_mixture(sampler, error):
     x = torch.tensor([[NormalDist().inv_cdf(q / 10)] for q in range(1, 10)])
     truth = torch.tensor([[mixture_quantile(q / 10, 1.0)] for q in range(1, 10)])
-    found = sampler(mixture(COSINE), x, COSINE, sampling_timesteps(100, 50))
+    levels = levels_of(50)
+    found = sampler(mixture(levels), x, levels)
     assert (found - truth).abs().mean() < error
 
 
 def test_one_step_has_the_coefficients_of_the_table():
     """From 49 to 47 of the cosine: .724436 of the prediction and .689342 of ε."""
-    denoise, calls = seen(lambda x, t: torch.tensor([[1.0, 0.0]]))
+    denoise, calls = seen(lambda x, i: torch.tensor([[1.0, 0.0]]))
     a, s = COSINE[49].sqrt(), (1 - COSINE[49]).sqrt()
-    ddim(denoise, torch.tensor([[a, s]]), COSINE, [49, 47])
+    ddim(denoise, torch.tensor([[a, s]]), levels_of([49, 47]))
     assert [round(number, 6) for number in calls[1][0].flatten().tolist()] == [0.724436, 0.689342]
 
 
 def test_the_noise_of_ancestral_sampling_has_ddim_s_variance():
     """Printed from fp32 tables: .00414836, .0296716, .757367 and .999772."""
-    denoise, calls = seen(lambda x, t: torch.zeros_like(x))
+    denoise, calls = seen(lambda x, i: torch.zeros_like(x))
     for t, variance in ((9, 0.00414842), (49, 0.0296716), (98, 0.757367), (99, 0.999772)):
         calls.clear()
-        ddim(denoise, torch.zeros(1, 1), COSINE, [t, t - 1], eta=1.0, noise=lambda step: torch.ones(1, 1))
+        ddim(denoise, torch.zeros(1, 1), levels_of([t, t - 1]), eta=1.0, noise=lambda step: torch.ones(1, 1))
         assert calls[1][0].item() ** 2 == pytest.approx(variance, rel=2e-6)
 
 
@@ -212,7 +214,7 @@ def test_the_last_step_adds_no_noise():
         steps.append(step)
         return torch.ones(1, 1)
 
-    ddim(lambda x, t: x, torch.zeros(1, 1), COSINE, [99, 50, 0], eta=1.0, noise=noise)
+    ddim(lambda x, i: x, torch.zeros(1, 1), levels_of([99, 50, 0]), eta=1.0, noise=noise)
     assert steps == [0, 1]
 
 
@@ -222,31 +224,22 @@ def test_results_are_finite_for_every_eta_and_number_of_steps(eta, schedule):
     """And no step has more noise than ᾱ leaves room for."""
     table, noise = alpha_bar(**schedule), gaussian_noise((4, 2))
     for steps in range(1, 101):
-        denoise, calls = seen(lambda x, t: torch.zeros_like(x))
-        found = ddim(denoise, noise(0), table, sampling_timesteps(100, steps), eta=eta, noise=noise)
+        denoise, calls = seen(lambda x, i: torch.zeros_like(x))
+        levels = levels_of(steps, table)
+        found = ddim(denoise, noise(0), levels, eta=eta, noise=noise)
         assert found.isfinite().all()
         assert all(x.abs().max() < 6 for x, _ in calls)
-    assert dpm_solver(gaussian(table), noise(0), table, sampling_timesteps(100, steps)).isfinite().all()
-
-
-def test_clipping_bounds_every_prediction():
-    x, timesteps = torch.randn(2, 3), sampling_timesteps(100, 10)
-    for sampler in SAMPLERS.values():
-        wild, calls = seen(lambda x, t: torch.full_like(x, 1e3))
-        tame, expected = seen(lambda x, t: torch.full_like(x, 2.0))
-        assert torch.equal(sampler(wild, x, COSINE, timesteps, clip=2.0), sampler(tame, x, COSINE, timesteps))
-        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(calls, expected, strict=True))
-        assert sampler(wild, x, COSINE, timesteps).max() == 1e3, "off where it is not asked for"
+        assert dpm_solver(gaussian(levels), noise(0), levels).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_in_is_fp32_out(dtype):
     """The denoiser gets fp32 and may answer in its own precision; nothing else is rounded."""
-    x, timesteps = torch.randn(2, 3).to(dtype), sampling_timesteps(100, 10)
+    x, levels = torch.randn(2, 3).to(dtype), levels_of(10)
     for sampler in SAMPLERS.values():
-        half, calls = seen(lambda x, t: gaussian(COSINE)(x, t).to(dtype))
-        found = sampler(half, x, COSINE, timesteps)
+        half, calls = seen(lambda x, i: gaussian(levels)(x, i).to(dtype))
+        found = sampler(half, x, levels)
         assert found.dtype == torch.float32
         assert all(asked.dtype == torch.float32 for asked, _ in calls)
-        exact = sampler(lambda x, t: gaussian(COSINE)(x, t).to(dtype).float(), x.float(), COSINE, timesteps)
+        exact = sampler(lambda x, i: gaussian(levels)(x, i).to(dtype).float(), x.float(), levels)
         assert torch.equal(found, exact)

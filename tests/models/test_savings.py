@@ -15,8 +15,8 @@ from naive_diffusion import Noising
 from lcm.config import BaseLCMConfig, DiffusionConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.models import build_model
 from lcm.models.denoiser import Memory
-from lcm.models.diffusing import DiffusionSampling, draw_noising
-from lcm.models.fast_denoiser import DenoisingStep
+from lcm.models.diffusion import DiffusionSampling
+from lcm.models.fast_denoiser import FastDenoiser
 from lcm.models.interface import Sampling
 from lcm.models.randomness import Draws, prompt_number
 from lcm.seeds import generators
@@ -73,7 +73,7 @@ def drawn_for(model, name, batch):
             for g in generators(0, batch.row[:, None])
         ]
         return tuple(torch.stack(parts) for parts in zip(*drawn, strict=True))
-    return draw_noising(model.diffusion, batch.row, SLOTS, DIM, drops=True)
+    return model.diffusion.draw_noising(batch.row, SLOTS, drops=True)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -126,7 +126,7 @@ def test_attention_to_oneself_needs_neither_queries_nor_keys():
     x = torch.randn(2, 6, 16)
     plain = naive.self_attention(x, x, torch.eye(6, dtype=torch.bool))
     assert_equal(block.self_out(block.self_value(x)), plain)
-    assert_equal(DenoisingStep.of(model.denoiser).layers[1].itself(x.flatten(0, 1)), plain.flatten(0, 1))
+    assert_equal(FastDenoiser.of(model.denoiser).blocks[1].self_attn(x.flatten(0, 1)), plain.flatten(0, 1))
 
 
 @pytest.mark.parametrize("lengths", [(3, 5), (5, 5)], ids=["ragged", "even"])
@@ -136,7 +136,7 @@ def test_kept_keys_and_values_are_those_projected_anew(lengths, twice):
     denoiser, naive = (m.denoiser for m in (build("two_tower"), naive_of(build("two_tower"))))
     context, (x, _) = torch.randn(2, 5, 16), noisy(2)
     seen = (torch.arange(6) <= torch.tensor(lengths)[:, None])[:, None, None]
-    memory, step = Memory(denoiser.remember(context), None if seen.all() else seen), DenoisingStep.of(denoiser)
+    memory, step = Memory(denoiser.project_kv(context), None if seen.all() else seen), FastDenoiser.of(denoiser)
     _, by = step.modulations([60, 40])
     ours, t = step(x, by, memory, twice=twice), torch.tensor([[40]])
     assert len(ours) == (4 if twice else 2)
@@ -157,7 +157,7 @@ def test_zero_modulators_leave_the_outer_layers_alone():
         torch.nn.init.zeros_(block.modulator.weight)
         torch.nn.init.zeros_(block.modulator.bias)
     mask = torch.ones(2, 1, 3, 4, dtype=torch.bool)
-    memory = Memory(denoiser.remember(torch.randn(2, 3, 16)), mask, torch.arange(6))
+    memory = Memory(denoiser.project_kv(torch.randn(2, 3, 16)), mask, torch.arange(6))
     steps, which = torch.unique(t, return_inverse=True)
     out = denoiser(x, denoiser.modulations(steps), which, memory)
     assert torch.equal(out, denoiser.post(denoiser.norm(denoiser.pre(x))))

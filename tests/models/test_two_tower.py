@@ -11,8 +11,8 @@ from torch import nn
 from lcm.config import TwoTowerConfig
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.models.diffusing import draw_noising
-from lcm.models.fragility import Fragility, save_fragility
+from lcm.models.diffusion import Diffusion
+from lcm.models.fragility import FragilityNetwork, save_fragility
 from lcm.models.interface import Sampling
 from lcm.models.randomness import Draws
 
@@ -102,7 +102,7 @@ def test_sampling_asks_the_network_what_training_asked(family, t, monkeypatch):
     z = model.normalizer(batch.emb)[filled]
     x_t = model.diffusion.noise(z, torch.full((9,), t), draws.eps[filled])
     monkeypatch.setattr("lcm.models.randomness.Draws.gaussian", lambda self, number, width: x_t)
-    monkeypatch.setattr(f"lcm.models.{family}.timesteps_of", lambda diffusion, settings: [t])
+    monkeypatch.setattr(Diffusion, "timesteps", lambda self, settings: [t])
     predicted = model.predict(batch, Sampling(initial_noise=1.0, guidance=1.0))
     error = (model.normalizer(predicted)[filled] - z).square().sum(1)
     close(model.loss(batch).per_target, error, 1e-4)
@@ -114,7 +114,7 @@ def test_guidance_scale_zero_is_the_prediction_without_context(monkeypatch):
         model, settings = build(family), Sampling(guidance=0.0, rescale=0.0)
         torch.manual_seed(2)
         document = torch.randn(3, DIM)
-        monkeypatch.setattr(f"lcm.models.{family}.timesteps_of", lambda diffusion, settings: [60, 20])
+        monkeypatch.setattr(Diffusion, "timesteps", lambda self, settings: [60, 20])
         noise = torch.randn(DIM)
         monkeypatch.setattr(
             "lcm.models.randomness.Draws.gaussian",
@@ -130,10 +130,10 @@ def test_guidance_scale_zero_is_the_prediction_without_context(monkeypatch):
 def test_timesteps_noise_and_drops_of_a_row_are_a_function_of_its_number():
     model = build("two_tower")
     torch.manual_seed(0)
-    first = draw_noising(model.diffusion, torch.tensor([4, 9]), 200, DIM, drops=True)
+    first = model.diffusion.draw_noising(torch.tensor([4, 9]), 200, drops=True)
     torch.manual_seed(1)
-    again = draw_noising(model.diffusion, torch.tensor([9]), 200, DIM, drops=True)
-    evaluated = draw_noising(model.diffusion, torch.tensor([9]), 200, DIM, drops=False)
+    again = model.diffusion.draw_noising(torch.tensor([9]), 200, drops=True)
+    evaluated = model.diffusion.draw_noising(torch.tensor([9]), 200, drops=False)
     for both, one in zip(first, again, strict=True):
         assert torch.equal(both[1:], one)
         assert not torch.equal(both[:1], one)
@@ -175,13 +175,13 @@ def test_the_fitted_fragility_becomes_part_of_the_model(family, tmp_path):
     """Until it is read, losses are no numbers; another codec's is refused."""
     path = tmp_path / "fragility.safetensors"
     model = build(family, diffusion={"weight": "fragility", "fragility": str(path)})
-    batch, network = pack([[3, 2]], slots=6), Fragility(DIM)
+    batch, network = pack([[3, 2]], slots=6), FragilityNetwork(DIM)
     assert model.loss(batch).per_target.isnan().all()
     network.start(torch.Generator().manual_seed(0))
     save_fragility(path, network, model.normalizer, "mini", "abc")
     with pytest.raises(UserError, match="xyz"):
-        model.read_fitted("xyz")
-    model.read_fitted("abc")
+        model.load_fitted("xyz")
+    model.load_fitted("abc")
     weight = torch.sigmoid(-4 * network(model.normalizer(batch.emb[0, :5])) + 3.5)
     close(model.loss(batch).per_target, build(family).loss(batch).per_target * weight)
-    build(family).read_fitted("anything")
+    build(family).load_fitted("anything")
