@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, addcmul, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.models.transformer import BlockHook, Dropout, LayerCache, RMSNorm, Stack, SwiGLU, count_parameters, no_hook
+from lcm.models.kv_cache import LayerCache
+from lcm.models.transformer import BlockHook, Dropout, RMSNorm, Stack, SwiGLU, count_parameters, no_hook
 
 FREQUENCIES = 128
 

@@ -22,7 +22,8 @@ from torch.nn.functional import silu
 
 from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory
 from lcm.models.fast_linear import FastLinear
-from lcm.models.transformer import LayerCache, RMSNorm
+from lcm.models.kv_cache import LayerCache
+from lcm.models.transformer import RMSNorm
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lcm.batch import Batch
 from lcm.errors import UserError
+from lcm.models.kv_cache import KVCache
 from lcm.models.normalizer import Normalizer
-from lcm.models.transformer import Cache, Stack, count_parameters
+from lcm.models.transformer import Stack, count_parameters
 from lcm.options import Option, check_bounds, option_name
 
 
@@ -104,7 +105,7 @@ class CachedContext:
     prompt: identifies each row's prompt, the seed of its noise; it follows the row through `select`
     """
 
-    cache: Cache
+    cache: KVCache
     prompt: Int[Tensor, " B"]
     consumed: bool = field(default=False, kw_only=True)
 
@@ -115,7 +116,7 @@ class CachedContext:
     def select(self: C, rows: Int[Tensor, " R"]) -> C:
         chosen: dict[str, Any] = {"consumed": False}
         for name, part in vars(self).items():
-            if isinstance(part, Tensor | Cache):
+            if isinstance(part, Tensor | KVCache):
                 chosen[name] = part[rows] if isinstance(part, Tensor) else part.select(rows)
         return replace(self, **chosen)
 

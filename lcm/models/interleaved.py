@@ -18,9 +18,10 @@ from lcm.config import InterleavedConfig
 from lcm.models.fast_linear import with_packed_weights
 from lcm.models.interface import CachedContext, ConceptModel, Context, Sampling
 from lcm.models.interleaved_blocks import Interleaved, NoisySlots
+from lcm.models.kv_cache import LayerCache
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import BlockHook, LayerCache
+from lcm.models.transformer import BlockHook
 
 
 @dataclass(frozen=True)

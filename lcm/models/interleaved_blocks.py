@@ -20,18 +20,9 @@ from torch import Tensor, nn
 from lcm.batch import document_mask
 from lcm.config import InterleavedConfig
 from lcm.errors import UserError
+from lcm.models.kv_cache import KVCache, LayerCache
 from lcm.models.packed_attention import Documents, attend
-from lcm.models.transformer import (
-    Block,
-    BlockHook,
-    Cache,
-    LayerCache,
-    RMSNorm,
-    Rotation,
-    Stack,
-    count_parameters,
-    no_hook,
-)
+from lcm.models.transformer import Block, BlockHook, RMSNorm, Rotation, Stack, count_parameters, no_hook
 
 
 @dataclass(frozen=True)
@@ -233,7 +224,7 @@ class Interleaved(Stack):
         attention = 12 * len(self.norm.weight) * slots * len(self.blocks)
         return super().training_flops(slots) + 6 * count_parameters(self.blocks) + attention
 
-    def extend(self, clean: Float[Tensor, "B S M"], cache: Cache, used: Int[Tensor, " B"]) -> Cache:
+    def extend(self, clean: Float[Tensor, "B S M"], cache: KVCache, used: Int[Tensor, " B"]) -> KVCache:
         """Append S clean concepts to each row, of which row i keeps the first used[i]. Consumes the old cache."""
         pos = cache.lengths[:, None] + torch.arange(clean.shape[1], device=clean.device)
         cache = cache.reserve(int(pos.max()) + 1)
@@ -245,7 +236,7 @@ class Interleaved(Stack):
             else:  # the last states of the clean stream are never used
                 new = block.clean_kv(clean, rotation)
                 layer.write(pos, new.keys, new.values)
-        return Cache(cache.layers, cache.lengths + used)
+        return KVCache(cache.layers, cache.lengths + used)
 
     def noisy_states(
         self, noisy: Float[Tensor, "N M"], layers: list[LayerCache], slots: NoisySlots, without: int = 0

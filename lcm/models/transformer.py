@@ -1,21 +1,21 @@
-"""The causal transformer of every model family: RMSNorm, rotary attention, SwiGLU, key/value cache.
+"""The causal transformer of every model family: RMSNorm, rotary attention, SwiGLU.
 
-Shapes.  B rows · S slots · M model width · H heads · K head width · P pairs of its channels
-         L slots of a cache · R selected rows
+Shapes.  B rows · S slots · M model width · H heads · K head width · P pairs of its channels · L slots of a cache
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad, rms_norm, silu
+from torch.nn.functional import rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
+from lcm.models.kv_cache import KVCache, LayerCache
 from lcm.models.packed_attention import Documents, attend, prefer_per_document
 
 ROPE_THETA = 10_000.0
@@ -63,46 +63,6 @@ class Rotation:
         else:
             rotated = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(self.cos, self.sin))
         return rotated.flatten(-2).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class LayerCache:
-    """Keys and values of one layer, written in place. Slots beyond a row's length are undefined."""
-
-    keys: Float[Tensor, "B H L K"]
-    values: Float[Tensor, "B H L K"]
-
-    def write(self, at: Int[Tensor, "B S"], keys: Float[Tensor, "B H S K"], values: Float[Tensor, "B H S K"]) -> None:
-        rows = torch.arange(len(at), device=at.device)[:, None]
-        self.keys[rows, :, at] = keys.transpose(1, 2)
-        self.values[rows, :, at] = values.transpose(1, 2)
-
-    def select(self, rows: Int[Tensor, " R"]) -> "LayerCache":
-        return LayerCache(self.keys[rows], self.values[rows])
-
-    def grown(self, slots: int) -> "LayerCache":
-        """A copy with room for `slots` slots."""
-        room = (0, 0, 0, slots - self.keys.shape[2])
-        return LayerCache(pad(self.keys, room), pad(self.values, room))
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of every layer, for B rows of different lengths."""
-
-    layers: Sequence[LayerCache]
-    lengths: Int[Tensor, " B"]
-
-    def select(self, rows: Int[Tensor, " R"]) -> "Cache":
-        """A copy of these rows, in this order; rows may be dropped and repeated."""
-        return Cache([layer.select(rows) for layer in self.layers], self.lengths[rows])
-
-    def reserve(self, slots: int) -> "Cache":
-        """The cache with room for at least `slots` concepts a row. Room doubles, so that growing stays cheap."""
-        room = self.layers[0].keys.shape[2]
-        if slots <= room:
-            return self
-        return Cache([layer.grown(max(slots, 2 * room)) for layer in self.layers], self.lengths)
 
 
 class Attention(nn.Module):
@@ -229,13 +189,13 @@ class Stack(nn.Module):
     def runs_per_document(self, doc: Int[Tensor, "B S"]) -> bool:
         return not self.dense_mask and prefer_per_document(doc, self.blocks)
 
-    def empty_cache(self, rows: int, slots: int) -> Cache:
+    def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache of `rows` empty rows, each with room for `slots` concepts."""
         weight, device = self.norm.weight, self.norm.weight.device.type
         shape = (rows, self.heads, slots, len(weight) // self.heads)
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         layers = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in self.blocks]
-        return Cache(layers, weight.new_zeros(rows, dtype=torch.long))
+        return KVCache(layers, weight.new_zeros(rows, dtype=torch.long))
 
     def training_flops(self, slots: int) -> int:
         """Operations of one concept, forward and backward: 6 a parameter, 12 · width · slots a block's attention."""
@@ -283,8 +243,8 @@ class Transformer(Stack):
         return self.norm(x)
 
     def extend(
-        self, x: Float[Tensor, "B S M"], cache: Cache, lengths: Int[Tensor, " B"] | None = None
-    ) -> tuple[Float[Tensor, "B S M"], Cache]:
+        self, x: Float[Tensor, "B S M"], cache: KVCache, lengths: Int[Tensor, " B"] | None = None
+    ) -> tuple[Float[Tensor, "B S M"], KVCache]:
         """Append S slots to each row, of which row i keeps the first lengths[i] (default: all).
 
         Returns the state of each slot and the longer cache. The old cache must not be used again: both share memory.
@@ -300,4 +260,4 @@ class Transformer(Stack):
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, rotation, mask, (layer, pos))
         used = lengths if lengths is not None else torch.full_like(cache.lengths, x.shape[1])
-        return self.norm(x), Cache(cache.layers, cache.lengths + used)
+        return self.norm(x), KVCache(cache.layers, cache.lengths + used)

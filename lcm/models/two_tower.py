@@ -19,9 +19,10 @@ from lcm.models.diffusion import Diffusion, DiffusionSampling
 from lcm.models.fast_denoiser import FastDenoiser
 from lcm.models.fast_linear import with_packed_weights
 from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, resolve_sampling
+from lcm.models.kv_cache import KVCache, LayerCache
 from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import BlockHook, Cache, LayerCache, Transformer, no_hook
+from lcm.models.transformer import BlockHook, Transformer, no_hook
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
@@ -100,7 +101,7 @@ class TwoTowerLCM(ConceptModel):
         room = z.shape[1] + ROOM
         contextualizer = with_packed_weights(self.contextualiser)
         states, cache = contextualizer.extend(self.pre(z), contextualizer.empty_cache(len(z), room), lengths)
-        memory = Cache([layer.grown(1 + room) for layer in self.denoiser.project_kv(states)], lengths + 1)
+        memory = KVCache([layer.grown(1 + room) for layer in self.denoiser.project_kv(states)], lengths + 1)
         return TwoTowerContext(cache, number, contextualizer, FastDenoiser.of(self.denoiser), memory)
 
     @torch.no_grad()
@@ -120,7 +121,7 @@ class TwoTowerLCM(ConceptModel):
         for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
             new = block.cross.project_kv(states)
             layer.write(at, new.keys, new.values)
-        memory = Cache(memory.layers, memory.lengths + 1)
+        memory = KVCache(memory.layers, memory.lengths + 1)
         return TwoTowerContext(cache, context.prompt, context.contextualizer, context.denoiser, memory)
 
     def _sample(self, denoiser: FastDenoiser, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
@@ -143,10 +144,10 @@ class TwoTowerContext(CachedContext):
 
     contextualizer: Transformer
     denoiser: FastDenoiser
-    memory: Cache
+    memory: KVCache
 
 
-def filled(cache: Cache) -> Memory:
+def filled(cache: KVCache) -> Memory:
     """The filled part of a cache, masked only if rows differ in length."""
     shortest, longest = (int(length) for length in cache.lengths.aminmax())
     layers = [LayerCache(layer.keys[:, :, :longest], layer.values[:, :, :longest]) for layer in cache.layers]

@@ -6,7 +6,8 @@ from families import DIFFUSING, FAMILIES, build, generate, sampling
 from torch import nn
 
 from lcm.models.fast_linear import PackedLinear, can_pack
-from lcm.models.transformer import Cache, Transformer
+from lcm.models.kv_cache import KVCache
+from lcm.models.transformer import Transformer
 
 
 def transformer():
@@ -18,7 +19,7 @@ def test_nothing_beyond_the_longest_row_is_read():
     model, x = transformer(), torch.randn(2, 4, 32)
     with torch.no_grad():
         _, cache = model.extend(x, model.empty_cache(2, 9), torch.tensor([2, 4]))
-        wanted, _ = model.extend(x[:, :1], Cache([layer.grown(9) for layer in cache.layers], cache.lengths))
+        wanted, _ = model.extend(x[:, :1], KVCache([layer.grown(9) for layer in cache.layers], cache.lengths))
         for layer in cache.layers:
             layer.keys[:, :, 5:] = layer.values[:, :, 5:] = torch.nan
         found, _ = model.extend(x[:, :1], cache)
