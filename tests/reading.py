@@ -19,7 +19,7 @@ def opened(config: Config, rank: int = 0, world_size: int = 1, predicts_first: b
 
 
 def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:
-    """What a training loop would see, `advance` called as it would."""
+    """The batches that a training loop sees, with `advance` called for each."""
     batches = []
     for batch in islice(data.train_dataloader(), micro_batches):
         data.advance()
@@ -28,7 +28,7 @@ def trained(data: ConceptData, micro_batches: int | None = None) -> list[Batch]:
 
 
 def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]]:
-    """Everything about each row, its seed first, to be compared."""
+    """Everything about each row, its seed first, for comparison."""
     fields = ("emb", "doc", "pos", "is_target")
     return [
         (int(batch.row[i]), *(getattr(batch, name)[i].numpy().tobytes() for name in fields))
@@ -38,7 +38,7 @@ def as_rows(batches: list[Batch]) -> list[tuple[int, bytes, bytes, bytes, bytes]
 
 
 def numbers_of(batches) -> list[int]:
-    """Of the documents, in the order of training; none of them is cut."""
+    """The numbers of the documents in the order of training, if none of them is cut."""
     return [number for batch in batches for _, number, _, _ in documents_in(batch)]
 
 

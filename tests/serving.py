@@ -1,4 +1,4 @@
-"""An HTTP server over a folder, in a thread, that fails as it is told to, and remembers what it was asked for."""
+"""An HTTP server for a folder, in a thread, that injects faults and records the requests."""
 
 import threading
 import time
@@ -16,17 +16,17 @@ ALWAYS = 10**6
 
 
 class Server:
-    """faults: what happens to the next requests of a file, by its name: a status, "truncated", "wrong", "longer",
-    "stalled", "slow"; "endless": longer, and no length is told.
-
-    asked: names, in the order of the requests. dead_for: only requests with this X-Rank meet the faults
+    """faults:   what happens to the next requests of a file, by its name: a status, "truncated", "wrong", "longer",
+              "endless" (longer, and no length is sent), "stalled" or "slow"
+    requests: the names of the requested files, in order
+    dead_for: only requests with this X-Rank meet the faults
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults: dict[str, list[int | str]] = defaultdict(list)
         self.dead_for: str | None = None
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.over = threading.Event()
         server = self
 
@@ -44,12 +44,12 @@ class Server:
     def fails(self, name: str, *faults: int | str, times: int = 1) -> None:
         self.faults[name] = list(faults) * times
 
-    def shards_asked(self) -> list[str]:
-        return [name for name in self.asked if name.endswith(".tar")]
+    def requested_shards(self) -> list[str]:
+        return [name for name in self.requests if name.endswith(".tar")]
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = self.folder / request.path.lstrip("/")
-        self.asked.append(path.name)
+        self.requests.append(path.name)
         meets = self.dead_for in (None, request.headers.get("X-Rank"))
         fault = self.faults[path.name].pop(0) if meets and self.faults[path.name] else None
         if isinstance(fault, int) or not path.is_file():
@@ -95,7 +95,7 @@ def served(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def quick_waits() -> Iterator[list[float]]:
-    """No waiting between two tries; the seconds that it would have taken."""
+    """Retries without waiting. Yields the list of the seconds that they would have waited."""
     waited: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remote, "sleep", waited.append)

@@ -62,7 +62,7 @@ def test_targets_are_a_fact_of_the_data_and_of_what_the_model_can_predict(predic
     assert a_batch().targets(predicts_first).int().tolist() == expected
 
 
-def test_every_field_moves_along_and_is_pinned(monkeypatch):
+def test_every_field_is_moved_and_pinned(monkeypatch):
     def on_meta(batch: Batch) -> list[bool]:
         return [getattr(batch, f.name).is_meta for f in fields(Batch)]
 
@@ -71,7 +71,7 @@ def test_every_field_moves_along_and_is_pinned(monkeypatch):
     assert all(on_meta(a_batch().pin_memory()))
 
 
-def test_a_batch_never_changes_unseen():
+def test_a_batch_is_frozen():
     with pytest.raises(AttributeError):
         a_batch().emb = torch.zeros(1)
     assert replace(a_batch(), row=torch.tensor([8, 9])).row.tolist() == [8, 9]

@@ -1,4 +1,4 @@
-"""What reaches the model: every document once, the same for any number of ranks and workers, resumable anywhere."""
+"""Batches: every document once, the same for any number of ranks and workers, resumable anywhere."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_a_run_resumes_with_exactly_the_rows_that_are_left(folder, steps, world_
         left = left[len(found) :]
 
 
-def test_a_checkpoint_in_the_middle_of_a_step_is_that_of_the_step_before(folder):
+def test_a_checkpoint_in_mid_step_is_that_of_the_step_before(folder):
     data = opened(a_config(folder, trainer__accumulate=3))
     trained(data, 3)
     whole = data.state_dict()
@@ -140,7 +140,7 @@ def test_a_checkpoint_in_the_middle_of_a_step_is_that_of_the_step_before(folder)
     assert data.state_dict() == straight.state_dict()
 
 
-def test_the_length_is_that_of_the_whole_run_and_the_stream_what_is_left_of_it(folder):
+def test_the_length_is_the_whole_run_and_the_stream_the_rest_of_it(folder):
     config = a_config(folder, trainer__max_steps=10, trainer__accumulate=2)
     data = opened(config)
     trained(data, 8)
@@ -148,7 +148,7 @@ def test_the_length_is_that_of_the_whole_run_and_the_stream_what_is_left_of_it(f
     assert len(list(data.train_dataloader())) == 12
 
 
-def test_in_data_of_another_order_the_next_epoch_begins_and_says_so(folder, capsys):
+def test_after_a_change_of_the_order_the_next_epoch_begins(folder, capsys):
     data = opened(a_config(folder))
     trained(data, 5)
     reordered = opened(a_config(folder, data__slots=32))
@@ -156,6 +156,16 @@ def test_in_data_of_another_order_the_next_epoch_begins_and_says_so(folder, caps
     assert reordered.position == Position(epoch=1)
     assert reordered.steps == 5
     assert "start of epoch 1 of the data" in capsys.readouterr().err
+
+
+def test_a_position_of_an_earlier_version_is_read(folder):
+    """It also held the group of its row, which follows from the row."""
+    straight = as_rows(trained(opened(a_config(folder)), 9))
+    data = opened(a_config(folder))
+    state = {"epoch": 0, "row": 10, "group": 0, "group_row": 0, "steps": 5, "plan": data.order.fingerprint}
+    data.load_state_dict(state)
+    assert (data.position, data.steps) == (Position(0, 10), 5)
+    assert as_rows(trained(data, 4)) == straight[10:]
 
 
 def test_empty_rows_hold_nothing(folder):
@@ -191,10 +201,10 @@ def test_vectors_arrive_as_they_are_stored(folder):
     assert batch.emb.shape == (2, 16, DIM)
 
 
-# ---- what a model learns of its data ----
+# ---- facts for the model ----
 
 
-def test_the_folder_with_most_concepts_to_train_on_speaks_for_all(tmp_path, folder):
+def test_the_folder_with_the_most_training_concepts_decides(tmp_path, folder):
     small = write_data(tmp_path / "small", DOCUMENTS[:5], validation=DOCUMENTS * 2, mark=3)
     data = opened(a_config(small, folder))
     location, scale = data.normalizer

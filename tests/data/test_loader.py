@@ -73,7 +73,7 @@ def test_seeds_are_the_same_everywhere_and_differ_between_rows_epochs_and_runs()
     assert row_seed(1, 0, 0) == 9176422400804903422
 
 
-def test_a_file_system_that_answers_in_pieces_is_read_to_the_end(tmp_path, monkeypatch):
+def test_short_reads_are_continued(tmp_path, monkeypatch):
     folder = write_data(tmp_path / "data", [(9, 0)])
     tar = folder / "train-000000.tar"
     micro_batch = a_micro_batch([a_span(int(load_index(tar)[0, 0]), count=9)])

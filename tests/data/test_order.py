@@ -241,7 +241,7 @@ def test_which_documents_share_a_group_changes_with_every_epoch(bundle_rows):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-def test_ranks_share_the_rows_of_a_step_and_those_of_a_bundle_are_neighbours(world_size):
+def test_ranks_share_the_rows_of_a_step_and_each_has_neighbors(world_size):
     for step in epoch_steps(an_order(), 8):
         shares = [step.share(rank, world_size).tolist() for rank in range(world_size)]
         assert {len(share) for share in shares} == {8 // world_size}

@@ -24,7 +24,7 @@ def order_of(shards: list[MadeUpShard]) -> RowOrder:
 
 
 def of_one_rank(order: RowOrder, rank: int, world_size: int, rows: int = 2) -> list[list[Row]]:
-    """What it trains in each step of an epoch."""
+    """Its rows in each step of an epoch."""
     steps = takewhile(lambda step: step.epoch == 0, order.steps(Position(), rows * world_size))
     return [list(order.rows(0, step.share(rank, world_size))) for step in steps]
 

@@ -1,4 +1,4 @@
-"""Where training stands survives any change of processes, workers and accumulation, on real processes."""
+"""A run's position survives any change of ranks, workers and accumulation, with real processes."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ PARTS = [(1, 3, 0, 5), (2, 1, 2, 10), (4, 2, 1, 14), (3, 2, 2, 20)]
 
 
 @pytest.mark.slow
-def test_every_row_of_an_epoch_is_trained_once_while_one_two_four_and_three_processes_share_it(tmp_path):
+def test_every_row_is_trained_once_while_the_number_of_ranks_changes(tmp_path):
     data, trained = write_data(tmp_path / "data", documents=250), Counter()
     for processes, accumulate, workers, end in PARTS:
         settings = {

@@ -1,4 +1,4 @@
-"""Several processes leave out the same shards, whichever of them could not get one, and none waits for ever."""
+"""All ranks skip the same dead shards, whichever of them could not fetch one, and none waits for ever."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ from lcm.training.run import train
 ROOT = Path(__file__).parents[2]
 
 
-def test_all_know_what_any_of_them_has_lost():
+def test_every_rank_learns_of_every_dead_shard():
     """Three ranks as threads, three times over."""
     store, found = HashStore(), {}
     lost = [[{1: "a"}, {}, {}], [{}, {2: "b"}, {1: "c", 3: "d"}], [{}, {}, {}]]
@@ -71,7 +71,7 @@ def test_dead_shards_are_reported_beside_the_loss(server, tmp_path):
     assert "data/dead_shards" not in reports(tmp_path / "whole")[0]
 
 
-def test_a_run_ends_with_the_weights_of_one_on_the_local_folder(server, tmp_path):
+def test_remote_and_local_data_train_the_same_weights(server, tmp_path):
     there = config_of(server, tmp_path / "there_run", f"data.cache={tmp_path / 'cache'}", "data.workers=2")
     here = tiny_config(tmp_path / "there/data", tmp_path / "here_run", "data.group=2")
     for config in (there, here):
@@ -82,8 +82,8 @@ def test_a_run_ends_with_the_weights_of_one_on_the_local_folder(server, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_that_is_done_does_not_wait_for_a_group_that_nobody_will_train(server, tmp_path):
-    """As a user starts it: the next group is on its way when the process ends."""
+def test_a_finished_run_does_not_wait_for_the_next_group(server, tmp_path):
+    """Started like a user does: the next group is being fetched when the process ends."""
     settings = [f"data.cache={tmp_path / 'cache'}", "trainer.max_steps=2", "run.seed=9"]
     config = config_of(server, tmp_path / "run", *settings)
     shards = PreparedData([tmp_path / "there/data"]).shards("train")
@@ -103,12 +103,12 @@ def test_a_run_that_is_done_does_not_wait_for_a_group_that_nobody_will_train(ser
     assert process.returncode == 0, err
     assert time.monotonic() - ended < 30, "less than it takes to give up on a silent server"
     assert "Traceback" not in err
-    assert set(never_there) <= set(server.asked)
+    assert set(never_there) <= set(server.requests)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_what_one_process_cannot_fetch_all_leave_out(strategy, server, tmp_path):
+def test_all_ranks_skip_a_shard_that_one_of_them_cannot_fetch(strategy, server, tmp_path):
     """The same rows and targets as where no process can get the shard; and the run ends."""
     together = ["trainer.devices=2", f"trainer.strategy={strategy}", "data.skip_dead=true", "data.workers=2"]
     server.fails("train-000002.tar", 404, times=ALWAYS)
@@ -131,7 +131,7 @@ def test_what_one_process_cannot_fetch_all_leave_out(strategy, server, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_with_dead_shards_is_that_of_one_process(server, tmp_path):
+def test_a_run_with_dead_shards_does_not_depend_on_the_number_of_ranks(server, tmp_path):
     """Steps, losses and what is left out do not depend on the number of processes."""
     server.fails("train-000002.tar", 404, times=ALWAYS)
     settings = ["data.skip_dead=true", "model.dropout=0"]
@@ -147,7 +147,7 @@ def test_a_run_with_dead_shards_is_that_of_one_process(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_the_setting_the_run_ends_with_the_line(server, tmp_path):
+def test_without_skip_dead_a_dead_shard_ends_the_run(server, tmp_path):
     server.dead_for = "1"
     server.fails("train-000002.tar", 404, times=ALWAYS)
     config = config_of(server, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp", "data.retries=1")

@@ -1,4 +1,4 @@
-"""A file elsewhere arrives whole and right, or in one line that says what happened to it."""
+"""A remote file arrives whole and right, or one line says why not."""
 
 import errno
 import hashlib
@@ -29,11 +29,11 @@ def fetched(url, target, retries=5):
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, 408, "truncated", "wrong", "longer", "endless"])
-def test_what_may_pass_is_tried_again_until_it_has(fault, server, tmp_path):
+def test_a_fault_that_may_pass_is_retried(fault, server, tmp_path):
     server.fails("a.tar", fault, times=4)
     with quick_waits() as waited:
         assert fetched(f"{server.url}/a.tar", tmp_path / "here") == CONTENT
-    assert len(server.asked) == 5
+    assert len(server.requests) == 5
     assert len(waited) == 4
 
 
@@ -47,25 +47,25 @@ def test_what_may_pass_is_tried_again_until_it_has(fault, server, tmp_path):
         ("endless", r"more than 102,400 bytes"),
     ],
 )
-def test_what_does_not_pass_is_told_with_how_often_it_was_tried(fault, told, server, tmp_path):
+def test_the_error_says_the_cause_and_the_number_of_attempts(fault, told, server, tmp_path):
     server.fails("a.tar", fault, times=ALWAYS)
     with quick_waits(), pytest.raises(Unreachable, match=rf"^{server.url}/a.tar: {told} \(tried 4 times\)$") as raised:
         fetched(f"{server.url}/a.tar", tmp_path / "here", retries=3)
     assert not raised.value.final
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize(("fault", "told"), [(404, "not found"), (403, "403 Forbidden"), (401, "401 Unauthorized")])
-def test_what_is_final_is_tried_once(fault, told, server, tmp_path):
+def test_a_final_fault_is_not_retried(fault, told, server, tmp_path):
     server.fails("a.tar", fault, times=ALWAYS)
     with quick_waits() as waited, pytest.raises(Unreachable, match=rf"a.tar: {told} \(tried once\)$") as raised:
         fetched(f"{server.url}/a.tar", tmp_path / "here")
     assert raised.value.final
     assert waited == []
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_server_that_falls_silent_is_left_after_a_while(server, tmp_path, monkeypatch):
+def test_a_silent_server_times_out(server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "STALL", 0.2)
     server.fails("a.tar", "stalled")
     with quick_waits():
@@ -75,14 +75,14 @@ def test_a_server_that_falls_silent_is_left_after_a_while(server, tmp_path, monk
         fetched(f"{server.url}/a.tar", tmp_path / "here", retries=0)
 
 
-def test_a_server_that_is_not_there_is_tried_again(server, tmp_path):
+def test_a_refused_connection_is_retried(server, tmp_path):
     server.http.server_close()
     with quick_waits() as waited, pytest.raises(Unreachable, match=r"ClientConnectorError .* \(tried 3 times\)$"):
         read(f"{server.url}/a.tar", 2, bytes)
     assert len(waited) == 2
 
 
-def test_waits_double_up_to_a_minute_and_no_two_processes_wait_alike():
+def test_waits_double_up_to_a_minute_with_jitter():
     longest = [1, 2, 4, 8, 16, 32, 60, 60]
     several = [[wait_before(tried) for tried in range(1, 9)] for _ in range(50)]
     for waits in several:
@@ -92,7 +92,7 @@ def test_waits_double_up_to_a_minute_and_no_two_processes_wait_alike():
         assert max(waits) - min(waits) > 0.25 * most
 
 
-def test_the_waits_are_those_between_the_tries(server, tmp_path, monkeypatch):
+def test_the_wait_doubles_with_each_retry(server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "_random", SimpleNamespace(uniform=lambda low, high: high))
     server.fails("a.tar", 500, times=5)
     with quick_waits() as waited:
@@ -100,7 +100,7 @@ def test_the_waits_are_those_between_the_tries(server, tmp_path, monkeypatch):
     assert waited == [1, 2, 4, 8, 16]
 
 
-def test_a_full_disk_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_not_retried(server, tmp_path, monkeypatch):
     def get_file(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -111,7 +111,7 @@ def test_a_full_disk_is_no_fault_of_the_network(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["memory://there/a.tar", "file://{tmp_path}/there/a.tar"])
-def test_any_file_system_of_fsspec_will_do(where, server, tmp_path):
+def test_any_fsspec_file_system_works(where, server, tmp_path):
     url = where.format(tmp_path=tmp_path)
     with fsspec.open(url, "wb") as file:
         file.write(CONTENT)
@@ -121,12 +121,12 @@ def test_any_file_system_of_fsspec_will_do(where, server, tmp_path):
         read(url + "x", 5, bytes)
 
 
-def test_a_file_system_that_fsspec_does_not_know_is_told_in_a_line():
+def test_an_unknown_protocol_is_one_line():
     with pytest.raises(UserError, match=r"^nonsense://a/b: Protocol not known: nonsense \(tried once\)$"):
         read("nonsense://a/b", 5, bytes)
 
 
-def test_a_small_file_that_is_not_what_it_should_be_is_read_again(server):
+def test_a_small_file_with_wrong_bytes_is_fetched_again(server):
     server.fails("a.tar", "wrong")
 
     def length_of(data):
@@ -136,7 +136,7 @@ def test_a_small_file_that_is_not_what_it_should_be_is_read_again(server):
 
     with quick_waits():
         assert read(f"{server.url}/a.tar", 1, length_of) == len(CONTENT)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_what_is_a_url():

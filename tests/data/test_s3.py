@@ -53,7 +53,7 @@ def test_batches_from_a_bucket_are_those_of_the_local_folder(bucket, folder, tmp
     assert as_rows(list(there.val_dataloader())) == as_rows(list(here.val_dataloader()))
 
 
-def test_what_is_not_in_the_bucket_is_told_in_one_line(bucket, tmp_path):
+def test_a_missing_object_is_one_line(bucket, tmp_path):
     with pytest.raises(UserError, match=r"^s3://bucket/nothing/manifest\.json: not found \(tried once\); expected"):
         opened(a_config("s3://bucket/nothing"))
     bucket.rm("bucket/wiki/train-000003.tar")

@@ -55,7 +55,7 @@ def test_a_shard_is_fetched_when_it_is_first_opened_and_never_again(server, fold
     for _ in range(3):
         for record in records_of(folder):
             assert read_from(cache, server.url, record) == (folder / record.name).read_bytes()
-    assert sorted(server.asked) == [f"train-{i:06}.tar" for i in range(SHARDS)]
+    assert sorted(server.requests) == [f"train-{i:06}.tar" for i in range(SHARDS)]
 
 
 def test_a_shard_that_has_changed_is_fetched_anew(server, folder, tmp_path):
@@ -64,12 +64,12 @@ def test_a_shard_that_has_changed_is_fetched_anew(server, folder, tmp_path):
     index = [load_index(shard.fetch()) for shard in shards_at(server.url, records_of(folder), cache)]
     shutil.rmtree(folder)
     write_data(folder, some_documents(10 * SHARDS, seed=3), validation=some_documents(5))
-    server.asked.clear()
+    server.requests.clear()
     for number, record in enumerate(records_of(folder)):
         found = read_from(cache, server.url, record)
         assert found == (folder / record.name).read_bytes() != before[number]
         assert not np.array_equal(shards_at(server.url, [record], cache)[0].load(), index[number])
-    assert len(server.shards_asked()) == SHARDS
+    assert len(server.requested_shards()) == SHARDS
 
 
 def test_two_data_sets_with_the_same_names_do_not_meet(server, folder, tmp_path):
@@ -80,7 +80,7 @@ def test_two_data_sets_with_the_same_names_do_not_meet(server, folder, tmp_path)
     assert cache.path("s3://a/", record) == cache.path("s3://a", record)
 
 
-def test_without_a_setting_it_is_in_the_user_s_cache(monkeypatch):
+def test_the_default_folder_is_the_user_s_cache(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/me")
     assert ShardCache().folder == Path("/scratch/me/lcm/shards")
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -98,7 +98,7 @@ def test_the_least_recently_opened_makes_room(server, folder, tmp_path):
     assert in_cache(cache.folder) == ["train-000000", "train-000002", "train-000003"]
 
 
-def test_what_is_open_can_be_read_after_it_has_made_room(server, folder, tmp_path):
+def test_an_open_shard_stays_readable_after_its_removal(server, folder, tmp_path):
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=records[0].bytes)
     descriptor = cache.open(server.url, records[0])
@@ -108,7 +108,7 @@ def test_what_is_open_can_be_read_after_it_has_made_room(server, folder, tmp_pat
         assert file.read() == (folder / records[0].name).read_bytes()
 
 
-def test_shards_on_their_way_count(server, folder, tmp_path):
+def test_shards_being_fetched_count_toward_the_bound(server, folder, tmp_path):
     """Four threads and room for three: one of them waits, and no moment sees more."""
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=sum(sorted(record.bytes for record in records)[-3:]))
@@ -122,7 +122,7 @@ def test_shards_on_their_way_count(server, folder, tmp_path):
         most = max(most, sum(sizes))
     assert most <= cache.most
     assert most > cache.most - max(record.bytes for record in records), "and it is made use of"
-    assert sorted(server.asked) == [record.name for record in records]
+    assert sorted(server.requests) == [record.name for record in records]
 
 
 def taken(path: Path) -> int:
@@ -135,15 +135,15 @@ def taken(path: Path) -> int:
         return 0
 
 
-def test_a_shard_that_does_not_fit_is_told(server, folder, tmp_path):
+def test_a_shard_larger_than_the_cache_is_one_line(server, folder, tmp_path):
     record = records_of(folder)[0]
     cache = ShardCache(tmp_path / "cache", most=record.bytes - 1)
     with pytest.raises(UserError, match=r"^data\.cache_gb=.*: train-000000\.tar alone takes 0\.\d+ GB; set data"):
         cache.open(server.url, record)
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(server, folder, tmp_path):
+def test_a_folder_that_cannot_be_created_is_one_line(server, folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^data\.cache=.*/file/cache: Not a directory; choose another folder"):
         ShardCache(tmp_path / "file/cache").open(server.url, records_of(folder)[0])
@@ -166,7 +166,7 @@ def forked(work) -> int:
 
 
 def fetch_all(server, records, cache, rank, processes):
-    """Through lcm.data.prefetch, as a rank of a run does."""
+    """Fetch like a rank of a run."""
     first = rank * len(records) // processes
     tasks = [(number, shard.open) for number, shard in enumerate(shards_at(server.url, records, cache))]
     fetch = Fetch(dict([*tasks[first:], *tasks[:first]]), threads=4).wait()
@@ -181,11 +181,11 @@ def test_several_processes_fetch_every_shard_once(server, folder, tmp_path):
         server.fails(record.name, "slow", times=ALWAYS)
     children = [forked(partial(fetch_all, server, records, cache, rank, 3)) for rank in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert sorted(server.asked) == [record.name for record in records]
+    assert sorted(server.requests) == [record.name for record in records]
 
 
-def test_what_one_has_given_up_those_who_waited_for_it_do_not_try_again(server, folder, tmp_path):
-    """Several threads, as several processes would; who asks later tries again."""
+def test_processes_that_waited_for_a_failed_fetch_do_not_repeat_it(server, folder, tmp_path):
+    """Threads here stand for processes. A later fetch tries again."""
     record = records_of(folder)[0]
     cache = ShardCache(tmp_path / "cache", retries=3)
     server.fails(record.name, 500, times=ALWAYS)
@@ -205,7 +205,7 @@ def test_what_one_has_given_up_those_who_waited_for_it_do_not_try_again(server, 
         for thread in threads:
             thread.join()
     assert len(set(met)) == 1
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
     server.fails(record.name)
     os.close(cache.open(server.url, record))
 
@@ -244,7 +244,7 @@ def test_an_index_is_fetched_once_and_without_its_shard(server, folder, tmp_path
     for _ in range(2):
         for shard, local in zip(shards, sorted(folder.glob("train-*.tar")), strict=True):
             assert np.array_equal(shard.load(), load_index(local))
-    assert server.asked == [f"train-{i:06}.index.npy" for i in range(SHARDS)]
+    assert server.requests == [f"train-{i:06}.index.npy" for i in range(SHARDS)]
 
 
 @pytest.mark.parametrize("status", [404, 403])
@@ -252,10 +252,10 @@ def test_an_index_that_is_not_there_is_made_from_the_shard(status, server, folde
     server.fails("train-000000.index.npy", status)
     shard = shards_at(server.url, records_of(folder), ShardCache(tmp_path / "cache"))[0]
     assert np.array_equal(shard.load(), load_index(folder / shard.name))
-    assert server.asked == ["train-000000.index.npy", "train-000000.tar"]
+    assert server.requests == ["train-000000.index.npy", "train-000000.tar"]
 
 
-def test_an_index_of_something_else_is_asked_for_again_and_then_named(server, folder, tmp_path):
+def test_a_wrong_index_is_fetched_again_and_then_named(server, folder, tmp_path):
     shutil.copy(folder / "validation-000000.index.npy", folder / "train-000000.index.npy")
     shard = shards_at(server.url, records_of(folder), ShardCache(tmp_path / "cache", retries=2))[0]
     with quick_waits(), pytest.raises(Unreachable, match=r"train-000000\.index\.npy: not the index .* \(tried 3 times"):

@@ -114,7 +114,7 @@ def test_a_missing_index_is_made_anew_the_same(shard):
     assert np.array_equal(rebuilt, build_index(path))
 
 
-def test_a_missing_index_is_no_trouble_in_a_folder_that_cannot_be_written(shard, monkeypatch):
+def test_a_missing_index_is_made_in_memory_in_a_read_only_folder(shard, monkeypatch):
     path, _ = shard
     index_path(path).unlink()
     monkeypatch.setattr("lcm.data.shards.atomic", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
@@ -198,7 +198,7 @@ def test_an_unusable_manifest_is_one_line(content, expected, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_an_unfinished_folder_says_how_to_go_on(tmp_path):
+def test_an_unfinished_folder_says_how_to_resume(tmp_path):
     (tmp_path / ".unfinished").mkdir()
     with pytest.raises(UserError, match="run the same lcm prepare command again"):
         open_dataset(tmp_path)
@@ -223,7 +223,7 @@ def test_an_index_is_what_numpy_reads(documents, tmp_path, monkeypatch):
     assert np.array_equal(load_index(path), index)
 
 
-def test_an_index_that_is_cut_off_is_told(shard):
+def test_a_truncated_index_is_one_line(shard):
     path = index_path(shard[0])
     whole = path.read_bytes()
     for length in (0, 100, 128, len(whole) - 24, len(whole) - 1):

@@ -38,7 +38,7 @@ def test_evaluate_scores_a_url_as_it_scores_the_folder(folder, server):
     there = evaluate(knowing(), EvaluateOptions(data=(f"{server.url}/data",)))
     assert without_times(there.results) == without_times(here.results)
     assert there.rows == here.rows
-    assert len(server.shards_asked()) == 2
+    assert len(server.requested_shards()) == 2
 
 
 def test_what_the_model_was_trained_on_may_be_gone(folder, server, tmp_path, capsys):

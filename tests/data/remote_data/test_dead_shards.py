@@ -1,4 +1,4 @@
-"""Shards that cannot be had are left out where data.skip_dead says so: empty slots, and nothing else changes."""
+"""With data.skip_dead, shards that cannot be fetched leave empty slots, and nothing else changes."""
 
 from itertools import islice, pairwise
 
@@ -14,11 +14,11 @@ from lcm.errors import UserError
 
 @pytest.fixture(autouse=True, params=[1, 128], ids=["a shard each", "two shards"])
 def bundle_rows(request, monkeypatch):
-    """The rows of a group are packed shard by shard, or all together."""
+    """Each shard is a bundle, or both shards of a group are one."""
     monkeypatch.setattr(lcm.data.order, "BUNDLE_ROWS", request.param)
 
 
-def test_dead_shards_are_blanked_and_nothing_else_moves(config, server, folder, capsys):
+def test_slots_of_dead_shards_are_empty_and_nothing_else_moves(config, server, folder, capsys):
     """Row by row: the same documents at the same places, empty slots for the others, and targets without them."""
     settings = {"data__rows": 4, "trainer__max_steps": 10}
     data = opened(config(data__skip_dead=True, **settings))
@@ -47,7 +47,7 @@ def test_dead_shards_are_blanked_and_nothing_else_moves(config, server, folder, 
 
 
 def of_the_same_documents(slots, doc):
-    """All slots of the documents of which one is among these."""
+    """All slots of the documents that these slots belong to."""
     whole = slots.clone()
     for r in range(len(doc)):
         for number in doc[r][slots[r]].unique():
@@ -57,7 +57,7 @@ def of_the_same_documents(slots, doc):
 
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("steps", [3, 12, 20])
-def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(steps, group, config, server, folder):
+def test_a_position_saved_while_a_shard_was_dead_holds_when_it_is_back(steps, group, config, server, folder):
     """By the numbers of the documents: nothing twice, and of the dead shard what comes after the position."""
     whole = opened(a_config(folder, data__rows=1))
     rows = len(whole.order)
@@ -76,8 +76,8 @@ def test_a_position_saved_while_a_shard_was_dead_goes_on_when_it_is_back(steps, 
     assert len(set(before + after)) == len(before + after)
 
 
-def test_a_whole_group_that_is_dead_makes_no_steps(config, server, folder):
-    """It would only let the optimizer drift."""
+def test_a_dead_group_makes_no_steps(config, server, folder):
+    """Empty steps would only let the optimizer drift."""
     data = opened(config(data__rows=1, data__skip_dead=True))
     for number in data.order.shards_of(0, 1):
         server.fails(f"train-{number:06}.tar", 404, times=ALWAYS)
@@ -92,7 +92,7 @@ def test_a_whole_group_that_is_dead_makes_no_steps(config, server, folder):
     assert set(range(60)) - set(numbers_of(batches)) - set(numbers_of([batch])) == gone
 
 
-def test_where_two_whole_groups_are_dead_it_is_no_shard_that_is_dead(config, server):
+def test_two_dead_groups_in_a_row_end_the_run(config, server):
     data = opened(config(data__rows=1, data__skip_dead=True))
     for group in (1, 2):
         for number in data.order.shards_of(0, group):
@@ -101,7 +101,7 @@ def test_where_two_whole_groups_are_dead_it_is_no_shard_that_is_dead(config, ser
         trained(data)
 
 
-def test_a_shard_that_is_dead_ahead_of_its_turn_gets_another_chance(config, server, folder):
+def test_a_failed_prefetch_is_retried_when_the_group_begins(config, server, folder):
     data = opened(config(data__rows=1, data__retries=0))
     later = data.order.shards_of(0, 1)
     for number in later:
@@ -110,7 +110,7 @@ def test_a_shard_that_is_dead_ahead_of_its_turn_gets_another_chance(config, serv
     assert as_rows(trained(data, rows)) == as_rows(trained(opened(a_config(folder, data__rows=1)), rows))
 
 
-def test_validation_leaves_dead_shards_out_too(config, server):
+def test_validation_skips_dead_shards_too(config, server):
     server.fails("validation-000001.tar", 404, times=ALWAYS)
     data = opened(config(data__skip_dead=True, trainer__validation_rows=1000))
     batches = list(data.val_dataloader())
@@ -118,15 +118,15 @@ def test_validation_leaves_dead_shards_out_too(config, server):
     assert {int(b.step_targets) for b in batches} == {sum(int(b.targets(True).sum()) for b in batches)}
 
 
-def test_the_end_of_text_is_taken_from_a_shard_that_can_be_had(config, server, folder):
+def test_the_end_of_text_comes_from_a_shard_that_can_be_fetched(config, server, folder):
     server.fails("train-000000.tar", 404, times=ALWAYS)
     with pytest.raises(UserError, match=r"train-000000\.tar: not found"):
         _ = opened(config()).end_of_text
     assert opened(config(data__skip_dead=True)).end_of_text.tolist() == opened(a_config(folder)).end_of_text.tolist()
 
 
-def test_positions_are_those_of_whole_data(config, server):
-    """Step after step: what is left out moves no position."""
+def test_dead_shards_move_no_position(config, server):
+    """Step after step."""
     server.fails("train-000002.tar", 404, times=ALWAYS)
     dead = opened(config(data__rows=3, data__skip_dead=True))
     positions = []

@@ -1,4 +1,4 @@
-"""A prepared folder behind a server, and runs on it."""
+"""A prepared folder behind an HTTP server, and configurations of runs on it."""
 
 import pytest
 from made_up_data import a_config, some_documents, write_data
@@ -22,7 +22,7 @@ def server(folder):
 
 @pytest.fixture
 def config(server, tmp_path):
-    """Of a run on the server's data: two shards a group, one document a row or more."""
+    """Makes the configuration of a run on the server's data, with two shards in a group."""
 
     def make(**settings) -> Config:
         return a_config(f"{server.url}/data", **{"data__cache": str(tmp_path / "cache"), **settings})

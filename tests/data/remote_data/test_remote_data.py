@@ -1,4 +1,4 @@
-"""Data behind a URL: the batches of the same folder here, whatever happens to the network and to the cache."""
+"""Data behind a URL gives the batches of the local folder, whatever happens to the network and to the cache."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lcm.data.datamodule import ConceptData
 from lcm.data.manifest import open_dataset
 from lcm.errors import UserError
 
-# ---- the same as here ----
+# ---- the same as local data ----
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -30,7 +30,7 @@ def test_batches_are_those_of_the_local_folder_for_whole_epochs(workers, folder,
 
 
 @pytest.mark.parametrize("steps", [1, 7, 13])
-def test_a_run_resumes_with_the_same_batches_here_and_there(steps, folder, config):
+def test_a_run_resumes_with_the_same_batches_from_local_and_remote_data(steps, folder, config):
     straight = trained(opened(a_config(folder)), 30)
     first = opened(config())
     trained(first, steps)
@@ -39,26 +39,26 @@ def test_a_run_resumes_with_the_same_batches_here_and_there(steps, folder, confi
     assert as_rows(trained(resumed, 30 - steps)) == as_rows(straight[steps:])
 
 
-def test_folders_here_and_elsewhere_are_mixed(tmp_path, folder, server):
+def test_local_and_remote_folders_mix(tmp_path, folder, server):
     other = write_data(folder.parent / "other", some_documents(20, seed=5), mark=3)
     settings = {"data__rows": 1, "data__group": 16, "data__cache": str(tmp_path / "cache")}
     here = opened(a_config(folder, other, **settings))
     mixed = opened(a_config(folder, f"{server.url}/other", **settings))
     micro_batches = len(here.order) + 3
     assert as_rows(trained(mixed, micro_batches)) == as_rows(trained(here, micro_batches))
-    assert sorted(server.shards_asked()) == ["train-000000.tar", "train-000001.tar"]
+    assert sorted(server.requested_shards()) == ["train-000000.tar", "train-000001.tar"]
 
 
 def test_setting_up_and_counting_an_epoch_fetch_no_shard(config, server):
     data = opened(config())
     assert len(data.order) > 0
-    assert server.shards_asked() == []
-    assert len(server.asked) == 1 + 6 + 3, "the manifest and the indexes"
+    assert server.requested_shards() == []
+    assert len(server.requests) == 1 + 6 + 3, "the manifest and the indexes"
     opened(config())
-    assert len(server.asked) == 11, "another process of this machine needs the manifest alone"
+    assert len(server.requests) == 11, "another process of this machine needs the manifest alone"
 
 
-def test_a_folder_here_makes_no_cache_and_no_thread(folder, tmp_path):
+def test_local_data_needs_no_cache_and_no_thread(folder, tmp_path):
     threads = threading.active_count()
     trained(opened(a_config(folder, data__cache=str(tmp_path / "cache"))), 10)
     assert not (tmp_path / "cache").exists()
@@ -69,7 +69,7 @@ def test_a_folder_here_makes_no_cache_and_no_thread(folder, tmp_path):
 
 
 def joined(data: ConceptData) -> None:
-    """Until the group after the one that is trained is here."""
+    """Waits until the next group is fetched."""
     data._prefetcher._ahead.wait()
 
 
@@ -79,12 +79,12 @@ def test_the_next_group_is_fetched_while_one_is_trained(config, server):
     next(batches)
     joined(data)
     first, second = data.order.shards_of(0, 0), data.order.shards_of(0, 1)
-    assert set(server.shards_asked()) == {f"train-{n:06}.tar" for n in (*first, *second)}
-    assert len(server.shards_asked()) == 4
+    assert set(server.requested_shards()) == {f"train-{n:06}.tar" for n in (*first, *second)}
+    assert len(server.requested_shards()) == 4
 
 
 def least_gb(folder: Path) -> float:
-    """What two groups of two shards to train on and one to validate on may take."""
+    """The most that two groups of two training shards and one of validation shards take."""
     sizes = {
         split: sorted((s.bytes for s in open_dataset(folder).shards(split)), reverse=True)
         for split in ("train", "validation")
@@ -116,7 +116,7 @@ def test_the_bound_holds_for_a_whole_epoch_in_the_smallest_cache_that_is_allowed
 
 
 def on_disk(cache: Path) -> int:
-    """Bytes of the shards in the folder, those on their way included; some go away while they are counted."""
+    """Bytes of the shards in the folder, including partial ones; some disappear while they are counted."""
     total = 0
     for path in [*cache.glob("*.tar"), *cache.glob("*.part")]:
         try:
@@ -139,15 +139,15 @@ def test_a_cache_that_is_too_small_is_refused_before_training(folder, config, se
         UserError, match=r"^data\.cache_gb=1e-05: two groups of 2 shards .* take up to ([\d.]+) GB; set"
     ):
         opened(config(data__cache_gb=1e-5))
-    assert server.asked == ["manifest.json"]
+    assert server.requests == ["manifest.json"]
     with pytest.raises(UserError, match=r"^data\.group=401: at most 400 for data behind a URL"):
         opened(config(data__group=401))
 
 
-# ---- what cannot be had ----
+# ---- dead files ----
 
 
-def test_no_data_set_behind_a_url_is_told_in_one_line(server, config, tmp_path):
+def test_a_url_without_a_data_set_is_one_line(server, config, tmp_path):
     for name, told in {
         "nothing": r"/nothing/manifest\.json: not found \(tried once\); expected the URL of a folder written by lcm",
         "data": r"/data/manifest\.json: 503 Service Unavailable \(tried 6 times\)",
@@ -173,7 +173,7 @@ def test_a_dead_shard_ends_the_run_when_its_turn_comes_and_says_the_way_out(conf
     assert set(numbers_of(found)) == set().union(*(in_shard(n) for group in groups[:before] for n in group))
 
 
-def test_an_index_that_cannot_be_had_ends_the_run_even_where_dead_shards_may(config, server):
+def test_a_dead_index_ends_the_run_even_with_skip_dead(config, server):
     server.fails("train-000004.index.npy", 503, times=ALWAYS)
     told = r"train-000004\.index\.npy: 503 .*; without every index the rows are not known"
     with quick_waits(), pytest.raises(UserError, match=told):
