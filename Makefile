@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-all demo families test test-slow test-slurm checks clean
+.PHONY: setup setup-all demo families test test-slow test-extras test-newer-torch test-slurm checks clean
 
 setup: $(VENV)/.setup
 
@@ -34,11 +34,15 @@ checks: setup
 test: checks
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-# With every extra on the pinned torch what is slow or needs one, with none of them on a newer torch what is fast; and
-# with each the whole demo.
-test-slow: setup-all
+test-slow: test-newer-torch test-extras
+
+# With every extra on the pinned torch: what is slow or needs one, and every command of the demo.
+test-extras: setup-all
 	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or needs) and not slurm"
-	BIN="$(abspath $(BIN))" DEMO=demo/all-extras examples/demo.sh
+	BIN="$(abspath $(BIN))" DEMO=demo/all-extras DEMO_SHORT=1 examples/demo.sh
+
+# With none of the extras on a newer torch: what asks something of it, and every command of the demo.
+test-newer-torch:
 	tests/with_newer_torch.sh "$(PYTHON)"
 
 # A real Slurm with two virtual nodes on this machine, from Debian's packages: needs root.

@@ -5,7 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-$PWD/.venv/bin}
 demo=${DEMO:-demo}
+corpus=examples/corpus
 start=$SECONDS
+train=() evaluate=()
+if [ -n "${DEMO_SHORT:-}" ]; then # for CI, which asks whether every command runs: a tenth of each text and of the steps
+    corpus=$demo/corpus train=(--trainer.max_steps 40 --optimizer.warmup_steps 5) evaluate=(--limit 20 --roundtrip 100)
+    "$bin/python" examples/shorter_corpus.py "$corpus"
+fi
 
 step() {
     printf '\n\033[1m%s\033[0m   (%d:%02d)\n' "$1" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
@@ -16,11 +22,11 @@ run() {
 }
 
 step "1. Speeches and a novel become documents of vectors"
-run lcm prepare --input examples/corpus/sotu.jsonl.xz examples/corpus/moby-dick.jsonl.xz \
+run lcm prepare --input "$corpus/sotu.jsonl.xz" "$corpus/moby-dick.jsonl.xz" \
     --max-characters 120 --output "$demo/data/prose"
 
 step "2. Encyclopedia articles and their one-line descriptions become pairs"
-run lcm prepare --pairs --input examples/corpus/wikipedia/leads-with-descriptions.jsonl.xz \
+run lcm prepare --pairs --input "$corpus/wikipedia/leads-with-descriptions.jsonl.xz" \
     --max-characters 120 --output "$demo/data/pairs"
 
 step "3. Every shard is what the manifest says"
@@ -29,7 +35,7 @@ run lcm verify "$demo/data/pairs"
 
 step "4. A Two-Tower LCM learns to write the next sentence, and to describe an article"
 run lcm train --config configs/two_tower_toy.yaml \
-    --data.path "$demo/data/prose" --data.path "$demo/data/pairs" --run.dir "$demo/run"
+    --data.path "$demo/data/prose" --data.path "$demo/data/pairs" --run.dir "$demo/run" "${train[@]}"
 
 step "5. Three texts that it has never seen, continued"
 run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-sentences 3 --decode both \
@@ -37,7 +43,7 @@ run lcm generate --model "$demo/run" --input examples/prompts.jsonl --max-senten
 "$bin/python" examples/show_continuations.py "$demo/continuations.jsonl" examples/prompts.jsonl
 
 step "6. Scores"
-run lcm evaluate --model "$demo/run" --data "$demo/data/prose" "$demo/data/pairs" --output "$demo/report"
+run lcm evaluate --model "$demo/run" --data "$demo/data/prose" "$demo/data/pairs" --output "$demo/report" "${evaluate[@]}"
 
 step "Done"
 cat <<END

@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 
+import lightning  # noqa: F401  before lcm: what jaxtyping's import hook sees imported, it has compiled anew
 import pytest
 import torch
 

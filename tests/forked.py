@@ -1,10 +1,11 @@
 """Processes that have torch, Lightning and lcm imported when they begin: importing takes longer than most tests.
 
-multiprocessing's fork server imports once, runs nothing itself, and forks. A process whose memory is measured, or whose
-own start is tested, must be started by subprocess instead.
+multiprocessing's fork server imports once, runs nothing itself, and forks. A process whose own start is tested must be
+started by subprocess instead.
 """
 
 import atexit
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,10 @@ import torch
 TESTS = Path(__file__).parent
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lcm.training.run", "lcm.prepare", "lcm.inference", "lcm.evaluation", "ranks"])
+
+MALLOC = {-1: 65536, -3: 65536, -8: 1}
+"""M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX: what is freed goes back to the machine at once, so that the memory
+that a process takes can be measured."""
 
 
 class Forked:
@@ -79,6 +84,8 @@ def _begin(target, arguments, out, err, cwd, environment) -> None:
     for number, path in ((1, out), (2, err)):
         with path.open("a") as file:
             os.dup2(file.fileno(), number)
+    for setting in MALLOC.items():
+        ctypes.CDLL(None).mallopt(*setting)
     torch.set_num_threads(1)
     target(*arguments)
 

@@ -1,16 +1,10 @@
-"""Peak memory of training runs, measured in processes of their own.
-
-    python tests/peak.py RUN.yaml PEAK    in each process, as tests/ranks.py starts them
-
-trains a tiny run, then this one, and writes how many bytes its peak is above the memory after the tiny one.
-"""
+"""Peak memory of training runs, measured in processes of their own."""
 
 import gc
-import sys
+import os
 import warnings
 from pathlib import Path
 
-import torch
 from ranks import start, status, wait_together
 
 from lcm.config import load_config, save_config
@@ -22,6 +16,7 @@ STEPS = 4
 
 
 def measure(config):
+    """How many bytes more are resident at once than after a tiny run of the same kind."""
     original, peak = LCMModule.training_step, []
 
     def training_step(self, batch, batch_idx):
@@ -45,14 +40,11 @@ def peaks(config, folder, processes):
     """Peak memory of each rank, in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "run.yaml")
-    command = [__file__, str(folder / "run.yaml"), str(folder / "RANK.peak")]
-    # glibc gives every piece back at once: what is free does not count.
-    settings = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-    wait_together(start(command, folder, processes, **settings), folder)
+    wait_together(start(write_peak, folder, folder, processes), folder)
     return [int((folder / f"{rank}.peak").read_text()) for rank in range(processes)]
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def write_peak(folder):
     warnings.simplefilter("ignore")
-    Path(sys.argv[2]).write_text(str(measure(load_config(sys.argv[1]))))
+    peak = measure(load_config(folder / "run.yaml"))
+    (folder / f"{os.environ['LOCAL_RANK']}.peak").write_text(str(peak))

@@ -1,14 +1,9 @@
-"""Training runs on several ranks of this machine, one run after the other in the same processes.
-
-python tests/ranks.py RUNS.json        in each process, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set
-"""
+"""Training runs on several ranks of this machine, one run after the other in the same processes."""
 
 import errno
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -146,34 +141,19 @@ def start_together(runs, folder, processes, listens=False):
     for name, run in runs.items():
         save_config(run.config, folder / f"{name}.yaml")
     (folder / "runs.json").write_text(json.dumps(records))
-    path, environment = str(folder / "runs.json"), {"LISTENS": "1" if listens else ""}
-    if any(run.measures for run in runs.values()):
-        return start([__file__, path], folder, processes, **environment)
-    shared, logs = {**meeting(), **environment}, [folder / f"{rank}.log" for rank in range(processes)]
-    return [Forked(main, path, out=log, err=log, LOCAL_RANK=str(rank), **shared) for rank, log in enumerate(logs)]
+    return start(main, str(folder / "runs.json"), folder, processes, LISTENS="1" if listens else "")
 
 
-def meeting():
-    """Environment variables of a rendezvous on a free port."""
+def start(function, argument, folder, processes, **environment):
+    """Call function(argument) on several ranks, with a rendezvous on a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-
-
-def start(command, folder, processes, **environment):
-    """Start a Python script on several ranks; RANK in its arguments stands for the rank."""
-    here = Path(__file__).parent
-    shared = {**os.environ, **meeting(), **environment}
-    shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the machine at once
-    shared["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
-    started = []
-    for rank in range(processes):
-        with (folder / f"{rank}.log").open("w") as log:
-            words = [sys.executable, *(word.replace("RANK", str(rank)) for word in command)]
-            environment = {**shared, "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(words, env=environment, stdout=log, stderr=log))
-    return started
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", **environment}
+    logs = [folder / f"{rank}.log" for rank in range(processes)]
+    return [
+        Forked(function, argument, out=log, err=log, LOCAL_RANK=str(rank), **shared) for rank, log in enumerate(logs)
+    ]
 
 
 def wait_together(started, folder, timeout=400):
@@ -195,10 +175,10 @@ def wait_together(started, folder, timeout=400):
 
 
 def main(path):
+    """In each process, with LOCAL_RANK, MASTER_ADDR and MASTER_PORT set."""
     if os.environ["LISTENS"]:
         signals.listen()
     ZeRO.PERSISTENT = 0  # no parameter is so small that it stays whole
-    torch.set_num_threads(1)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     folder, rank = Path(path).parent, os.environ["LOCAL_RANK"]
@@ -210,7 +190,3 @@ def main(path):
         LCMModule.training_step = original
         record_batches(folder / f"{name}.{rank}.batches")
         Run(**{**record, "config": load_config(record["config"])}).here()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
