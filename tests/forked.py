@@ -70,6 +70,18 @@ def lcm(words: list[str], printed: Path, cwd: Path | None = None, **environment:
     return Forked(_lcm, words, out=Path(f"{printed}.out"), err=Path(f"{printed}.err"), cwd=cwd, **environment)
 
 
+def printed_by(process: Forked, what: str) -> str:
+    """What goes to stdout of a process that must not fail."""
+    out, err = process.communicate()
+    assert process.returncode == 0, f"{what}\n{err}"
+    return out
+
+
+def python(program: str, printed: Path, cwd: Path | None = None) -> Forked:
+    """The lines of a Python program."""
+    return Forked(exec, program, {}, out=Path(f"{printed}.out"), err=Path(f"{printed}.err"), cwd=cwd)
+
+
 def _lcm(words: list[str]) -> None:
     from lcm.cli import main
 

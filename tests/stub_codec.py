@@ -6,6 +6,7 @@ depend on the batch: sentences that reach the codec in other company get other b
 
 import hashlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -119,8 +120,21 @@ def use_codec(monkeypatch, load=load_stub, pool=InlinePool) -> None:
     monkeypatch.setattr(command, "Pool", pool)
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str]) -> None:
+    """`lcm prepare` with this codec, in a process of its own."""
     from lcm import cli
 
     command.load_codec, command.Pool = load_stub, StubPool
-    sys.exit(cli.main(["prepare", *sys.argv[1:]]))
+    sys.exit(cli.main(["prepare", *words]))
+
+
+def main_of_a_group(words: Sequence[str]) -> None:
+    """The same as the first of a group of processes, which an interrupt reaches."""
+    os.setsid()
+    # What a shell starts in the background ignores interrupts, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,13 +2,11 @@
 
 import json
 import lzma
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -38,13 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(arguments: list[str], folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
-    return done.stdout
-
-
 def test_the_readme_runs_as_printed(folder):
     ours = [words[1:] for words in commands() if words[0] == "lcm"]
     assert [words[0] for words in ours] == [
@@ -57,8 +48,9 @@ def test_the_readme_runs_as_printed(folder):
         "train",
         "generate",
     ]
-    for words in ours:
-        out = run([sys.executable, "-m", "lcm.cli", *words, *SHORTER.get(words[0], [])], folder)
+    for number, words in enumerate(ours):
+        given = [*words, *SHORTER.get(words[0], [])]
+        out = forked.printed_by(forked.lcm(given, folder / f"{number}", folder), shlex.join(words))
         if words[0] == "generate":
             assert out.strip()
         if words[0] == "decode":
@@ -66,7 +58,7 @@ def test_the_readme_runs_as_printed(folder):
     assert (folder / "runs/mine/model.safetensors").is_file()
     assert (folder / "runs/mine/report/report.html").is_file()
     (python,) = blocks("python")
-    assert run([sys.executable, "-c", python], folder).strip()
+    assert forked.printed_by(forked.python(python, folder / "python", folder), python).strip()
 
 
 def test_every_make_target_exists():

@@ -184,11 +184,11 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=10
+KillWait=30
 MinJobAge=3600
 InactiveLimit=0
 SlurmctldTimeout=60
-SlurmdTimeout=20
+SlurmdTimeout=120
 GresTypes=gpu
 {each}
 PartitionName=main Nodes=node[0-{nodes - 1}] Default=YES MaxTime=INFINITE State=UP

@@ -1,17 +1,12 @@
 """slurm/evaluate.sbatch: a model's report by a job, as by `lcm evaluate`."""
 
 import json
-import subprocess
-import sys
 
+import forked
 import lab
 import pytest
 
 pytestmark = pytest.mark.slurm
-
-
-def lcm(*words):
-    subprocess.run([sys.executable, "-m", "lcm.cli", *map(str, words)], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +15,12 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     rows = [{"id": i, "text": f"Text {i} begins. It goes on for {i} pages! It ends."} for i in range(300)]
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    lcm("prepare", "--input", folder / "a.jsonl", "--output", folder / "data", "--workers", "1")
+    prepare = ["prepare", "--input", folder / "a.jsonl", "--output", folder / "data", "--workers", "1"]
     (folder / "c.yaml").write_text("model: {kind: base, dim: 512, width: 32, heads: 2, layers: 1}\n")
     settings = ("--trainer.max_steps=2", "--trainer.precision=fp32", "--trainer.devices=1")
-    lcm(
-        "train",
-        "--config",
-        folder / "c.yaml",
-        f"--data.path={folder / 'data'}",
-        f"--run.dir={folder / 'run'}",
-        *settings,
-    )
+    train = ["train", "--config", folder / "c.yaml", f"--data.path={folder}/data", f"--run.dir={folder}/run", *settings]
+    for words in (prepare, train):
+        forked.printed_by(forked.lcm([*map(str, words)], folder / words[0]), words[0])
     return folder / "run", folder / "data"
 
 
@@ -39,7 +29,7 @@ def finished(cluster, site, log, *words):
     command = ["sbatch", "--parsable", f"--chdir={site}", f"--output={log}", str(site / "slurm/evaluate.sbatch")]
     number = lab.slurm(cluster, *command, *map(str, words), LCM_ROOT=str(site)).strip()
     shown = lambda: lab.slurm(cluster, "scontrol", "show", "job", number).split()  # noqa: E731
-    lab.until(lambda: {"JobState=COMPLETED", "JobState=FAILED"} & set(shown()), 180)
+    lab.until(lambda: {"JobState=COMPLETED", "JobState=FAILED"} & set(shown()), 600)
     return next(word for word in shown() if word.startswith("JobState="))
 
 
