@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,11 +63,14 @@ def table(folder: Path, manifest: Manifest) -> str:
 
 
 def draw(documents: NDArray[np.int64], sentences: NDArray[np.int64], title: str, path: Path) -> None:
-    """Two histograms side by side, as PNG."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    """Two histograms side by side, as PNG. Raises UserError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("histograms need matplotlib; pip install 'lcm-train[plots]'") from error
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
     figure.suptitle(title)
     panels = (
         (
@@ -88,7 +90,6 @@ def draw(documents: NDArray[np.int64], sentences: NDArray[np.int64], title: str,
         axis.legend(frameon=False)
     axes[0].set_xscale("log")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def side_by_side(document: Encoded, decoded: list[str]) -> str:

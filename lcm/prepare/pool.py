@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
 from threading import RLock, Thread
 from typing import Any
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lcm.codec import Progress
 from lcm.errors import UserError
@@ -120,7 +120,10 @@ def _begin(starts: Sequence[Start], started: Any, counts: Any) -> None:
     """Initialize a worker process. The work itself starts with the first task: its errors then reach the parent."""
     Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # so that results are the same bits for any number of workers
-    tqdm.set_lock(RLock())  # torch.compile shows its progress: the lock of tqdm's own would outlive a killed worker
+    with suppress(ImportError):  # torch.compile shows its progress: tqdm's own lock would outlive a killed worker
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        tqdm.set_lock(RLock())
     with started.get_lock():
         _Worker.number = started.value
         started.value += 1

@@ -2,11 +2,11 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import image
 from stub_codec import load_stub, use_codec
 
 from lcm.data.manifest import open_dataset
@@ -36,7 +36,10 @@ def data(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+@pytest.mark.needs("matplotlib")
 def test_the_counts_are_those_of_the_data(data, capsys):
+    from matplotlib import image
+
     picture = data.parent / "lengths.png"
     assert inspect_shards.main([str(data), "--output", str(picture)], load=load_stub) == 0
     header, train, refused, sentences, *_ = capsys.readouterr().out.splitlines()
@@ -47,6 +50,7 @@ def test_the_counts_are_those_of_the_data(data, capsys):
     assert "documents" in header
 
 
+@pytest.mark.needs("matplotlib")
 def test_a_random_document_is_shown_beside_what_it_decodes_to(data, capsys):
     arguments = [str(data), "--output", str(data.parent / "l.png"), "--sentences", "3"]
     shown = []
@@ -56,6 +60,12 @@ def test_a_random_document_is_shown_beside_what_it_decodes_to(data, capsys):
     assert shown[0] == shown[1]
     assert len(set(shown)) > 2
     assert "   0  Go on.\n    → sentence 0\n" in shown[0]
+
+
+def test_without_matplotlib_a_line_says_what_to_install(data, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert inspect_shards.main([str(data)], load=load_stub) == 1
+    assert "need matplotlib; pip install 'lcm-train[plots]'" in capsys.readouterr().err
 
 
 def test_every_document_can_be_the_random_one(data):
