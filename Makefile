@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Files go to the two processes in the order of tests/conftest.py: the longest first.
+PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup setup-all demo families test test-slow test-extras test-newer-torch test-slurm checks clean
 
@@ -32,13 +34,13 @@ checks: setup
 	$(BIN)/mypy
 
 test: checks
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/$(PYTEST)
 
 test-slow: test-newer-torch test-extras
 
 # With every extra on the pinned torch: what is slow or needs one, and every command of the demo.
 test-extras: setup-all
-	LCM_EVERY_EXTRA=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "(slow or needs) and not slurm"
+	LCM_EVERY_EXTRA=1 $(BIN)/$(PYTEST) -m "(slow or needs) and not slurm"
 	BIN="$(abspath $(BIN))" DEMO=demo/all-extras DEMO_SHORT=1 examples/demo.sh
 
 # With none of the extras on a newer torch: what asks something of it, and every command of the demo.

@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import lightning  # noqa: F401  before lcm: what jaxtyping's import hook sees imported, it has compiled anew
 import pytest
@@ -9,11 +10,18 @@ import torch
 
 torch.set_num_threads(1)
 
+TESTS = Path(__file__).parent
+LONGEST = (
+    "prepare/test_prepare_memory", "prepare/test_prepare_kill", "plan/test_plan_memory", "codec/test_compiled_encoder",
+    "training/test_strategies", "training/test_module", "test_readme", "codec/test_sonar", "training", "plan", "prepare",
+)  # fmt: skip
+"""What begins first, so that no process is left with a long file when the other has nothing more to do."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `needs("package")` stay out of a run without that package, those marked `cuda` of one without a GPU.
 
-    They are told as deselected; where LCM_EVERY_EXTRA is set, as `make test-slow` does, no package may lack.
+    They are told as deselected, the longest files come first; where LCM_EVERY_EXTRA is set, as `make test-slow` does, no package may lack.
     """
     lacking = [item for item in items if _lacks(item)]
     if lacking and os.environ.get("LCM_EVERY_EXTRA"):
@@ -23,6 +31,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out := [*lacking, *without_gpu]:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """The place of its file in LONGEST."""
+    name = item.path.relative_to(TESTS).as_posix()
+    return next((turn for turn, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
 
 
 def _lacks(item: pytest.Item) -> list[str]:

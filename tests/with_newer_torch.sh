@@ -15,5 +15,5 @@ for extra in sonar fairseq2 deepspeed; do
 done
 ask_torch=(models inference training plan codec codec_lab evaluation/test_{evaluate,metrics,scoring}.py
     data/test_datamodule.py data/test_datamodule_lightning.py test_batch.py test_recorded.py)
-$venv/bin/pytest -q -n 2 --dist loadfile "${ask_torch[@]/#/tests/}"
+$venv/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${ask_torch[@]/#/tests/}"
 BIN="$PWD/$venv/bin" DEMO=demo/newer-torch DEMO_SHORT=1 examples/demo.sh
