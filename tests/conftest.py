@@ -13,7 +13,8 @@ torch.set_num_threads(1)
 TESTS = Path(__file__).parent
 LONGEST = (
     "prepare/test_prepare_memory", "prepare/test_prepare_kill", "plan/test_plan_memory", "codec/test_compiled_encoder",
-    "training/test_strategies", "training/test_module", "test_readme", "codec/test_sonar", "training", "plan", "prepare",
+    "training/test_strategies", "training/test_module", "test_readme", "codec/test_sonar", "training", "plan",
+    "prepare",
 )  # fmt: skip
 """What begins first, so that no process is left with a long file when the other has nothing more to do."""
 
@@ -21,7 +22,8 @@ LONGEST = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `needs("package")` stay out of a run without that package, those marked `cuda` of one without a GPU.
 
-    They are told as deselected, the longest files come first; where LCM_EVERY_EXTRA is set, as `make test-slow` does, no package may lack.
+    They are reported as deselected; where LCM_EVERY_EXTRA is set, as `make test-slow` does, no package may be missing.
+    The longest files come first.
     """
     lacking = [item for item in items if _lacks(item)]
     if lacking and os.environ.get("LCM_EVERY_EXTRA"):
