@@ -110,11 +110,14 @@ def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:
     LCMModule.training_step = training_step
 
 
-if __name__ == "__main__":
+def train_until_killed(path: str, step: str, micro_batch: str) -> None:
+    """Train, write a line per micro-batch into RUN.batches, and be killed before this one."""
     from lcm.training.run import train
 
     torch.set_num_threads(1)
-    config = load_config(sys.argv[1])
-    step, micro_batch = map(int, sys.argv[2:])
-    record_batches(Path(sys.argv[1]).with_suffix(".batches"), kill_at=(step, micro_batch))
-    train(config)
+    record_batches(Path(path).with_suffix(".batches"), kill_at=(int(step), int(micro_batch)))
+    train(load_config(path))
+
+
+if __name__ == "__main__":
+    train_until_killed(*sys.argv[1:])

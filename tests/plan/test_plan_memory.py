@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 def run_of(data, folder, family, *changes, processes=1, dropout=0.0):
     every = (f"trainer.max_steps={STEPS}", "trainer.checkpoint_every=99", "trainer.validate_every=99")
     size = (f"trainer.devices={processes}", "data.slots=64", "data.rows=12")
-    model = {"width": 512, "heads": 4, "dropout": dropout, **WIDTHS[family]}
+    model = {"width": 384, "heads": 4, "dropout": dropout, **WIDTHS[family]}
     if family == "one_tower":
         model["max_positions"] = 64
     return config_of(family, data, folder / "run", None, *every, *size, *changes, **model)

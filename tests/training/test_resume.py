@@ -1,15 +1,15 @@
 """A killed and resumed run equals an uninterrupted one: order of the data, losses, weights."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from lightning.pytorch.callbacks import ModelCheckpoint
 from same_run import assert_same_run, losses
-from synthetic import record_batches, tiny_config, write_data
+from synthetic import record_batches, tiny_config, train_until_killed, write_data
 
 from lcm.config import save_config
 from lcm.errors import UserError
@@ -43,10 +43,9 @@ def recorded(tmp_path, monkeypatch):
 def killed(config, path, step, micro_batch=0):
     """Train in another process, which is killed with SIGKILL before this micro-batch; returns its lines."""
     save_config(config, path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = [sys.executable, str(ROOT / "tests/synthetic.py"), str(path), str(step), str(micro_batch)]
-    process = subprocess.run(script, env=environment, capture_output=True, text=True)
-    assert process.returncode == -9, process.stderr
+    out, err = path.with_suffix(".out"), path.with_suffix(".err")
+    process = Forked(train_until_killed, str(path), str(step), str(micro_batch), out=out, err=err)
+    assert process.wait() == -9, err.read_text()
     return path.with_suffix(".batches").read_text().splitlines()
 
 

@@ -22,7 +22,7 @@ QUICK = ("two_tower", 4)
 """Family and accumulation of the fast tests, on two ranks."""
 LAUNCHES = {
     2: ((QUICK,), (("base", 1), ("base", 4), ("two_tower", 1))),
-    4: ((("base", 1), ("base", 4)), (("two_tower", 1), QUICK)),
+    4: ((("base", 1), QUICK),),
 }
 """Families and accumulations that one launch trains, by number of ranks."""
 
