@@ -13,7 +13,7 @@ for extra in sonar fairseq2 deepspeed; do
         exit 1
     fi
 done
-ask_torch=(models inference training plan codec codec_lab evaluation/test_{evaluate,metrics,scoring}.py
-    data/test_datamodule.py data/test_datamodule_lightning.py test_batch.py test_recorded.py)
-$venv/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${ask_torch[@]/#/tests/}"
+ask_torch=(tests/{models,inference,training,plan,codec,codec_lab,evaluation} tests/data/test_datamodule*.py
+    tests/test_batch.py tests/test_recorded.py)
+$venv/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder "${ask_torch[@]}"
 BIN="$PWD/$venv/bin" DEMO=demo/newer-torch DEMO_SHORT=1 examples/demo.sh
