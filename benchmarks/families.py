@@ -4,7 +4,7 @@
 
 Trains configs/*_toy.yaml on the demo's corpus, two runs at a time with one thread each, Base and Two-Tower with several
 seeds, and evaluates each on the same held-out documents. Writes families.json and families.md (a table, also printed).
-What is already there is not done again.
+A second call resumes: finished runs are kept.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SEEDED = ("base", "two_tower")
 PROSE = ("examples/corpus/sotu.jsonl.xz", "examples/corpus/moby-dick.jsonl.xz")
 PAIRS = ("examples/corpus/wikipedia/leads-with-descriptions.jsonl.xz",)
 PROMPTS, SENTENCES = 16, 4
-"""Continuations that are timed and looked at for repetition: prompts, and new sentences of each."""
+"""Continuations that are timed and checked for repetition: prompts, and new sentences of each."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,18 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("families"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="of 1,024 slots, at least 10 (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="of Base and Two-Tower (%(default)s)")
-    parser.add_argument("--limit", type=int, default=150, help="documents and pairs that are scored (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=400, help="training steps of 1,024 slots, at least 10 (%(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of Base and Two-Tower (%(default)s)")
+    parser.add_argument("--limit", type=int, default=150, help="documents and pairs to score (%(default)s)")
     args = parser.parse_args()
     start = time.perf_counter()
     args.output.mkdir(parents=True, exist_ok=True)
     data = prepare(args.output)
     quantizer = args.output / "quantizer.safetensors"
     runs = [Run(kind, seed) for kind in KINDS for seed in range(1, 1 + (args.seeds if kind in SEEDED else 1))]
-    # The long ones early, so that both threads are busy to the end; but first what two of them wait for.
+    # Long runs start early, so both threads stay busy to the end; the first of them needs no quantizer.
     runs.sort(key=lambda run: (run.kind in SEEDED, run.kind.startswith("quant")))
     with ThreadPoolExecutor(2) as pool:
         fitted = pool.submit(fit_quantizer, data, quantizer)
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def prepare(output: Path) -> list[Path]:
-    """The demo's data."""
+    """Prepare the demo's data; return its folders."""
     prose, pairs = output / "data" / "prose", output / "data" / "pairs"
     run("lcm", "prepare", "--input", *PROSE, "--max-characters", "120", "--output", str(prose))
     run("lcm", "prepare", "--pairs", "--input", *PAIRS, "--max-characters", "120", "--output", str(pairs))
@@ -86,7 +88,7 @@ def prepare(output: Path) -> list[Path]:
 def fit_quantizer(data: list[Path], path: Path) -> None:
     if not path.is_file():
         words = ["--data", *map(str, data), "--codebooks", "64", "--units", "256", "--output", str(path)]
-        words += ["--autobleu", "200"]  # what each number of codebooks is worth: in the log
+        words += ["--autobleu", "200"]  # logs the quality of each number of codebooks
         run("python", "data_prep/fit_quantizer.py", *words, log=path.with_suffix(".log"))
 
 
@@ -98,13 +100,13 @@ def train_and_evaluate(one: Run, data: list[Path], output: Path, steps: int, lim
         words.append(f"--model.quantizer={output / 'quantizer.safetensors'}")
     run("lcm", "train", *words, log=output / f"{one.name}.log")
     results, model = scores / "results.json", folder / "model.safetensors"
-    if not results.is_file() or results.stat().st_mtime < model.stat().st_mtime:  # it has been trained further since
+    if not results.is_file() or results.stat().st_mtime < model.stat().st_mtime:  # it was trained further since
         where = ["--data", *map(str, data), "--output", str(scores), "--limit", str(limit)]
         run("lcm", "evaluate", "--model", str(folder), *where, log=output / f"{one.name}.log")
 
 
 def run(program: str, *words: str, log: Path | None = None) -> None:
-    """One command of this environment, with one thread; its log goes to a file where one is given."""
+    """Run a command of this environment with one thread; append its output to `log` if there is one."""
     path = Path(sys.executable).parent / program
     print("$", program, *words, file=sys.stderr)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -116,7 +118,7 @@ def run(program: str, *words: str, log: Path | None = None) -> None:
 
 
 def row(one: Run, data: list[Path], output: Path) -> dict[str, Any]:
-    """Everything that is told of one run."""
+    """A row of the table: scores, speed and continuations of one run."""
     results = json.loads((output / one.name / "report" / "results.json").read_text(encoding="utf-8"))
     return {
         "kind": one.kind,
@@ -131,7 +133,7 @@ def row(one: Run, data: list[Path], output: Path) -> dict[str, Any]:
 
 
 def speed(path: Path) -> float:
-    """The median of what training logged, with one thread."""
+    """The median of the logged concepts per second, with one thread."""
     lines = path.read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("train/concepts_per_second")
     found = [float(cell) for line in lines[1:] if (cell := line.split(",")[column])]
@@ -139,7 +141,7 @@ def speed(path: Path) -> float:
 
 
 def continuations(folder: Path, data: list[Path]) -> dict[str, float]:
-    """Seconds a new concept, one prompt at a time, and how alike neighbours are that the model wrote."""
+    """Seconds per new concept, one prompt at a time, and the similarity of neighbouring sentences in the output."""
     torch.set_num_threads(1)
     model = lcm.load(folder)
     documents = from_folders([str(path) for path in data], model, None, 200, 0).documents
@@ -161,7 +163,7 @@ def continuations(folder: Path, data: list[Path]) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a run, 95% intervals over documents; the two controls last."""
+    """A Markdown table: a line per run with 95% intervals over documents; the two controls last."""
     head = [
         "model",
         "seed",

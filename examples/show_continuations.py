@@ -1,4 +1,4 @@
-"""Print what `lcm generate --decode both` wrote: each prompt's end, then decoded and nearest sentences side by side.
+"""Print the output of `lcm generate --decode both`: the end of each prompt, decoded and nearest sentences in columns.
 
 Usage: python examples/show_continuations.py demo/continuations.jsonl examples/prompts.jsonl
 """

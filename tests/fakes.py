@@ -1,4 +1,4 @@
-"""Stand-ins that make every answer known beforehand: a codec of random vectors, a model that recites one story."""
+"""Stand-ins with known answers: a codec of random vectors, and a model that recites one story."""
 
 import hashlib
 import zlib
@@ -19,7 +19,7 @@ from lcm.models.normalizer import Normalizer
 
 
 class FakeCodec(Codec):
-    """A random vector for every sentence; decodes to the closest of the sentences that it has encoded so far."""
+    """Encodes a sentence to a random vector; decodes to the closest of the sentences encoded so far."""
 
     fingerprint = "fake"
 
@@ -44,7 +44,7 @@ class FakeCodec(Codec):
 
 
 class History(list[Tensor]):
-    """The context of a Reciter: every row's concepts so far."""
+    """The context of a Reciter: the concepts of each row so far."""
 
     @property
     def lengths(self):
@@ -55,7 +55,7 @@ class History(list[Tensor]):
 
 
 class Reciter(ConceptModel):
-    """Knows one story by heart: after each of its concepts comes the next one, and after the last the end of text."""
+    """Recites one story: after each of its concepts predicts the next one, and after the last the end of text."""
 
     predicts_first = False
 
@@ -65,8 +65,9 @@ class Reciter(ConceptModel):
         self.normalizer = Normalizer(self.dim)
         self.register_buffer("end_of_text", end)
         self.story = torch.cat([story, end[None]])
-        self.asked: list[int] = []
-        self.extended = 0
+        self.batch_sizes: list[int] = []
+        """Rows of each call of `next`."""
+        self.extend_calls = 0
 
     def after(self, concepts: Tensor) -> Tensor:
         place = (concepts[:, None] - self.story).norm(dim=2).argmin(dim=1)
@@ -76,11 +77,11 @@ class Reciter(ConceptModel):
         return History(prompts)
 
     def next(self, context, sampling):
-        self.asked.append(len(context))
+        self.batch_sizes.append(len(context))
         return self.after(torch.stack([row[-1] for row in context]))
 
     def extend(self, context, concepts):
-        self.extended += 1
+        self.extend_calls += 1
         return History(torch.cat([row, concept[None]]) for row, concept in zip(context, concepts, strict=True))
 
     def predict(self, batch, sampling):
@@ -94,7 +95,7 @@ class Reciter(ConceptModel):
 def reciting(
     story: list[str], codec: FakeCodec | None = None, slots: int = 16, data: tuple[str, ...] = (), **record
 ) -> LCM:
-    """An LCM around a Reciter of these sentences."""
+    """An LCM whose model is a Reciter of these sentences."""
     codec = codec or FakeCodec()
     facts = {
         "name": "fake", "fingerprint": "fake", "dim": codec.dim, "lang": "eng_Latn", "splitter": {},

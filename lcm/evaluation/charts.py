@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 Points = Sequence[tuple[float, float]]
 Marks = list[tuple[float, str]]
-"""Where a label of an axis stands, and the label."""
+"""Positions and labels along an axis."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ CONTINUATIONS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What is scored and how. Raises UserError for a number out of range."""
+    """Settings of an evaluation. Raises UserError for a number out of range."""
 
     data: Annotated[tuple[str, ...], Option("DIR|F")]
     """Prepared folders or their URLs, or a file of {document, summary} or {text}."""
@@ -44,7 +44,7 @@ class EvaluateOptions:
     bootstrap: Annotated[int, Option(least=1)] = 1000
     """Bootstrap samples of each interval."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How concepts are drawn, with a seed of its own."""
+    """Settings for drawing concepts, with a seed of their own."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -71,7 +71,7 @@ def headline(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    """Whether the model beats the better control, from the numbers alone."""
+    """Compare the model with the better control in one sentence."""
     systems = _systems(results)
     parts = []
     for metric, sign in (("l2", -1), ("contrastive_accuracy", 1)):

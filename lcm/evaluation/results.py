@@ -1,4 +1,4 @@
-"""What every evaluation leaves behind: a folder with results.json, in which each stage has its seconds."""
+"""Parts of every evaluation: its output folder, numbers for results.json, and the seconds of each stage."""
 
 import math
 import sys
@@ -20,6 +20,7 @@ class Stages:
 
     @contextmanager
     def of(self, name: str, what: str) -> Iterator[None]:
+        """Announce and time the body of a `with` statement."""
         print(f"{name} {what}", file=sys.stderr)
         start = time.perf_counter()
         yield

@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where prompts come from: one of the two."""
+    """The source of prompts: one of these options."""
 
     text: str | None = None
     """Text to continue; prints the continuation only."""

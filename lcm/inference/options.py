@@ -12,14 +12,14 @@ Task = Literal["continue", "answer"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """How a text is continued. Raises UserError for a number out of range."""
+    """Settings of a continuation. Raises UserError for a number out of range."""
 
     max_sentences: Annotated[int | None, Option(least=1)] = None
     """Sentences to write at most (default: 16, or half of the model's slots if that is less)."""
     min_sentences: Annotated[int, Option(least=0)] = 1
     """Sentences to write at least."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How concepts are drawn; a setting of None has the model family's default."""
+    """Settings for drawing concepts; None stands for the default of the model's family."""
     samples: Annotated[int, Option(least=1)] = 1
     """Draw N continuations and keep the one whose concepts are nearest to real sentences: the smallest mean distance
     between a concept and encode(decode(concept))."""

@@ -1,4 +1,4 @@
-"""`lcm evaluate` from data to results.json: what is drawn, what is counted, and what the controls score."""
+"""`lcm evaluate` from data to results.json: the test set, its counts, and the scores of the controls."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ TRAIN = [
 
 
 def knowing(codec=None, **settings):
-    """A model that knows the story, and what to answer: nothing that it is asked here is new to it."""
+    """A model that knows the story and the answer."""
     return reciting([*STORY, PROMPT_SUFFIX, *ANSWER], codec or FakeCodec(), **settings)
 
 
@@ -40,7 +40,7 @@ def folder(tmp_path):
     return str(tmp_path / "data")
 
 
-def test_results_hold_what_was_promised(folder):
+def test_results_hold_every_documented_score(folder):
     results = evaluate(knowing(), EvaluateOptions(data=(folder,))).results
     assert set(results["teacher_forced"]) == set(METRICS)
     assert set(results["controls"]) == {"mean", "previous"}
@@ -53,7 +53,7 @@ def test_results_hold_what_was_promised(folder):
     json.dumps(results, allow_nan=False)
 
 
-def test_who_knows_every_text_scores_perfectly(tmp_path):
+def test_a_model_that_knows_every_text_scores_perfectly(tmp_path):
     write_dataset(tmp_path, FakeCodec(), {"train": TRAIN, "test": [STORY, (["Another.", "Text."], ANSWER)]})
     results = evaluate(knowing(), EvaluateOptions(data=(str(tmp_path),))).results
     assert results["teacher_forced"] == {"l2": 0, "l2_roundtrip": 0, "contrastive_accuracy": 1, "par": pytest.approx(1)}
@@ -102,11 +102,11 @@ def test_continuations_begin_in_the_middle_and_are_compared_with_what_follows(fo
     rows = evaluate(knowing(), EvaluateOptions(data=(folder,))).rows
     (row,) = [row for row in rows if row["kind"] == "continuation"]
     assert (row["prompt"], row["reference"]) == (STORY[:2], STORY[2:])
-    assert row["model"] == [*STORY[2:], PROMPT_SUFFIX]  # the fake goes on as its story does
+    assert row["model"] == [*STORY[2:], PROMPT_SUFFIX]  # the reciter's story continues with it
     assert len(row["nearest"]) == len(row["similarity"]) == 3
 
 
-def test_test_is_scored_else_validation_and_train_never_unasked(tmp_path):
+def test_the_default_split_is_test_or_validation_and_never_train(tmp_path):
     model = knowing()
     write_dataset(tmp_path / "all", model.codec, {"train": TRAIN, "validation": [STORY], "test": [STORY[:2]]})
     write_dataset(tmp_path / "no_test", model.codec, {"train": TRAIN, "validation": [STORY]})
@@ -199,7 +199,7 @@ def test_without_training_data_there_is_no_bank_and_the_mean_is_the_normalizers(
     assert results["controls"]["mean"]["l2"] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_a_file_uses_the_training_data_that_the_model_remembers(folder, tmp_path):
+def test_a_file_is_scored_with_the_training_data_that_the_config_names(folder, tmp_path):
     path = write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
     results = evaluate(knowing(data=(folder,)), EvaluateOptions(data=(path,))).results
     assert results["bank"]["sentences"] == 9
@@ -217,7 +217,7 @@ def test_the_mean_of_many_shards_is_that_of_their_sentences(tmp_path, monkeypatc
     torch.testing.assert_close(mean_vector(shards, 32), everything.view(30, 2, 32)[::3].mean(dim=(0, 1)))
 
 
-def test_of_many_shards_some_are_looked_at_spread_over_all(tmp_path, monkeypatch):
+def test_statistics_of_many_shards_come_from_some_spread_over_all(tmp_path, monkeypatch):
     model = knowing()
     for i in range(6):
         write_dataset(tmp_path / str(i), model.codec, {"train": [(["Document."], ["Word."] * (i + 1))]})

@@ -113,8 +113,8 @@ def test_rouge_agrees_with_counting_by_hand():
     assert found["rougeL"] == pytest.approx(plain_f(plain_lcs(prediction.split(), reference.split()), 7, 8))
 
 
-def test_rouge_lsum_is_told_where_sentences_end():
-    """The same sentences in another order: one long sequence in common no more, but every sentence still there."""
+def test_rouge_lsum_compares_sentence_by_sentence():
+    """Sentences in another order: their longest common sequence is shorter, but each sentence has its match."""
     found = rouge([["A dog ran.", "The cat sat."]], [["The cat sat.", "A dog ran."]])
     assert found["rougeLsum"].tolist() == [1.0]
     assert found["rougeL"].tolist() == [0.5]
@@ -137,7 +137,7 @@ def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
 
 
 def test_bootstrap_draws_the_sentences_of_a_document_together():
-    """Ten documents whose sentences all score alike: a thousand sentences carry no more news than ten numbers."""
+    """If all sentences of a document score alike, a thousand of them in ten documents are worth ten numbers."""
     scores = np.random.default_rng(1).normal(size=10)
     together = bootstrap(scores * 100, np.full(10, 100.0))
     assert together.value == pytest.approx(scores.mean())

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, and safe whatever the texts say."""
+"""The report: complete, self-contained, and safe with any text in it."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def rendered(evaluation, folder: Path, model: str = "runs/mine") -> str:
 
 
 class Tags(HTMLParser):
-    """Every tag that is opened must be closed in order; what a browser would fetch is listed."""
+    """Checks that tags are closed in order, and lists what a browser would fetch."""
 
     def __init__(self):
         super().__init__()

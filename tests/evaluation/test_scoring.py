@@ -1,4 +1,4 @@
-"""Teacher-forced scores: which sentences are predicted, from what, and that the controls are what they say."""
+"""Teacher-forced scores: which sentences are predicted, from what, and how they are scored."""
 
 import numpy as np
 import pytest
@@ -171,7 +171,7 @@ def test_stops_at_the_end_and_stops_too_early_are_counted_apart():
     lcm = reciting(STORY[:2])
     predictions = scored(lcm, [example(lcm.codec, STORY[:2]), example(lcm.codec, STORY[:3])])
     found = stop_rates(predictions, lcm.model.end_of_text, 0.95)
-    # Both documents' ends; of the second's sentences, the reciter takes the third for one that cannot come.
+    # The ends of both documents; after the second sentence of the longer one, the reciter predicts the end.
     assert (found["ends"], found["sentences"]) == (2, 3)
     assert found["stopped_early"] == pytest.approx(1 / 3)
     assert found["found"] >= 0.5

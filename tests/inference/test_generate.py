@@ -56,8 +56,8 @@ def test_max_sentences_is_obeyed_and_has_a_default_that_leaves_room():
         endless.generate("Number 0.", max_sentences=9)
 
 
-def test_an_answer_is_asked_for_by_the_prompt_suffix():
-    """The reciter only knows what to say after "[MODEL]:"; without the suffix it says what follows in the story."""
+def test_the_prompt_suffix_requests_an_answer():
+    """The reciter answers after "[MODEL]:" alone; without the suffix it continues its story."""
     model = reciting(["A question.", "More story.", PROMPT_SUFFIX, "An answer."])
     assert model.generate("A question.", task="answer").sentences == ["An answer."]
     assert model.generate("A question.", max_sentences=1).sentences == ["More story."]
@@ -100,12 +100,12 @@ def test_a_long_document_keeps_its_beginning_and_the_suffix_when_answered(capsys
     )
 
 
-def test_a_prompt_that_fits_is_not_spoken_of(capsys):
+def test_a_prompt_that_fits_prints_no_warning(capsys):
     reciting(STORY, slots=6).generate("One. Two. Three.", max_sentences=3)
     assert capsys.readouterr().err == ""
 
 
-def test_prompts_are_cut_as_the_codec_needs_it():
+def test_prompts_are_split_to_fit_the_codec():
     (prompt,) = reciting(STORY).prompts(["word " * 20], task=None)
     assert len(prompt) == 2
 
@@ -142,7 +142,7 @@ def test_the_default_bank_is_the_training_data(tmp_path):
     assert model.bank.sentences == STORY[:2] + STORY[3:]
 
 
-def test_training_data_that_is_gone_is_told_with_the_way_out():
+def test_missing_training_data_is_an_error_with_the_way_out():
     with pytest.raises(UserError, match=r"data.path=data/gone: .* --bank"):
         reciting(STORY, data=("data/gone",)).generate(STORY[0], decode="nearest")
 

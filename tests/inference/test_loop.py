@@ -1,4 +1,4 @@
-"""The loop from concepts to more concepts: what ends it, and that rows do not know of each other."""
+"""The generation loop: what ends it, and that the rows of a batch are independent."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def reciter(*story):
 
 
 def recite(story, prompt, **rules):
-    """What a Reciter of `story` adds to one prompt, by name, and why it stops."""
+    """Let a Reciter of `story` continue one prompt; return the names of its concepts and the reason it stops."""
     names = {"A": A, "B": B, "C": C, "D": D}
     stop = StopRules(**{"max_sentences": 9, "end_threshold": 0.95} | rules)
     model = reciter(*(names[n] for n in story))
@@ -43,7 +43,7 @@ def test_the_maximum_always_wins():
     assert recite("ABCD", "A", max_sentences=3) == ("BCD", "length")
 
 
-def test_a_minimum_of_one_is_one_and_not_two():
+def test_a_minimum_of_one_is_not_two():
     assert recite("AB", "A", min_sentences=1) == ("B", "end")
     assert recite("AB", "A", min_sentences=0) == ("B", "end")
     assert recite("AB", "B", min_sentences=0) == ("", "end")
@@ -54,7 +54,7 @@ def test_a_repetition_counts_for_the_minimum_where_nothing_else_comes():
 
 
 @pytest.mark.parametrize("minimum", [1, 2, 3])
-def test_a_text_too_short_goes_on_without_its_end_of_text_part(minimum):
+def test_a_text_below_the_minimum_continues_without_its_end_of_text_part(minimum):
     almost_end = END + 0.1 * C
     stop = StopRules(max_sentences=5, min_sentences=minimum, end_threshold=0.95, repetition_threshold=None)
     (result,) = generate(reciter(A, almost_end), [A[None]], stop, Sampling())
@@ -78,17 +78,17 @@ def test_finished_rows_leave_the_batch_and_results_keep_their_order():
     assert [len(r.vectors) for r in results] == [1, 3, 2]
     assert torch.equal(results[1].vectors, torch.stack([B, C, D]))
     assert torch.equal(results[2].vectors, torch.stack([C, D]))
-    # Each result's own sentences and one more to see the end: 2 + 4 + 3 questions, in a batch that shrinks.
-    assert model.asked == [3, 3, 2, 1]
+    # Each result's own sentences and one more to see the end: 2 + 4 + 3 calls, in a batch that shrinks.
+    assert model.batch_sizes == [3, 3, 2, 1]
 
 
-def test_no_question_is_asked_after_the_last_sentence():
+def test_the_model_is_not_called_after_the_last_sentence():
     model = reciter(A, B, C, D)
     generate(model, [A[None]], StopRules(max_sentences=2, end_threshold=0.95), Sampling())
-    assert (model.asked, model.extended) == ([1, 1], 1)
+    assert (model.batch_sizes, model.extend_calls) == ([1, 1], 1)
 
 
-def test_a_diverged_model_is_told_in_one_line():
+def test_a_diverged_model_is_one_line():
     model = reciter(A, B)
     model.next = lambda context, sampling: A[None] * torch.nan
     with pytest.raises(UserError, match="diverged"):

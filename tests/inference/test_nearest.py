@@ -1,4 +1,4 @@
-"""The nearest real sentence: found in blocks, seen from the mean, and never one that nobody wrote."""
+"""Nearest real sentences: an exact search in blocks, by directions from the mean."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_fewer_sentences_than_neighbours_are_all_of_them():
     assert similarity.shape == (1, 2)
 
 
-def test_nothing_to_look_up_finds_nothing():
+def test_no_queries_have_no_neighbours():
     sentences, similarity = Bank(NAMES, vectors_off_centre()).nearest(torch.zeros(0, 16))
     assert (sentences, similarity.shape) == ([], (0, 1))
 
@@ -92,7 +92,7 @@ def test_a_bank_holds_every_sentence_of_the_split_once_and_no_marker(folder):
     assert sentences[2] == ["Four."]
 
 
-def test_a_limit_is_told(folder, capsys):
+def test_a_limit_is_announced_on_stderr(folder, capsys):
     assert Bank.from_shards([folder], limit=3).sentences == ["One.", "Two.", "Three."]
     assert "first 3 distinct sentences" in capsys.readouterr().err
     assert len(Bank.from_shards([folder], limit=4).sentences) == 4

@@ -1,4 +1,4 @@
-"""Commands that read a data set take its URL as they take its folder; those that write one say that they do not."""
+"""Commands that read a data set accept its URL like its folder; commands that write one refuse it."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def test_evaluate_scores_a_url_as_it_scores_the_folder(folder, server):
     assert len(server.requested_shards()) == 2
 
 
-def test_what_the_model_was_trained_on_may_be_gone(folder, server, tmp_path, capsys):
+def test_a_model_is_scored_without_its_training_data(folder, server, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": " ".join(STORY)}) + "\n")
     options = EvaluateOptions(data=(str(tmp_path / "rows.jsonl"),))
     model = knowing(data=(f"{server.url}/data",))
@@ -51,7 +51,7 @@ def test_what_the_model_was_trained_on_may_be_gone(folder, server, tmp_path, cap
     assert "manifest.json: not found (tried once)" in capsys.readouterr().err
 
 
-def test_the_nearest_sentence_is_looked_for_in_the_training_data_wherever_it_is(folder, server):
+def test_the_bank_is_read_from_training_data_at_a_url(folder, server):
     there = reciting(STORY, FakeCodec(), data=(f"{server.url}/data",))
     assert there.bank.sentences == Bank.from_shards([str(folder)]).sentences
     server.fails("manifest.json", 503, times=ALWAYS)
@@ -76,7 +76,7 @@ def test_verify_names_what_is_broken_at_the_url(folder, server, capsys):
     assert line.endswith("(tried 6 times)")
 
 
-def test_what_writes_a_data_set_takes_no_url(tmp_path):
+def test_prepare_refuses_a_url_as_output(tmp_path):
     (tmp_path / "my.txt").write_text("A sentence. Another.")
     with pytest.raises(UserError, match=r"^--output=s3://bucket/data: expected a local folder; copy the data set"):
         prepare(PrepareOptions(input=(str(tmp_path / "my.txt"),), output="s3://bucket/data"))
