@@ -47,9 +47,7 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("families"), help="(%(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=400, help="training steps of 1,024 slots, at least 10 (%(default)s)"
-    )
+    parser.add_argument("--steps", type=int, default=400, help="steps of 1,024 slots, at least 10 (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of Base and Two-Tower (%(default)s)")
     parser.add_argument("--limit", type=int, default=150, help="documents and pairs to score (%(default)s)")
     args = parser.parse_args()
