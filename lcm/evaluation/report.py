@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcm.evaluation.charts import Points
-from lcm.evaluation.html import render
+from lcm.evaluation.html import Points, render
 from lcm.evaluation.metrics import ROUGE
 
 Results = Mapping[str, Any]

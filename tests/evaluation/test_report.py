@@ -11,9 +11,8 @@ import pytest
 from fakes import FakeCodec, reciting, write_dataset
 from jinja2 import UndefinedError
 
-from lcm.evaluation.charts import round_steps
 from lcm.evaluation.command import EvaluateOptions, evaluate
-from lcm.evaluation.html import render
+from lcm.evaluation.html import render, round_steps
 from lcm.evaluation.report import headline, write_report
 
 EVIL = '<script>alert("1 & 2")</script>'
