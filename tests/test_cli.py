@@ -41,6 +41,13 @@ def test_an_unknown_command_is_one_line(capsys):
     assert "train" in captured.err
 
 
+def test_options_are_not_abbreviated(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["encode", "--inp", "in.txt", "--output", "out.npy"])
+    assert exit_.value.code == 2
+    assert "--input" in capsys.readouterr().err
+
+
 def test_an_interrupt_is_one_line_and_status_130(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt

@@ -2,18 +2,19 @@
 
 import argparse
 import json
+from dataclasses import fields
 
 import pytest
-import torch
 from fakes import FakeCodec, reciting, write_dataset
 
 import lcm.evaluation.command
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.splitter import PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, add_arguments, evaluate
-from lcm.evaluation.examples import answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.scoring import METRICS
 from lcm.evaluation.summaries import Lengths, score
+from lcm.models.interface import Sampling
+from lcm.options import option_name
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
 ANSWER = ["A trip at sea.", "It ended well."]
@@ -27,6 +28,11 @@ TRAIN = [
 def knowing(codec=None, **settings):
     """A model that knows the story and the answer."""
     return reciting([*STORY, PROMPT_SUFFIX, *ANSWER], codec or FakeCodec(), **settings)
+
+
+def write_rows(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
 
 
 @pytest.fixture
@@ -106,54 +112,22 @@ def test_continuations_begin_in_the_middle_and_are_compared_with_what_follows(fo
     assert len(row["nearest"]) == len(row["similarity"]) == 3
 
 
-def test_the_default_split_is_test_or_validation_and_never_train(tmp_path):
+def test_sampling_settings_reach_the_predictions_and_the_texts(folder):
     model = knowing()
-    write_dataset(tmp_path / "all", model.codec, {"train": TRAIN, "validation": [STORY], "test": [STORY[:2]]})
-    write_dataset(tmp_path / "no_test", model.codec, {"train": TRAIN, "validation": [STORY]})
-    write_dataset(tmp_path / "train_only", model.codec, {"train": TRAIN})
-    assert from_folders([str(tmp_path / "all")], model, None, 9, 0).drawn[0].document == STORY[:2]
-    assert from_folders([str(tmp_path / "all")], model, "validation", 9, 0).split == "validation"
-    assert from_folders([str(tmp_path / "no_test")], model, None, 9, 0).split == "validation"
-    with pytest.raises(UserError, match=r"no document in test or validation.*--split train"):
-        from_folders([str(tmp_path / "train_only")], model, None, 9, 0)
-    assert len(from_folders([str(tmp_path / "train_only")], model, "train", 9, 0).drawn) == 3
+    seen = []
+    after, predict = model.model.next, model.model.predict
+    model.model.next = lambda context, sampling: seen.append(("next", sampling)) or after(context, sampling)
+    model.model.predict = lambda batch, sampling: seen.append(("predict", sampling)) or predict(batch, sampling)
+    sampling = Sampling(seed=5, temperature=0.5)
+    evaluate(model, EvaluateOptions(data=(folder,), sampling=sampling))
+    assert set(seen) == {("next", sampling), ("predict", sampling)}
 
 
-def test_a_limit_draws_at_random_and_the_same_each_time(tmp_path):
-    model = knowing()
-    write_dataset(tmp_path, model.codec, {"train": TRAIN, "test": [[f"Text {i}.", "End."] for i in range(20)]})
-
-    def drawn(seed, limit=5):
-        return [example.id for example in from_folders([str(tmp_path)], model, None, limit, seed).drawn]
-
-    assert len(set(drawn(0))) == 5
-    assert drawn(0) == drawn(0) != drawn(1)
-    assert drawn(0) != [f"test {i}" for i in range(3, 8)]
-    assert len(drawn(0, limit=100)) == 20
-    counts = evaluate(model, EvaluateOptions(data=(str(tmp_path),), limit=5)).results["counts"]
-    assert (counts["scored"], counts["failed"], counts["not_drawn"]) == (5, 0, 15)
-
-
-def test_data_of_another_codec_is_refused_by_both_names(tmp_path):
-    codec = FakeCodec()
-    codec.fingerprint = "other"
-    write_dataset(tmp_path, codec, {"test": [STORY]})
-    with pytest.raises(UserError, match=r"'fake' \(other\), the model was trained on 'fake' \(fake\)"):
-        from_folders([str(tmp_path)], knowing(), None, 9, 0)
-
-
-def write_rows(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return str(path)
-
-
-def test_a_file_is_cut_and_marked_as_prepare_would(tmp_path):
-    path = write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)}, {"document": "One. Two.", "summary": "Both."})
-    document, pair = from_file(path, knowing(), 9, 0).drawn
-    assert (document.sentences, document.source_length) == ([*STORY, END_OF_TEXT], 0)
-    assert (pair.sentences, pair.source_length) == (["One.", "Two.", PROMPT_SUFFIX, "Both.", END_OF_TEXT], 3)
-    assert (pair.document, pair.answer) == (["One.", "Two."], ["Both."])
-    assert torch.equal(pair.vectors, FakeCodec().encode(pair.sentences))
+def test_a_document_longer_than_the_slots_is_summarized_shortened(tmp_path, capsys):
+    document = [f"Sentence {i}." for i in range(20)]
+    write_dataset(tmp_path, FakeCodec(), {"train": TRAIN, "test": [(document, ANSWER)]})
+    evaluate(knowing(), EvaluateOptions(data=(str(tmp_path),)))
+    assert "1 of 1 prompts are longer than 14 concepts" in capsys.readouterr().err
 
 
 def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
@@ -174,13 +148,6 @@ def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
     }  # fmt: skip
     assert counts["reasons"]["invalid JSON"]["first"].startswith("f.jsonl:2")
     assert (counts["documents"], counts["pairs"]) == (1, 1)
-
-
-def test_a_file_without_a_usable_row_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no row to score; 1 × invalid JSON \(f.jsonl:1"):
-        from_file(write_rows(tmp_path / "f.jsonl", "{"), knowing(), 9, 0)
-    with pytest.raises(UserError, match="it is empty"):
-        from_file(write_rows(tmp_path / "f.jsonl"), knowing(), 9, 0)
 
 
 def test_text_without_anything_to_predict_is_one_line(tmp_path):
@@ -204,31 +171,6 @@ def test_a_file_is_scored_with_the_training_data_that_the_config_names(folder, t
     results = evaluate(knowing(data=(folder,)), EvaluateOptions(data=(path,))).results
     assert results["bank"]["sentences"] == 9
     assert results["mean_of"] == "training vectors"
-
-
-def test_the_mean_of_many_shards_is_that_of_their_sentences(tmp_path, monkeypatch):
-    model = knowing()
-    texts = [[f"Text {i}.", f"More {i}."] for i in range(30)]
-    write_dataset(tmp_path, model.codec, {"train": texts})
-    shards = shards_of([str(tmp_path)], model, "train")
-    everything = model.codec.encode([sentence for text in texts for sentence in text])
-    torch.testing.assert_close(mean_vector(shards, 32), everything.mean(dim=0), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr("lcm.evaluation.examples.MEAN_CONCEPTS", 30)  # of 90 concepts: every third document
-    torch.testing.assert_close(mean_vector(shards, 32), everything.view(30, 2, 32)[::3].mean(dim=(0, 1)))
-
-
-def test_statistics_of_many_shards_come_from_some_spread_over_all(tmp_path, monkeypatch):
-    model = knowing()
-    for i in range(6):
-        write_dataset(tmp_path / str(i), model.codec, {"train": [(["Document."], ["Word."] * (i + 1))]})
-    shards = shards_of([tmp_path / str(i) for i in range(6)], model, "train")
-    assert answer_lengths(shards) == [1, 2, 3, 4, 5, 6]
-    monkeypatch.setattr("lcm.evaluation.examples.SHARDS", 3)
-    assert answer_lengths(shards) == [1, 3, 5]
-
-
-def test_answer_lengths_leave_out_documents_and_markers(folder):
-    assert answer_lengths(shards_of([folder], knowing(), "train")) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +208,19 @@ def test_the_command_writes_three_files_and_prints_the_table(monkeypatch, folder
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "report/examples.jsonl").read_text().splitlines()]
     assert kinds == ["summary", "summary", "continuation", "document", "pair", "pair"]
     assert (tmp_path / "report/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, folder, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr("lcm.evaluation.command.evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
+    given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8}
+    words = [word for name, value in given.items() for word in (option_name(name), str(value))]
+    with pytest.raises(ZeroDivisionError):
+        command(monkeypatch, "--data", folder, *words, "--temperature", "0.5")
+    sampling = Sampling(seed=7, temperature=0.5)
+    assert seen == [EvaluateOptions(data=(folder,), **given, sampling=sampling)]
+    assert {field.name for field in fields(EvaluateOptions)} == {"data", "sampling", *given}
 
 
 def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):

@@ -74,7 +74,14 @@ def test_no_text_becomes_markup(evaluation, tmp_path):
 def test_the_page_shows_scores_controls_and_examples(evaluation, tmp_path):
     page = rendered(evaluation, tmp_path)
     assert f"{evaluation.results['controls']['mean']['l2']:.2f}" in page
-    for words in ("always the mean", "the sentence before", "ROUGE-Lsum", "Continuation · test", "Summary · test"):
+    for words in (
+        "always the mean",
+        "the sentence before",
+        "ROUGE-Lsum",
+        "Continuation · test",
+        "Summary · test",
+        "<dt>nearest",
+    ):
         assert words in page
     assert "Loss" not in page
 
