@@ -124,7 +124,7 @@ class QuantConfig(InterleavedConfig):
     """Quant-LCM: predicts a concept as a sum of units, one per codebook of a residual quantizer (paper §2.3.5)."""
 
     kind: Literal["quant_c", "quant_d"]
-    """c: regress the whole concept and take a unit near it. d: classify the next unit."""
+    """Model family. quant_c regresses a concept and takes a unit near it; quant_d classifies the next unit."""
     codebooks: int = Field(64, gt=0)
     """Number of codebooks of the residual quantizer."""
     units: int = Field(8192, gt=1)

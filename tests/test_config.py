@@ -4,8 +4,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from lcm import config as configuration
 from lcm.config import Config, load_config, parse_config, save_config
 from lcm.errors import UserError
+from lcm.settings import Section
 
 TINY = {"model": {"kind": "base", "dim": 8, "width": 16, "heads": 2, "layers": 2}}
 
@@ -179,3 +181,18 @@ def test_every_setting_can_be_left_out_but_the_kind_of_model():
     config = Config(model={"kind": "base"})
     assert config.model.layers == 32
     assert config.codec is None
+
+
+def test_every_setting_is_explained_by_a_sentence():
+    """`--help` shows it. What a section is, its class says."""
+    sections = [kind for kind in vars(configuration).values() if isinstance(kind, type) and issubclass(kind, Section)]
+    settings = {f"{s.__name__}.{name}": field for s in sections for name, field in s.model_fields.items()}
+    unexplained = {
+        name
+        for name, field in settings.items()
+        if not (field.description or "").endswith((".", "…"))
+        and not name.endswith(".kind")
+        and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+    }
+    assert len(settings) > 90
+    assert not unexplained

@@ -4,7 +4,7 @@ lcm.plan.simulation runs the step; this adds the buffers of each engine. They we
 2.9, Lightning 2.6, DeepSpeed 0.19), and tests/plan holds the sums to the peaks of ranks on CPUs. On a CPU only pages
 that were written to take memory, so no test has seen the buffers that an engine allocates and never fills.
 
-Sizes below.  whole: the weights, 4 bytes each · shard: the shard of them that one rank holds
+Sizes below.  whole: the weights, 4 bytes each · shard: the part of them that one rank holds
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,6 @@ RESERVED = 3 * 2**29
 """Bytes of a GPU left to what is not torch's: CUDA's context, cuBLAS, NCCL. Assumed to be 1.5 GiB."""
 MAX_GPUS = 4096
 """Largest job that is tried in search of one that fits."""
-
-
 Options = Mapping[str, int | str]
 """Command-line options and their values."""
 

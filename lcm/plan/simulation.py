@@ -52,33 +52,24 @@ class SimulatedStep:
     backward_all_grads: int
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Everything that a simulated step depends on. cache: autocast caches its copies of weights."""
-
-    model: ModelConfig
-    rows: int
-    slots: int
-    recompute: bool
-    bf16: bool
-    cache: bool
-    device: Device
-
-
 def simulate(config: Config, device: Device = "cuda", sharded: bool = False) -> SimulatedStep:
     """A step of full rows, data.rows × data.slots concepts, a document each, with a GPU's kernels or a CPU's.
 
     trainer.compile is not simulated; compiled blocks take a tenth less. Raises UserError where the model cannot be
     built.
     """
-    data, recompute = config.data, config.trainer.checkpoint_activations
+    data, trainer = config.data, config.trainer
+    recompute, bf16 = trainer.checkpoint_activations, trainer.precision == "bf16"
     # Without recomputation, autograd keeps autocast's copies of weights anyway, and a cache of them adds nothing.
     cache = not (sharded and recompute)
-    setup = Setup(config.model, data.rows, data.slots, recompute, config.trainer.precision == "bf16", cache, device)
+
+    def step(rows: int) -> SimulatedStep:
+        return _simulate(config.model, rows, data.slots, recompute, bf16, cache, device)
+
     half = max(1, MAX_NOISE // (data.slots * config.model.dim) // 2)
     if data.rows <= 2 * half:
-        return _simulate(setup)
-    few, more = (_simulate(replace(setup, rows=rows)) for rows in (half, 2 * half))
+        return step(data.rows)
+    few, more = step(half), step(2 * half)
 
     def at_all_rows(one: int, two: int) -> int:
         return two + (two - one) * (data.rows - 2 * half) // half
@@ -92,27 +83,30 @@ def simulate(config: Config, device: Device = "cuda", sharded: bool = False) -> 
 
 
 @lru_cache(maxsize=64)
-def _simulate(setup: Setup) -> SimulatedStep:
+def _simulate(
+    config: ModelConfig, rows: int, slots: int, recompute: bool, bf16: bool, cache: bool, device: Device
+) -> SimulatedStep:
+    """cache: autocast caches its copies of weights."""
     blocks = list[nn.Module]()
     with torch.device("meta"):
-        model = build_model(setup.model, blocks.append)
+        model = build_model(config, blocks.append)
     units = _units(model, blocks)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _replace_tensors(model, fake)
     buffers = sum(b.untyped_storage().nbytes() for b in model.buffers())
     for stack in model.stacks():
-        stack.dense_mask, stack.recompute = True, setup.recompute
+        stack.dense_mask, stack.recompute = True, recompute
     memory = LiveMemory(model)
     with ExitStack() as simulation:
-        if setup.device == "cuda":
+        if device == "cuda":
             _replace_dropout(model)
-            simulation.enter_context(CudaKernels(setup.bf16))
+            simulation.enter_context(CudaKernels(bf16))
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(memory.complete)  # type: ignore[no-untyped-call]
-        batch = _full_rows(setup, fake)
+        batch = _full_rows(config, rows, slots, fake)
         simulation.enter_context(memory)
         memory.count(batch.emb)
-        with torch.autocast("cpu", torch.bfloat16, enabled=setup.bf16, cache_enabled=setup.cache):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=cache):
             loss = model.train()(batch).per_target.sum()
         forward = memory.peak
         memory.peak = memory.peak_without_grads = 0
@@ -144,9 +138,8 @@ def _replace_tensors(model: nn.Module, fake: FakeTensorMode) -> None:
             part._buffers[name] = None if buffer is None else like(buffer)
 
 
-def _full_rows(setup: Setup, fake: FakeTensorMode) -> Batch:
+def _full_rows(config: ModelConfig, rows: int, slots: int, fake: FakeTensorMode) -> Batch:
     """A batch without padding. Positions, targets and row numbers are real, because control flow depends on them."""
-    config, rows, slots = setup.model, setup.rows, setup.slots
     longest = config.max_positions if isinstance(config, InterleavedConfig) else slots
     place = torch.arange(slots).expand(rows, -1)
     with fake:

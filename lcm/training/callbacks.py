@@ -114,7 +114,7 @@ class Checkpoints(Checkpoint):
         steps, self.best = [int(step) for step, _ in found], found[0][1]
         if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
             raise UserError(
-                f"process 0 begins after step {steps[0]:,}, process {other[0]} after step {steps[other[0]]:,}; "
+                f"rank 0 begins after step {steps[0]:,}, rank {other[0]} after step {steps[other[0]]:,}; "
                 f"run.dir={self.folder} must be one folder for all of them, so choose one on a shared disk"
             )
 

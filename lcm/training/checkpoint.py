@@ -28,7 +28,18 @@ from lcm.files import atomic_path
 from lcm.models import assembled, save_model
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-CARD = "README.md"
+MODEL_CARD = """# {name}
+
+A concept model: it reads sentences as vectors and predicts the vector of the next one.
+
+    lcm generate --model . --text 'The sea was calm.'
+
+| | |
+|---|---|
+{table}
+
+`config.yaml` holds every setting of the training run.
+"""
 
 # ---- writing ----
 
@@ -211,12 +222,11 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False)
 
 def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[str, Any]) -> None:
     """Write README.md beside a model, from the checkpoint that holds its weights."""
-    with atomic_path(folder / CARD) as partial:
+    with atomic_path(folder / "README.md") as partial:
         partial.write_text(_card(parameters, config, checkpoint), encoding="utf-8")
 
 
 def _card(parameters: int, config: Config, checkpoint: dict[str, Any]) -> str:
-    """A card for whoever finds the folder: model, data, codec, steps, scores, versions."""
     codec = config.codec
     concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
     rows = [
@@ -227,22 +237,8 @@ def _card(parameters: int, config: Config, checkpoint: dict[str, Any]) -> str:
         *((name, f"{value:.6g}") for name, value in sorted(checkpoint["metrics"].items()) if "/" in name),
         ("written by", ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())),
     ]
-    return "\n".join(
-        [
-            f"# {Path(config.run.dir).name}",
-            "",
-            "A concept model: it reads sentences as vectors and predicts the vector of the next one.",
-            "",
-            "    lcm generate --model . --text 'The sea was calm.'",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows),
-            "",
-            "`config.yaml` holds every setting of the training run.",
-            "",
-        ]
-    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return MODEL_CARD.format(name=Path(config.run.dir).name, table=table)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

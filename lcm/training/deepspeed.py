@@ -184,7 +184,7 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
                     safe_set_full_optimizer_state(parameter, whole, name)
 
     def _local_shard(self, whole: Tensor) -> Tensor:
-        """This rank's shard under stage 3: the flattened tensor in equal parts, the last one padded with zeros."""
+        """This rank's shard under stage 3: equal parts, the last padded with zeros. safe_set_full_* fail on padding."""
         size = -(-whole.numel() // self.world_size)
         padded = pad(whole.flatten(), (0, size * self.world_size - whole.numel()))
         return padded[self.global_rank * size :][:size]

@@ -1,4 +1,4 @@
-"""What differs between engines in a training step: plain Lightning here, torch's FSDP2 here, ZeRO in deepspeed.py."""
+"""A training step under each engine: plain Lightning (one device, DDP) and torch's FSDP2; ZeRO is in deepspeed.py."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ class Engine:
         return None
 
     def divisor(self, accumulate: int) -> int:
-        """What the engine divides the loss of a micro-batch by."""
+        """Divisor that the engine applies to the loss of a micro-batch."""
         return accumulate
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor | None:

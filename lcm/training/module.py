@@ -147,7 +147,7 @@ class LCMModule(L.LightningModule):
         Raises UserError where ranks exchange weights during the forward pass, which they cannot do any more.
         """
         message = (
-            f"process {self.global_rank} is out of memory at step {self.global_step}: lower data.rows="
+            f"rank {self.global_rank} is out of memory at step {self.global_step}: lower data.rows="
             f"{self.config.data.rows}, or set trainer.checkpoint_activations=true"
         )
         if not self._engine.skips_out_of_memory:

@@ -55,7 +55,7 @@ def train(config: Config) -> Path:
     parameters = count_parameters(config)
     strategy, reason = choose(config.trainer.strategy, parameters, device_memory(config), world_size(config))
     check_strategy(strategy, config)
-    module, data = assemble(config, sharded=strategy in SHARDED)
+    module, data = assemble(config, on_meta=strategy in SHARDED)
     checkpoint = resume_from(module.config)
     if checkpoint and is_finished(checkpoint, module.config):
         say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to train more")
@@ -114,13 +114,13 @@ def _requeue_or_raise(stopped: Stopped, folder: Path, is_global_zero: bool) -> P
     return folder
 
 
-def assemble(config: Config, sharded: bool = False) -> tuple[LCMModule, ConceptData]:
+def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptData]:
     """The data, and the model with the data's normalizer and end-of-text vector in it.
 
-    sharded: leave the model on the meta device; LCMModule builds it, shard by shard, once the ranks have met
+    on_meta: leave the model on the meta device; LCMModule builds it, shard by shard, once the ranks have met
     """
     torch.manual_seed(config.run.seed)
-    with torch.device("meta") if sharded else nullcontext():
+    with torch.device("meta") if on_meta else nullcontext():
         model = build_model(config.model)
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
@@ -130,10 +130,10 @@ def assemble(config: Config, sharded: bool = False) -> tuple[LCMModule, ConceptD
         model.end_of_text.copy_(data.end_of_text)
         model.load_fitted(data.codec.fingerprint)
 
-    if not sharded:
+    if not on_meta:
         fill_buffers(model)
     config = config.model_copy(update={"codec": data.codec})
-    return LCMModule(config, model, fill_buffers if sharded else None), data
+    return LCMModule(config, model, fill_buffers if on_meta else None), data
 
 
 def count_parameters(config: Config) -> int:
@@ -218,10 +218,7 @@ def build_trainer(config: Config, folder: Path | None, validates: bool, strategy
 
 def check(config: Config) -> None:
     """Check configuration, data, run folder and ranks, without a step. Prints what it finds and writes nothing."""
-    with torch.device("meta"):
-        model = build_model(config.model)
-    data = ConceptData(config, predicts_first=model.predicts_first)
-    data.setup()
+    module, data = assemble(config, on_meta=True)
     parameters = count_parameters(config)
     targets = sum(row.targets for row in data.order.rows(0, np.arange(len(data.order))))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
@@ -232,7 +229,7 @@ def check(config: Config) -> None:
     check_disk_space(Path(config.run.dir), parameters, config.trainer.keep)
     print(f"processes  {ranks}, {strategy}: {reason}")
     if checkpoint := resume_from(config):
-        is_finished(checkpoint, config.model_copy(update={"codec": data.codec}))
+        is_finished(checkpoint, module.config)
     start = f", resuming from {checkpoint}" if checkpoint else ""
     print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{start}")
 

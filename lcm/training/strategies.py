@@ -1,4 +1,4 @@
-"""How ranks share a model: copies (DDP) or shards (FSDP, ZeRO), as Lightning strategies.
+"""Strategies by which ranks share a model: copies (DDP) or shards (FSDP, ZeRO), as Lightning strategies.
 
     name, reason = choose(config.trainer.strategy, parameters, memory, world_size)
     trainer = L.Trainer(strategy=build_strategy(name, world_size, config.trainer), …)

@@ -19,7 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 
 class Place(NamedTuple):
-    """Where a rank is: its host, its finished steps, and whether it reads a batch (0) or is in a step (1)."""
+    """Position of a rank: its host, its finished steps, and its phase: reading a batch (0) or in a step (1)."""
 
     host: str
     step: int
@@ -72,7 +72,7 @@ class Watchdog:
         reader = threading.Thread(target=lambda: found.extend(self._read_board()), daemon=True)
         reader.start()
         reader.join(6 * self._interval)
-        return found[0] if found else "waited for process 0, which cannot be reached"
+        return found[0] if found else "waited for rank 0, which cannot be reached"
 
     def _read_board(self) -> Iterator[str]:
         with suppress(RuntimeError):
@@ -89,14 +89,13 @@ class Watchdog:
             if behind:
                 yield f"waited for {_named(places, behind)}"
             else:
-                yield f"all {self.world_size} processes wait in step {first[0]}, for the network or for their devices"
+                yield f"all {self.world_size} ranks wait in step {first[0]}, for the network or for their devices"
 
 
 def _named(places: dict[int, Place], ranks: list[int]) -> str:
     phases = ("reading the batch of", "in")
     return ", ".join(
-        f"process {rank} on {places[rank].host} ({phases[places[rank].phase]} step {places[rank].step})"
-        for rank in ranks
+        f"rank {rank} on {places[rank].host} ({phases[places[rank].phase]} step {places[rank].step})" for rank in ranks
     )
 
 

@@ -104,13 +104,13 @@ def test_all_ranks_skip_a_step_that_is_nan_on_one(strategy, data, tmp_path):
 def test_ddp_skips_a_step_for_which_one_rank_has_no_memory(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp")
     logs = train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
-    assert "process 1 is out of memory at step 3: lower data.rows=2" in logs[1]
+    assert "rank 1 is out of memory at step 3: lower data.rows=2" in logs[1]
     assert reports(tmp_path / "run")[-1]["train/skipped"] == "1.0"
 
 
 def test_fsdp_ends_with_one_line_when_a_rank_is_out_of_memory(data, tmp_path):
     """Ranks exchange weights within a step, so the others cannot be told to skip it."""
     config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=fsdp")
-    with pytest.raises(AssertionError, match=r"UserError: process 1 is out of memory at step 3: lower data\.rows=2"):
+    with pytest.raises(AssertionError, match=r"UserError: rank 1 is out of memory at step 3: lower data\.rows=2"):
         train_together({"run": Run(config, spoils=(1, 3, "memory"))}, tmp_path / "logs", 2)
     assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 3

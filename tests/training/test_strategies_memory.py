@@ -1,4 +1,4 @@
-"""Where the model is sharded, no rank ever holds all of it."""
+"""No rank ever holds all of a sharded model."""
 
 import pytest
 import torch

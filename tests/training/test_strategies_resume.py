@@ -72,7 +72,7 @@ def test_a_broken_run_resumes_bit_for_bit(engine, strategy, same):
 def test_ranks_that_see_different_checkpoints_do_not_train(data, tmp_path):
     run_of(data, tmp_path / "run", 1, "auto", breaks=BROKEN).here()
     blind = replace(run_of(data, tmp_path / "run", 2, "ddp"), spoils=(1, 0, "resume"))
-    with pytest.raises(AssertionError, match=r"process 0 begins after step 5, process 1 after step 0; run.dir=.* must"):
+    with pytest.raises(AssertionError, match=r"rank 0 begins after step 5, rank 1 after step 0; run.dir=.* must"):
         train_together({"blind": blind}, tmp_path / "logs", 2)
 
 

@@ -49,7 +49,7 @@ def test_a_rank_that_hangs_is_reported_by_the_others(rank, data, tmp_path):
             process.kill()
             process.wait()
     output = (tmp_path / f"logs/{1 - rank}.log").read_text()
-    assert f"no step for 4 s: waited for process {rank}" in output
+    assert f"no step for 4 s: waited for rank {rank}" in output
     assert ("which cannot be reached" if rank == 0 else "no sign of life") in output, "rank 0 holds the board"
     assert "resumes from the last checkpoint" in output
     assert latest(tmp_path / "run")
@@ -67,7 +67,7 @@ def test_a_rank_that_reads_for_too_long_is_reported_by_the_others(data, tmp_path
             process.kill()
             process.wait()
     output = "".join((tmp_path / f"logs/{rank}.log").read_text() for rank in (0, 1))
-    assert re.search(r"no step for 4 s: waited for process 1 on \S+ \(reading the batch of step 5\);", output)
+    assert re.search(r"no step for 4 s: waited for rank 1 on \S+ \(reading the batch of step 5\);", output)
 
 
 def test_a_killed_rank_ends_the_others(data, tmp_path):
