@@ -1,10 +1,10 @@
-"""The models of lcm/ as a plain implementation has them: what the savings are compared with, in numbers and in time.
+"""Plain implementations of all model families, the reference for results and speed of lcm/models.
 
-    naive = naive_of(model)     # of any family, with copies of its weights
+    naive = naive_of(model)     # any family, with copies of its weights
 
 Shapes.  B rows · S slots · C slots of context · D concept width · M model width · N targets
 
-The same mathematics with nothing saved: one document a row, padded to the longest; every slot computed.
+The mathematics is the same, without any of the savings: one document a row, padded to the longest; every slot computed.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class NaiveBase(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Float[Tensor, "B C D"], count: int) -> Float[Tensor, "B count D"]:
-        """With nothing cached: all of the document once more for each concept."""
+        """Without a cache: runs the whole document again for each concept."""
         concepts = prompts
         for _ in range(count):
             new = self.post(self.transformer(self.pre(self.normalizer(concepts)))[:, -1:])
@@ -75,7 +75,7 @@ class NaiveTwoTower(nn.Module):
     def generate(
         self, prompts: Float[Tensor, "B C D"], noise: Sequence[Float[Tensor, "B D"]], settings: DiffusionSampling
     ) -> Float[Tensor, "B count D"]:
-        """A new concept for each entry of `noise`. The contextualizer's keys and values alone are kept."""
+        """A new concept for each entry of `noise`. Only the contextualizer's keys and values are cached."""
         cache: list[KeysAndValues] = []
         z = self.normalizer(prompts)
         context, made = self.contextualiser(self.pre(z), cache=cache), []
@@ -88,7 +88,7 @@ class NaiveTwoTower(nn.Module):
     def denoised(
         self, noise: Float[Tensor, "B D"], context: Float[Tensor, "B C M"], settings: DiffusionSampling
     ) -> Float[Tensor, "B D"]:
-        """Guidance by twice the rows, of which the second half sees the zero vector alone."""
+        """Guidance doubles the rows; the second half sees the zero vector alone."""
         rows, slots = context.shape[:2]
         twice = torch.cat([context, context])
         seen = torch.ones(2 * rows, 1, 1, slots + 1, dtype=torch.bool)
@@ -109,11 +109,11 @@ PARTS = {
     "self_value": ("self_attention.v",),
     "self_out": ("self_attention.out",),
 }
-"""What our matrices are in a plain implementation: equal blocks of their rows."""
+"""Our fused matrices, as the separate ones of a plain implementation: equal blocks of rows."""
 
 
 def in_parts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters, or their gradients, under the names that a plain implementation has."""
+    """Our parameters, or their gradients, under the names of the plain implementation."""
     found = {}
     for name, tensor in tensors.items():
         *parents, module, kind = ("", *name.split("."))
@@ -124,7 +124,7 @@ def in_parts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def naive_of(model: ConceptModel) -> NaiveBase | NaiveTwoTower | NaiveOneTower | NaiveQuant:
-    """The plain form of a model with copies of its weights. What it alone has are queries and keys without effect."""
+    """The plain form of a model, with copies of its weights. Only its idle queries and keys have no counterpart."""
     naive = _plain(model)
     missing, unknown = naive.load_state_dict(in_parts(model.state_dict()), strict=False)
     assert all(".self_attention.q." in name or ".self_attention.k." in name for name in missing), missing

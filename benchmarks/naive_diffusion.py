@@ -1,4 +1,4 @@
-"""A denoiser and its sampling loop as a plain implementation has them: every slot computed, nothing kept.
+"""A plain denoiser and its sampling loop: every slot computed, nothing cached.
 
 Shapes.  B rows · S slots · L context slots, the zero vector first · D concept width · M model width
 
@@ -17,7 +17,7 @@ from naive_transformer import SwiGLU, heads_apart, heads_together
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.models.denoiser import FREQUENCIES, sinusoids
+from lcm.models.denoiser import FREQUENCIES, timestep_sinusoids
 from lcm.models.diffusion import DiffusionSampling
 
 Both = Callable[[Float[Tensor, "B D"], int], tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]]
@@ -25,7 +25,7 @@ Both = Callable[[Float[Tensor, "B D"], int], tuple[Float[Tensor, "B D"], Float[T
 
 
 class Noising(NamedTuple):
-    """A timestep and noise for every slot, and whether it is denoised without its context."""
+    """A timestep and noise for every slot, and whether its context is dropped."""
 
     t: Int[Tensor, "B S"]
     eps: Float[Tensor, "B S D"]
@@ -48,7 +48,7 @@ class TimestepEmbedding(nn.Module):
         self.hidden, self.out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
 
     def forward(self, t: Int[Tensor, "B S"]) -> Float[Tensor, "B S M"]:
-        return self.out(silu(self.hidden(sinusoids(t.flatten())))).unflatten(0, t.shape)
+        return self.out(silu(self.hidden(timestep_sinusoids(t.flatten())))).unflatten(0, t.shape)
 
 
 class Attention(nn.Module):
@@ -123,7 +123,7 @@ def ddim(
     timesteps: Sequence[int],
     settings: DiffusionSampling,
 ) -> Float[Tensor, "B D"]:
-    """DDIM with guidance at every step but the first, where ε says nothing of x_0 (paper §2.3.2 and §2.4.1)."""
+    """DDIM with guidance at every step but the first, where ε says nothing about x_0 (paper §2.3.2 and §2.4.1)."""
     x = settings.initial_noise * x
     for t, then in pairwise([*timesteps, None]):
         here, there = alpha_bar[t], 1.0 if then is None else alpha_bar[then]

@@ -115,7 +115,7 @@ class NaiveQuant(NaiveInterleaved):
         k: Int[Tensor, "B S"],
         dropped: Bool[Tensor, "B S"],
     ) -> Float[Tensor, " N"]:
-        """k: the codebook that each slot is asked for."""
+        """k: the codebook of each slot."""
         z = self.normalizer(emb)
         residual, sums, unit = z, torch.zeros_like(z), torch.zeros_like(k)
         for number, codebook in enumerate(self.quantizer.codebooks):

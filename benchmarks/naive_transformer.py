@@ -1,8 +1,8 @@
-"""A causal transformer as a plain implementation has it: one document a row, separate projections, `is_causal`.
+"""A plain causal transformer: one document a row, separate projections, `is_causal`.
 
 Shapes.  B rows · S slots · M model width · H heads · K head width
 
-Mathematics as in lcm/models/transformer.py, under the same names, but where q, k and v, or gate and inner, are apart.
+The mathematics and names of lcm/models/transformer.py, except that q, k, v and gate, inner are separate matrices.
 """
 
 import torch
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B 1 S S"] | None = None,
         cached: KeysAndValues | None = None,
     ) -> tuple[Float[Tensor, "B S M"], KeysAndValues]:
-        """Causal where there is no mask. cached: of the slots before; then x is one slot a row."""
+        """Causal without a mask. cached: keys and values of the slots before; x is then one slot a row."""
         q, k, v = (heads_apart(linear(x), self.heads) for linear in (self.q, self.k, self.v))
         q, k = rotated(q, by), rotated(k, by)
         if cached is not None:
@@ -100,9 +100,9 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B 1 S S"] | None = None,
         cache: list[KeysAndValues] | None = None,
     ) -> Float[Tensor, "B S M"]:
-        """cache: of the slots before, empty at first; grows by these. Then x is one slot a row, but for the first call.
+        """cache: keys and values of the slots before, extended in place. After the first call x is one slot a row.
 
-        pos: 0, 1, 2, … after what is cached, where none are given
+        pos: by default 0, 1, 2, … after the cached slots
         """
         before = cache[0][0].shape[2] if cache else 0
         by = rotation(torch.arange(before, before + x.shape[1]) if pos is None else pos, self.head_width)

@@ -1,11 +1,11 @@
-"""Fit the network that tells how fragile a concept is, for weight `fragility` of diffusion models (paper §2.4.4).
+"""Fit the network that predicts a concept's fragility, for weight `fragility` of diffusion models (paper §2.4.4).
 
     python data_prep/fit_fragility.py --codec mini --input sentences.txt --output fragility.safetensors
     python data_prep/fit_fragility.py --codec mini --scores report/sentences.parquet --output fragility.safetensors
 
 Sentences (.txt, .jsonl, .tsv, .parquet; one a line or row) are encoded, noised at nine levels and decoded; --scores
-takes what data_prep/codec_report.py has measured instead. On stdout: how well the network predicts sentences that it
-was not fitted on. The file is good for every data set of this codec, whatever its normalizer.
+reads the measurements of data_prep/codec_report.py instead. Prints the error on held-out sentences. The file fits every
+data set of this codec, whatever its normalizer. Fragility is 1 − E score here, between 0 and 1.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from lcm.errors import UserError, existing_file, run_command
 from lcm.models import FragilityNetwork, Normalizer, save_fragility
 
 LEAST = 20
-"""Sentences: 16 to fit, two to choose the epoch by, two to report on."""
+"""Fewest sentences: 16 to fit, two to choose the epoch, two to report on."""
 BATCH, PATIENCE = 256, 10
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The network of the best epoch, and what it does on the sentences that chose neither weights nor epoch.
+    """The network of the best epoch, and its error on sentences used for neither weights nor epoch.
 
-    mse, mse_of_the_mean: of the network, and of predicting the mean of the sentences it was fitted on
-    correlation:          of predictions and truth; None where either never varies
+    mse, mse_of_the_mean: error of the network, and of always predicting the mean of the training sentences
+    correlation:          between predictions and truth; None if either is constant
     """
 
     network: FragilityNetwork
@@ -54,7 +54,7 @@ class Fitted:
 
 
 def fit(z: Tensor, truth: Tensor, *, lr: float = 1e-3, epochs: int = 200, seed: int = 0) -> Fitted:
-    """AdamW on the mean squared error of eight tenths; the epoch is chosen on one tenth, the last is reported on.
+    """Minimize the mean squared error with AdamW on 80% of the vectors; 10% choose the epoch, 10% are reported on.
 
     z: (n, D) normalized vectors in random order. truth: (n,) their fragility, 0 to 1
     """
@@ -95,7 +95,7 @@ def _judged(network: FragilityNetwork, z: Tensor, truth: Tensor, mean: Tensor) -
 
 
 def measured(codec: Codec, sentences: Sequence[Sentence], limit: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(vectors, 1 − E score of each), after nine decodings of each sentence."""
+    """Vectors, and the 1 − E score of each from nine decodings of its sentence."""
     sample = _encoded(codec, drawn(sentences, limit, seed))
 
     def tell(stage: str) -> None:
@@ -106,7 +106,7 @@ def measured(codec: Codec, sentences: Sequence[Sentence], limit: int, seed: int)
 
 
 def scored(codec: Codec, path: Path, limit: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(vectors, 1 − E score) of the sentences whose fragility a codec report has measured."""
+    """Vectors, and their 1 − E scores from a codec report."""
     try:
         rows = pq.read_table(path, columns=["text", "lang", "fragility"]).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
@@ -134,7 +134,7 @@ def _encoded(codec: Codec, sentences: list[Sentence]) -> Sample:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="fit the network that tells how fragile a concept is")
+    parser = argparse.ArgumentParser(description="fit the network that predicts a concept's fragility")
     parser.add_argument("--codec", default="mini", metavar="NAME|DIR", help="(%(default)s)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="F", help="a sentence a line or row; their fragility is measured")
@@ -153,7 +153,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def fit_fragility(args: argparse.Namespace) -> int:
-    """Everything that `arguments` asks for; the results on stdout as JSON."""
+    """Fit and save a network as `arguments` says; prints the results as JSON."""
     for name in ("limit", "epochs", "lr"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name}={getattr(args, name)}: expected more than 0")
@@ -161,7 +161,7 @@ def fit_fragility(args: argparse.Namespace) -> int:
     found = []
     if scores is None:
         found = read_sentences(args.input, text_column=args.text_column, lang_column=args.lang_column, lang=args.lang)
-        # Once each: a sentence that the network was fitted on must not be among those it is judged on.
+        # Duplicates would put training sentences among the held-out ones.
         found = list({(sentence.text, sentence.lang): sentence for sentence in reversed(found)}.values())
     codec = load_codec(args.codec)
     vectors, truth = (

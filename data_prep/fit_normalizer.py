@@ -1,8 +1,8 @@
-"""Fit a data set's normalizer again, from a larger or smaller sample, and show what it makes of the vectors.
+"""Fit a data set's normalizer again, from a larger or smaller sample, and show the normalized quantiles.
 
     python data_prep/fit_normalizer.py data/corpus --sample 1000000
 
-`lcm prepare` has fitted one already; this is for looking, and for data that was put together by hand.
+`lcm prepare` fits one already: this is for inspection, and for data sets put together by hand.
 """
 
 import argparse
@@ -19,7 +19,7 @@ QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 
 
 def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float, float, float]]:
-    """(quantile, of the raw vectors' numbers, of the normalized ones), all channels together."""
+    """(quantile, raw value, normalized value), over all channels."""
     split = next(name for name in SPLITS if manifest.shards(name))
     dim = manifest.codec.dim
     raw = torch.from_numpy(sample_vectors(folder, manifest.shards(split), dim, limit)).float()
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fit_again(folder: Path, sample: int) -> int:
-    """Write the manifest with the new normalizer, and show what it does."""
+    """Write the manifest with the new normalizer, and print `quantiles`."""
     if sample < 1:
         raise UserError(f"--sample={sample}: expected 1 or more")
     manifest = open_dataset(folder)

@@ -1,11 +1,11 @@
-"""Fit a residual quantizer to prepared data, for a Quant-LCM, and tell what it costs (paper §2.3.5, Figure 7).
+"""Fit a residual quantizer to prepared data, for a Quant-LCM, and measure its loss (paper §2.3.5, Figure 7).
 
     python data_prep/fit_quantizer.py --data data/corpus --output quantizer.safetensors --codebooks 32 --units 256
 
-With `--autobleu N` sentences of the validation split are decoded after 1, 2, 4, … codebooks, and as they are: a JSON
-line each on stdout, with the share of the variance that is left. OMP_NUM_THREADS is the number of threads.
+With `--autobleu N`, N sentences of the validation split are decoded after 1, 2, 4, … codebooks and unquantized; each
+prints a JSON line with the share of the variance that is left. OMP_NUM_THREADS sets the number of threads.
 
-Normalized space is where models train, and no worse: 32 codebooks of 256 units, fitted to 20,475 vectors of the
+Models train in normalized space, and it quantizes no worse: 32 codebooks of 256 units, fitted to 20,475 vectors of the
 embedded codec, left 42.7% of the raw variance and gave AutoBLEU 9.7; in raw space 42.4% and 9.4 (287 sentences).
 """
 
@@ -33,20 +33,20 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="written by lcm prepare")
     parser.add_argument("--output", required=True, metavar="F", help="a .safetensors file")
     for name, value, what in (
-        ("codebooks", 64, "each rounds what the ones before it have left"),
-        ("units", 8192, "of each codebook"),
-        ("vectors", 1_000_000, "most that are fitted to, spread evenly over the train split"),
-        ("seed", 0, "of k-means"),
+        ("codebooks", 64, "each quantizes the residual of those before it"),
+        ("units", 8192, "units of each codebook"),
+        ("vectors", 1_000_000, "vectors to fit to at most, spread evenly over the train split"),
+        ("seed", 0, "seed of k-means"),
         ("autobleu", 0, "sentences to decode after several numbers of codebooks"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (%(default)s)")
     parser.add_argument("--space", choices=("raw", "normalised"), default="normalised", help="(%(default)s)")
-    parser.add_argument("--codec", metavar="NAME|DIR", help="that decodes, such as one tuned for it (the data's own)")
+    parser.add_argument("--codec", metavar="NAME|DIR", help="to decode with, such as one tuned for it (the data's own)")
     return parser
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Everything that `arguments` asks for."""
+    """Fit, save, and evaluate a quantizer as `arguments` says."""
     for name, least in (("codebooks", 1), ("units", 1), ("vectors", 1), ("autobleu", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}={getattr(args, name)}: expected {least} or more")
@@ -77,7 +77,7 @@ def normalizer_of(data: PreparedData) -> Normalizer:
 
 
 def training_vectors(data: PreparedData, most: int, normalizer: Normalizer) -> Float[Tensor, "n D"]:
-    """Of each folder every k-th vector, k by its share of all; behind the normalizer."""
+    """Normalized vectors, evenly spread: from each folder every k-th, in proportion to its size."""
     sizes = {folder: sum(s.concepts for s in data.shards("train", folder)) for folder in data.manifests}
     parts = []
     for folder, size in sizes.items():
@@ -85,11 +85,11 @@ def training_vectors(data: PreparedData, most: int, normalizer: Normalizer) -> F
         records = [shard.record for shard in data.shards("train", folder)]
         if records:
             parts.append(torch.from_numpy(sample_vectors(folder, records, data.codec.dim, limit)))
-    found = torch.empty(sum(map(len, parts)), data.codec.dim)
-    for rows, part in zip(torch.split(found, [len(part) for part in parts]), parts, strict=True):
+    vectors = torch.empty(sum(map(len, parts)), data.codec.dim)
+    for rows, part in zip(torch.split(vectors, [len(part) for part in parts]), parts, strict=True):
         for place in range(0, len(part), 2**16):
             rows[place : place + 2**16] = normalizer(part[place : place + 2**16])
-    return found
+    return vectors
 
 
 class HeldOut(NamedTuple):
@@ -101,7 +101,7 @@ class HeldOut(NamedTuple):
 
 
 def read_held_out(data: PreparedData, most: int) -> HeldOut:
-    """Every k-th sentence, k the least that gives at most `most`. Raises UserError where there is none."""
+    """At most `most` sentences, every k-th. Raises UserError for data without a validation split."""
     records = [shard.record for shard in data.shards("validation")]
     total = sum(record.concepts - record.documents - record.pairs for record in records)
     if not total:
@@ -112,7 +112,7 @@ def read_held_out(data: PreparedData, most: int) -> HeldOut:
 
 
 def _sentences(data: PreparedData) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Without the constants that `prepare` appends."""
+    """Every sentence but the constants that `prepare` appends."""
     for shard in data.shards("validation"):
         for document in read_shard(shard.path):
             for i, text in enumerate(document.sentences[:-1]):
@@ -121,7 +121,7 @@ def _sentences(data: PreparedData) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def decoding_codec(data: PreparedData, name: str | None) -> Codec:
-    """The data's own, or one of as many channels that is named. Raises UserError for another."""
+    """The named codec, by default the data's own. Raises UserError if it does not fit the data."""
     codec, wanted = load_codec(name or data.codec.name), data.codec
     if codec.dim != wanted.dim or (name is None and codec.fingerprint != wanted.fingerprint):
         raise UserError(
@@ -134,10 +134,11 @@ def decoding_codec(data: PreparedData, name: str | None) -> Codec:
 def table(
     quantizer: ResidualQuantizer, record: QuantizerRecord, scaled: Normalizer, held_out: HeldOut, codec: Codec
 ) -> Iterator[dict[str, float | int | None]]:
-    """A row for 1, 2, 4, … and all codebooks, and one for the vectors as they are.
+    """A row for 1, 2, 4, … and all codebooks, and one without quantization.
 
-    left: the share of the held-out vectors' variance; of raw ones, and of those behind the data's normalizer
-    autobleu: of the decoded sentences against the originals, 0 to 100
+    left:            share of the held-out vectors' variance that quantization leaves, in raw space
+    left_normalised: the same in normalized space
+    autobleu:        BLEU of the decoded sentences against the originals, 0 to 100
     """
     texts, langs, raw = held_out
     codes, depths = quantizer.encode(record.normalizer(raw)), numbers_of_codebooks(len(quantizer.codebooks))

@@ -1,11 +1,13 @@
-"""The concept models: `build_model` makes one, `ConceptModel` says what may be assumed of any.
+"""The concept models: `build_model` builds one, `ConceptModel` is the interface of them all.
 
-Read interface, then base (the simplest), then diffusion and two_tower. schedules, diffusion and samplers are the three
-seams of a diffusion model. Nothing here reads data, trains or knows text.
+Read interface, then base, the simplest model, then two_tower and diffusion, which hold a diffusion model's objective.
+schedules, diffusion and samplers are its three seams; transformer and denoiser are its networks. interleaved is the
+common part of one_tower and quantized. What only makes things faster has files of its own: packed_attention,
+fast_linear, fast_denoiser. Nothing here reads data sets, trains, or knows text.
 """
 
 from lcm.models.build import build_model
-from lcm.models.folder import assembled, load_model, save_model, save_state
+from lcm.models.folder import build_from_tensors, load_model, save_model, save_state
 from lcm.models.fragility import FragilityNetwork, save_fragility
 from lcm.models.interface import ConceptModel, Sampling, resolve_sampling
 from lcm.models.normalizer import Normalizer
@@ -23,7 +25,7 @@ __all__ = [
     "ResidualQuantizer",
     "Sampling",
     "alpha_bar",
-    "assembled",
+    "build_from_tensors",
     "build_model",
     "fit_quantizer",
     "load_model",

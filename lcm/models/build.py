@@ -10,11 +10,11 @@ from lcm.models.two_tower import TwoTowerLCM
 
 
 def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptModel:
-    """A freshly initialized model; its normalizer is the identity and its end-of-text vector zero until they are set.
+    """Build and initialize a model. Until they are set, its normalizer is the identity, its end-of-text vector zero.
 
-    Works under `torch.device("meta")`, which gives shapes and counts without memory.
+    Under `torch.device("meta")` it has shapes and counts, but takes no memory.
 
-    on_block: called with each block as soon as it is built, and what it does may draw no random numbers
+    on_block: called with each block as soon as it is built, to shard it; must not draw random numbers
     """
     match config:
         case BaseLCMConfig():

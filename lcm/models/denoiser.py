@@ -36,11 +36,11 @@ class TimestepEmbedding(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(self, t: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
-        out: Tensor = self.out(silu(self.hidden(sinusoids(t))))
+        out: Tensor = self.out(silu(self.hidden(timestep_sinusoids(t))))
         return out
 
 
-def sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
+def timestep_sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
     """[cos, sin] of t · exp(-ln(10000) · i/128), i = 0..127."""
     i = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
     angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * i)

@@ -1,4 +1,4 @@
-"""A trained model on disk: model.safetensors and config.yaml. All that generate and evaluate open; no pickle.
+"""A trained model on disk: model.safetensors and config.yaml, all that generation and evaluation open; no pickle.
 
 Each file is complete or absent, whenever the process dies.
 """
@@ -37,9 +37,9 @@ def save_state(folder: str | Path, state: Mapping[str, Tensor], config: Config) 
 
 
 def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
-    """The model of `save_model`, on the CPU and in evaluation mode, and its configuration.
+    """Read the model of `save_model`, on the CPU and in evaluation mode, and its configuration.
 
-    Opens nothing but safetensors and YAML. Raises UserError where a file is missing, broken or of another model.
+    Raises UserError if a file is missing, broken or of another model.
     """
     path = Path(folder, MODEL)
     if not path.is_file():
@@ -49,19 +49,19 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
-    return assembled(config, tensors, path), config
+    return build_from_tensors(config, tensors, path), config
 
 
-def assembled(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
-    """The model of `config` around these tensors, without initializing it first."""
+def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
+    """Build the model of `config` around these tensors, without initializing it. Raises UserError for a misfit."""
     with torch.device("meta"):
         model = build_model(config.model)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
             raise UserError(
-                f"{path}: {name} is {found.get(name, 'missing')}, but the model of its configuration has "
+                f"{path}: {name} is {shapes.get(name, 'missing')}, but the model of its configuration has "
                 f"{expected.get(name, 'no such tensor')}; the file belongs to another model"
             )
     model.load_state_dict(tensors, assign=True)

@@ -1,9 +1,10 @@
-"""How fragile a concept is: a small frozen network that looks at its normalized vector (paper §2.4.4).
+"""The fragility network: predicts from a normalized vector how easily noise destroys the sentence (paper §2.4.4).
 
 Shapes.  n vectors · D concept width
 
-F(z) = 1 − E score is between 0, a sentence that no noise harms, and 1, one that is lost at once. The definition of
-paper §2.5.2, −E score, lies between −1 and 0; but there the weight sigmoid(−4 F + 3.5) would never leave [0.97, 1].
+Its output F(z) = 1 − E score lies between 0, robust to all noise, and 1, lost at once. The paper's own definition in
+§2.5.2, which codec reports print, is −E score, between −1 and 0: the loss weight sigmoid(−4 F + 3.5) would then never
+leave [0.97, 1].
 """
 
 from collections.abc import Mapping
@@ -21,15 +22,15 @@ from lcm.files import atomic_path
 from lcm.models.normalizer import Normalizer
 
 HIDDEN = 512
-"""Width of the two hidden layers; the paper gives none."""
+"""Width of the two hidden layers; our choice, the paper gives none."""
 KIND = "lcm fragility 1"
 SETTING = "model.diffusion.fragility"
 
 
 class FragilityNetwork(nn.Module):
-    """Three layers, held as buffers: frozen, and no part of a model's parameters.
+    """Three layers, held as buffers: frozen, and not among a model's parameters.
 
-    Not a number until it is filled, so that a training run without its file cannot go unnoticed.
+    All weights are NaN until they are loaded, so a training run without its file cannot go unnoticed.
     """
 
     def __init__(self, dim: int) -> None:
@@ -48,24 +49,24 @@ class FragilityNetwork(nn.Module):
         return state.squeeze(-1).sigmoid()
 
     def start(self, generator: torch.Generator) -> None:
-        """Random weights to fit from: uniform with the variance 1/inputs, biases 0."""
+        """Initialize for fitting: weights uniform with variance 1/inputs, biases 0."""
         for buffer in self.buffers():
             if buffer.ndim == 1:
                 buffer.zero_()
             else:
                 buffer.uniform_(-1, 1, generator=generator).mul_((3 / buffer.shape[1]) ** 0.5)
 
-    def move(self, fitted: Normalizer, asked: Normalizer) -> None:
-        """From vectors as `fitted` normalizes them to those of `asked`: the first layer takes the difference in."""
+    def move(self, old: Normalizer, new: Normalizer) -> None:
+        """Fold the change of normalizer into the first layer: from now on inputs are vectors behind `new`."""
         weight, bias = self.get_buffer("weight0"), self.get_buffer("bias0")
-        bias.add_(weight @ ((asked.location - fitted.location) / fitted.scale))
-        weight.mul_(asked.scale / fitted.scale)
+        bias.add_(weight @ ((new.location - old.location) / old.scale))
+        weight.mul_(new.scale / old.scale)
 
 
 def save_fragility(
     path: str | Path, network: FragilityNetwork, normalizer: Normalizer, codec: str, fingerprint: str
 ) -> None:
-    """Write the network with the normalizer whose vectors it was fitted on and the codec they are of, atomically."""
+    """Write the network atomically, with the codec and the normalizer of the vectors it was fitted to."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
@@ -78,11 +79,11 @@ def save_fragility(
 def load_fragility(
     path: str | Path, dim: int, *, normalizer: Normalizer | None = None, fingerprint: str | None = None
 ) -> FragilityNetwork:
-    """The network of `save_fragility`, on the CPU.
+    """Read the network of `save_fragility`, on the CPU.
 
-    normalizer:  of the model that will use it; without one, vectors as the network was fitted on them
+    normalizer:  of the model that will use it; by default the one it was fitted with
     fingerprint: of the codec of the model's data
-    Raises UserError for a file that is missing, broken or something else, and for another codec or dimension.
+    Raises UserError if the file is missing, broken, of another kind, or for another codec or dimension.
     """
     if not str(path):
         raise UserError(f"{SETTING} is empty: weight 'fragility' needs the file that data_prep/fit_fragility.py writes")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Normalizer(nn.Module):
-    """Median and scaled interquartile range of each channel, frozen (paper §2.3.1). Starts as the identity."""
+    """Median and scaled interquartile range of each channel, frozen (paper §2.3.1). The identity until it is set."""
 
     location: Float[Tensor, " D"]
     scale: Float[Tensor, " D"]

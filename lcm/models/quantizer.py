@@ -1,7 +1,7 @@
-"""A residual quantizer: each codebook rounds what the ones before it have left (paper §2.3.5).
+"""A residual quantizer: each codebook quantizes the residual that the codebooks before it leave (paper §2.3.5).
 
-From r_0 = z and s_0 = 0: u_k = argmin_u |C_k[u] - r_k|², r_{k+1} = r_k - C_k[u_k], s_{k+1} = s_k + C_k[u_k]. Here k
-counts from 0, in the paper from 1: s_k is the sum of k units, and C_k the codebook that comes next.
+From r_0 = z and s_0 = 0: u_k = argmin_u |C_k[u] - r_k|², r_{k+1} = r_k - C_k[u_k], s_{k+1} = s_k + C_k[u_k]. k counts
+from 0 here and from 1 in the paper: s_k is the sum of k units, and C_k the codebook that comes next.
 
 Shapes.  N vectors · D concept width · Q codebooks · V units of a codebook
 """
@@ -22,53 +22,53 @@ from lcm.files import atomic_path
 from lcm.models.normalizer import Normalizer
 
 DISTANCES = 2**24
-"""Numbers of the largest table of distances (64 MiB): rows are cut accordingly."""
+"""Size of the largest table of distances (64 MiB); longer batches are split."""
 
 
-class Targets(NamedTuple):
-    """What a model of quantized concepts is trained on: `sums` and k are given, `units` or `rests` are asked for."""
+class UnitTargets(NamedTuple):
+    """Training data of a Quant-LCM at codebook k: the input s_k, and the targets u_k and r_k."""
 
     sums: Float32[Tensor, "N D"]
     units: Int64[Tensor, " N"]
-    rests: Float32[Tensor, "N D"]
+    residuals: Float32[Tensor, "N D"]
 
 
 class ResidualQuantizer(nn.Module):
-    """Vectors ↔ the numbers of the nearest units, one of each codebook. In fp32, also under autocast.
+    """Vectors ↔ codes, the index of a unit of each codebook. In fp32, also under autocast.
 
-    Starts with zeros; `set` or a state dict fills it.
+    Codebooks are zero until `set` or a state dict fills them.
     """
 
     codebooks: Float[Tensor, "Q V D"]
     squares: Float[Tensor, "Q V"]
-    """|u|² of every unit: follows the codebooks, and is in no state dict."""
+    """|u|² of every unit, computed from the codebooks; in no state dict."""
 
     def __init__(self, codebooks: int, units: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("codebooks", torch.zeros(codebooks, units, dim, dtype=torch.float32))
         self.register_buffer("squares", torch.zeros(codebooks, units, dtype=torch.float32), persistent=False)
-        self.register_load_state_dict_post_hook(_square_again)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_compute_squares)  # type: ignore[no-untyped-call]
 
     def set(self, codebooks: Float[Tensor, "Q V D"]) -> None:
         self.codebooks.copy_(codebooks)
-        _square_again(self)
+        _compute_squares(self)
 
     def forward(self, z: Float[Tensor, "N D"]) -> Float32[Tensor, "N D"]:
-        """The rounded vectors, s_Q."""
+        """The quantized vectors, s_Q."""
         return self.dequantize(self.encode(z))
 
     @torch.no_grad()
     def encode(self, z: Float[Tensor, "N D"]) -> Int64[Tensor, "N Q"]:
         """u_0, …, u_{Q-1} of each row."""
-        rest, codes = z.float(), []
+        residual, codes = z.float(), []
         for k in range(len(self.codebooks)):
-            codes.append(self.nearest(rest, k))
-            rest = rest - self.centroid(k, codes[-1])
+            codes.append(self.nearest(residual, k))
+            residual = residual - self.centroid(k, codes[-1])
         return torch.stack(codes, 1)
 
     @torch.no_grad()
     def dequantize(self, codes: Int[Tensor, "N Q"], k: Int[Tensor, " N"] | None = None) -> Float32[Tensor, "N D"]:
-        """s_k of each row, k in 0..Q; without k: s_Q."""
+        """s_k of each row, k in 0..Q; by default s_Q."""
         if k is None:
             k = torch.full_like(codes[:, 0], len(self.codebooks))
         order, deeper = self._deepest_first(k)
@@ -78,71 +78,73 @@ class ResidualQuantizer(nn.Module):
         return _unsorted(sums, order)
 
     @torch.no_grad()
-    def targets(self, z: Float[Tensor, "N D"], k: Int[Tensor, " N"]) -> Targets:
-        """s_k, u_k and r_k of each row, k in 0..Q-1. A row asks its first k + 1 codebooks, and no more."""
+    def targets(self, z: Float[Tensor, "N D"], k: Int[Tensor, " N"]) -> UnitTargets:
+        """s_k, u_k and r_k of each row, k in 0..Q-1, from a search in its first k + 1 codebooks alone."""
         order, deeper = self._deepest_first(k)
         assert not deeper[-1], "k is at most Q-1: no codebook comes after the last"
-        sums, rests = self._zeros(len(z)), z.float()[order]
-        units, asked = torch.empty_like(order), len(z)
+        sums, residuals = self._zeros(len(z)), z.float()[order]
+        units, active = torch.empty_like(order), len(z)
         for j, n in enumerate(deeper):
-            units[:asked] = self.nearest(rests[:asked], j)
-            step = self.centroid(j, units[:n])
-            sums[:n] += step
-            rests[:n] -= step
-            asked = n
-        return Targets(_unsorted(sums, order), _unsorted(units, order), _unsorted(rests, order))
+            units[:active] = self.nearest(residuals[:active], j)
+            centroids = self.centroid(j, units[:n])
+            sums[:n] += centroids
+            residuals[:n] -= centroids
+            active = n
+        return UnitTargets(_unsorted(sums, order), _unsorted(units, order), _unsorted(residuals, order))
 
     @torch.no_grad()
-    def nearest(self, rests: Float[Tensor, "N D"], k: int) -> Int64[Tensor, " N"]:
-        """The unit of C_k at the smallest distance from each row; of several, the first."""
+    def nearest(self, residuals: Float[Tensor, "N D"], k: int) -> Int64[Tensor, " N"]:
+        """The unit of C_k nearest to each row, the first one of a tie."""
         rows = max(1, DISTANCES // self.codebooks.shape[1])
-        found = [self._compared(part, k).argmin(1) for part in torch.split(rests.float(), rows)]
-        return torch.cat(found)
+        return torch.cat([self._scores(part, k).argmin(1) for part in torch.split(residuals.float(), rows)])
 
-    def squared_distances(self, rests: Float[Tensor, "N D"], k: int) -> Float32[Tensor, "N V"]:
+    def squared_distances(self, residuals: Float[Tensor, "N D"], k: int) -> Float32[Tensor, "N V"]:
         """|C_k[u] - r|² of every unit u."""
-        rests = rests.float()
-        return (self._compared(rests, k) + rests.square().sum(1, keepdim=True)).clamp(min=0)
+        residuals = residuals.float()
+        return (self._scores(residuals, k) + residuals.square().sum(1, keepdim=True)).clamp(min=0)
 
     def centroid(self, k: int | Int[Tensor, " N"], units: Int[Tensor, " N"]) -> Float32[Tensor, "N D"]:
-        """C_k[u], for one k or each row's own."""
+        """C_k[u], for one k or one for each row."""
         return self.codebooks[k, units]
 
-    def _compared(self, rests: Float32[Tensor, "N D"], k: int) -> Float32[Tensor, "N V"]:
-        """|u|² - 2 r·u: |C_k[u] - r|² without what all units share."""
-        with torch.autocast(rests.device.type, enabled=False):
-            return torch.addmm(self.squares[k], rests, self.codebooks[k].T, alpha=-2)
+    def _scores(self, residuals: Float32[Tensor, "N D"], k: int) -> Float32[Tensor, "N V"]:
+        """|u|² - 2 r·u: |C_k[u] - r|² up to |r|², which all units share."""
+        with torch.autocast(residuals.device.type, enabled=False):
+            return torch.addmm(self.squares[k], residuals, self.codebooks[k].T, alpha=-2)
 
     def _zeros(self, rows: int) -> Float32[Tensor, "{rows} D"]:
         return self.codebooks.new_zeros(rows, self.codebooks.shape[2])
 
     def _deepest_first(self, k: Int[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], list[int]]:
-        """The rows by falling k; and for each codebook j, how many rows have k > j: they are the first ones."""
+        """Rows sorted by falling k, and for each codebook j the number of rows with k > j, which come first."""
         each = torch.arange(len(self.codebooks), device=k.device)
         return k.argsort(descending=True, stable=True), (k[:, None] > each).sum(0).tolist()
 
 
 def _unsorted(values: Tensor, order: Tensor) -> Tensor:
-    found = torch.empty_like(values)
-    found[order] = values
-    return found
+    unsorted = torch.empty_like(values)
+    unsorted[order] = values
+    return unsorted
 
 
-def _square_again(quantizer: nn.Module, _: object = None) -> None:
-    """Codebook by codebook: a square of all of them at once would need their memory again."""
+def _compute_squares(quantizer: nn.Module, _: object = None) -> None:
+    """Codebook by codebook: the square of all codebooks at once would take as much memory as they do."""
     assert isinstance(quantizer, ResidualQuantizer)
     quantizer.squares = torch.stack([units.square().sum(1) for units in quantizer.codebooks])
 
 
 Space = Literal["raw", "normalised"]
-"""Of the vectors that were quantized: as the codec makes them, or as the data's normalizer scales them."""
+"""Space of the quantized vectors: the codec's own, or behind the data's normalizer."""
 _RECORD = "lcm quantizer"
-"""The one key of the file's metadata: safetensors writes several in no fixed order."""
+"""The only key of the file's metadata, because safetensors writes several keys in no fixed order."""
 
 
 @dataclass(frozen=True)
 class QuantizerRecord:
-    """Where a quantizer belongs. normalizer: raw codec vectors → the quantizer's; the identity in raw space."""
+    """The codec and the space that a quantizer was fitted to.
+
+    normalizer: maps raw codec vectors to the quantizer's space; the identity if that is raw
+    """
 
     codec: str
     fingerprint: str
@@ -150,9 +152,9 @@ class QuantizerRecord:
     normalizer: Normalizer
 
     def check(self, setting: str, fingerprint: str, normalizer: Normalizer) -> None:
-        """Raises UserError where the data has another codec or, in normalized space, another normalizer.
+        """Raises UserError for data of another codec or, in normalized space, with another normalizer.
 
-        setting: what named the file, such as "model.quantizer=q.safetensors"
+        setting: the option that names the file, for the message, such as "model.quantizer=q.safetensors"
         """
         if fingerprint != self.fingerprint:
             raise UserError(
@@ -163,13 +165,13 @@ class QuantizerRecord:
         same = all(torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in pairs)
         if self.space == "normalised" and not same:
             raise UserError(
-                f"{setting}: fitted behind another normalizer than this data's; fit it to this data: "
+                f"{setting}: was fitted with a different normalizer than this data set's; fit it to this data: "
                 "python data_prep/fit_quantizer.py"
             )
 
 
 def save_quantizer(path: str | Path, quantizer: ResidualQuantizer, record: QuantizerRecord) -> None:
-    """A safetensors file: codebooks (Q V D), location and scale (D), and the record. It appears complete or not."""
+    """Write a safetensors file atomically: codebooks (Q V D), location and scale (D), and the record."""
     path, about = Path(path), {"codec": record.codec, "fingerprint": record.fingerprint, "space": record.space}
     location, scale = _scaling(record.normalizer)
     tensors = {"codebooks": quantizer.codebooks, "location": location, "scale": scale}
@@ -180,7 +182,7 @@ def save_quantizer(path: str | Path, quantizer: ResidualQuantizer, record: Quant
 
 
 def load_quantizer(path: str | Path) -> tuple[ResidualQuantizer, QuantizerRecord]:
-    """What `save_quantizer` wrote, on the CPU. Raises UserError for a file that is missing, broken or another kind."""
+    """Read the file of `save_quantizer`, on the CPU. Raises UserError if it is missing, broken or of another kind."""
     path = existing_file(path, "quantizer")
     try:
         with safe_open(path, framework="pt") as file:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 from lcm.config import Config, parse_config
 from lcm.errors import UserError, existing_file
 from lcm.files import atomic_path
-from lcm.models import assembled, save_model
+from lcm.models import build_from_tensors, save_model
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 MODEL_CARD = """# {name}
@@ -213,7 +213,7 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False)
     checkpoint = open_checkpoint(checkpoint_path, trust)
     config = parse_config(checkpoint["config"], [], where=str(checkpoint_path))
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    model = assembled(config, tensors, Path(checkpoint_path))
+    model = build_from_tensors(config, tensors, Path(checkpoint_path))
     output = Path(output)
     save_model(output, model, config)
     write_card(output, sum(p.numel() for p in model.parameters()), config, checkpoint)

@@ -191,7 +191,7 @@ def test_next_changes_nothing(prompts):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.7, seed=1)], ids=["greedy", "noise"])
-def test_selected_rows_go_on_as_they_would_have(prompts, sampling):
+def test_selected_rows_continue_unchanged(prompts, sampling):
     """Drop, repeat and reorder in the middle; noise stays with its prompt."""
     model, rows = build(), torch.tensor([2, 0, 0])
     expected = generate(model, prompts, 3, sampling)

@@ -7,7 +7,7 @@ import torch
 from families import close, randomize
 from torch.nn.functional import silu
 
-from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory, TimestepEmbedding, sinusoids
+from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory, TimestepEmbedding, timestep_sinusoids
 
 D, WIDTH, HEADS = 6, 16, 2
 
@@ -34,7 +34,7 @@ def all_at(number):
 
 def test_the_sinusoids_of_a_timestep():
     """Cosines, then sines, of 128 frequencies from 1 down to 1/10000."""
-    one, last, none = sinusoids(torch.tensor([1, 99, 0]))
+    one, last, none = timestep_sinusoids(torch.tensor([1, 99, 0]))
     for index, value in {0: 0.540302, 1: 0.597375, 128: 0.841471, 129: 0.801962, 255: 0.000107461}.items():
         assert one[index].item() == pytest.approx(value, abs=1e-6), index
     for index, value in {0: 0.0398209, 1: -0.522986, 128: -0.999207}.items():
@@ -49,7 +49,7 @@ def test_time_is_embedded_by_two_linear_layers():
     assert not time.hidden.bias.any()
     assert not time.out.bias.any()
     randomize(time)
-    hidden = sinusoids(t) @ time.hidden.weight.T + time.hidden.bias
+    hidden = timestep_sinusoids(t) @ time.hidden.weight.T + time.hidden.bias
     close(time(t), (hidden * hidden.sigmoid()) @ time.out.weight.T + time.out.bias)
 
 
@@ -118,7 +118,7 @@ def test_a_concept_sees_the_slots_before_its_own_and_no_other_concept():
         assert (run(noisy, context) != expected).any(1).nonzero().flatten().tolist() == [slot]
 
 
-def test_concepts_are_denoised_where_they_stand():
+def test_concepts_at_some_slots_are_denoised_as_each_alone():
     """Some slots of two rows, each at a timestep of its own, against one concept a row."""
     denoiser, x, context = build(), torch.randn(3, D), torch.randn(2, 4, WIDTH)
     tables, index, which = denoiser.modulations(torch.tensor([5, 60])), torch.tensor([2, 4, 7]), torch.tensor([1, 0, 1])
@@ -148,7 +148,7 @@ def test_the_bias_of_keys_changes_nothing():
 
 
 @pytest.mark.parametrize("part", ["self-attention", "cross-attention", "feed-forward"])
-def test_dropout_acts_on_what_each_part_adds(part):
+def test_dropout_acts_on_the_output_of_each_part(part):
     """With the gate of this part alone open."""
     torch.manual_seed(0)
     denoiser = Denoiser(D, WIDTH, HEADS, 1, dropout=0.5).train()

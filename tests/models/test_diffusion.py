@@ -102,7 +102,7 @@ def test_the_more_fragile_the_less_weight(fragile, weight, monkeypatch):
     assert [f"{number:.6f}".removeprefix("0") for number in found.tolist()] == [weight, weight]
 
 
-def test_the_fragility_network_sees_the_concept_and_is_only_there_where_it_is_asked_for():
+def test_the_fragility_network_exists_only_with_its_weight_and_sees_the_concept():
     assert set(diffusion(weight="snr").state_dict()) == {"alpha_bar"}
     model = diffusion(weight="fragility")
     assert not list(model.parameters())

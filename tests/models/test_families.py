@@ -142,7 +142,7 @@ def test_a_target_depends_on_its_own_step_alone(family, monkeypatch):
 
 
 @generative
-def test_without_context_is_as_the_first_concept(family, monkeypatch):
+def test_without_context_a_target_is_predicted_as_a_first_concept(family, monkeypatch):
     """A document of one concept, at the same position, has nothing before it."""
     model, batch = build(family).train(), pack([[4, 3]], slots=7)
     decide(monkeypatch, some_draws(batch, dropped=[(0, s) for s in range(7)]))

@@ -79,7 +79,7 @@ def test_a_batch_draws_what_its_rows_draw_alone(family, prompts):
 
 
 @every_family
-def test_selected_rows_go_on_as_they_would_have(family, prompts):
+def test_selected_rows_continue_unchanged(family, prompts):
     """Drop, repeat and reorder in the middle; noise stays with its prompt."""
     model, settings, rows = build(family), sampling(family, seed=1), torch.tensor([2, 0, 0])
     expected = generate(model, prompts, 3, settings)

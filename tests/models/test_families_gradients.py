@@ -14,7 +14,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @every_family
-def test_the_first_step_wakes_every_parameter(family):
+def test_after_the_first_step_every_parameter_has_a_gradient(family):
     """After one step from the start, every parameter has a gradient above 1e-6 of the largest.
 
     Except the biases of keys that no rotation turns: they add the same number to all scores of a softmax.
@@ -74,7 +74,7 @@ def test_recomputing_activations_changes_neither_loss_nor_gradients(family):
 
 
 @every_family
-def test_a_model_built_without_memory_and_filled_is_the_same(family):
+def test_a_model_built_on_meta_and_loaded_is_the_same(family):
     model, batch = build(family), pack([[4, 2], [5]], slots=6)
     with torch.device("meta"):
         empty = build_model(config(family))

@@ -37,7 +37,7 @@ def packing(request, monkeypatch):
     return request.param
 
 
-def test_a_product_is_the_linear_layer(packing):
+def test_a_fast_linear_is_the_linear_layer(packing):
     """For any number of rows, also of a part of a larger tensor."""
     linear = torch.nn.Linear(24, 40)
     product = FastLinear.of(linear.weight, linear.bias)
@@ -48,7 +48,7 @@ def test_a_product_is_the_linear_layer(packing):
             close(product(x), linear(x))
 
 
-def test_norm_and_what_it_leaves_out_are_the_norm():
+def test_norm_times_its_folded_scale_is_rms_norm():
     """Of vectors of any length: near nothing, eps rules."""
     norm = RMSNorm(16, eps=1e-3)
     torch.nn.init.normal_(norm.weight)
@@ -59,7 +59,7 @@ def test_norm_and_what_it_leaves_out_are_the_norm():
 
 
 @pytest.mark.parametrize("number", range(len(TIMESTEPS)))
-def test_a_step_is_the_denoiser(packing, number):
+def test_the_fast_denoiser_is_the_denoiser(packing, number):
     """At every timestep of a schedule, with and without context."""
     denoiser, x, context, lengths = build(), torch.randn(3, D), torch.randn(3, 4, WIDTH), [4, 0, 2]
     tables = denoiser.modulations(torch.tensor(TIMESTEPS))
@@ -75,7 +75,7 @@ def test_a_step_is_the_denoiser(packing, number):
     assert not torch.allclose(both[:3], both[3:], atol=1e-3)
 
 
-def test_concepts_are_denoised_where_they_stand():
+def test_concepts_at_some_slots_are_denoised_as_each_alone():
     """Some slots of two rows, as in teacher-forced prediction."""
     denoiser, x, context = build(), torch.randn(3, D), torch.randn(2, 4, WIDTH)
     mask = torch.ones(4, 5, dtype=torch.bool).tril().expand(2, 1, -1, -1)
@@ -85,7 +85,7 @@ def test_concepts_are_denoised_where_they_stand():
     close(step(x, step.modulations(TIMESTEPS)[1], memory, twice=True)[:3], expected)
 
 
-def test_neither_the_concepts_nor_their_memory_are_changed():
+def test_inputs_are_not_modified():
     denoiser, x, context = build(), torch.randn(2, D), torch.randn(2, 4, WIDTH)
     step, memory = FastDenoiser.of(denoiser), of_rows(denoiser, context, [4, 4])
     by = step.modulations(TIMESTEPS)[0]
@@ -107,14 +107,14 @@ def test_a_row_s_result_does_not_depend_on_its_neighbours(packing):
     assert changed.tolist() == [False, True, False] * 2
 
 
-def test_modulations_are_made_once_a_schedule():
+def test_modulations_are_computed_once_a_schedule():
     step = FastDenoiser.of(build())
     first = step.modulations([9, 5])
     assert step.modulations([9, 5]) is first
     assert [len(step.modulations([9, 5, 2])), len(first)] == [3, 2]
 
 
-def test_under_autocast_products_are_half_precision_and_answers_fp32():
+def test_under_autocast_weights_are_half_precision_and_outputs_fp32():
     """Weights are rounded once, when they are laid out; outside of autocast they stay what they are then."""
     denoiser, x, context = build(), torch.randn(2, D), torch.randn(2, 4, WIDTH)
     memory = of_rows(denoiser, context, [4, 2])

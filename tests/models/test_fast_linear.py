@@ -28,7 +28,7 @@ def test_nothing_beyond_the_longest_row_is_read():
 
 @pytest.mark.parametrize(("count", "changes"), [(4, {"guidance": 1.0}), (2, {})])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_generated_concepts_do_not_depend_on_how_weights_lie(family, count, changes, monkeypatch):
+def test_generated_concepts_do_not_depend_on_the_layout_of_weights(family, count, changes, monkeypatch):
     """Fewer with guidance, which in models without training makes three times as much of a difference a concept."""
     model = build(family)
     prompts = [torch.randn(3, model.dim), torch.randn(5, model.dim)]
@@ -45,7 +45,7 @@ def test_generated_concepts_do_not_depend_on_how_weights_lie(family, count, chan
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_context_packs_what_a_step_reads_and_leaves_the_model_as_it_was(family):
+def test_a_context_packs_weights_and_leaves_the_model_unchanged(family):
     model = build(family)
     context = model.prefill([torch.randn(3, model.dim)])
     quick = context.contextualizer if family == "two_tower" else context.model

@@ -50,7 +50,7 @@ def sentences(folder, split):
     ]
 
 
-def test_it_writes_codebooks_with_where_they_belong(data, tmp_path, capsys):
+def test_it_writes_codebooks_with_their_codec_and_normalizer(data, tmp_path, capsys):
     path = tmp_path / "q.safetensors"
     assert fit_quantizer.main(["--data", str(data), "--output", str(path), *SIZES]) == 0
     quantizer, record = load_quantizer(path)
@@ -74,7 +74,7 @@ def test_normalized_and_raw_space_hold_the_same_sentences(data):
     assert torch.equal(fit_quantizer.training_vectors(prepared, 10_000, normalizer), (raw - 0.25) / 2)
 
 
-def test_no_more_vectors_than_asked_for_and_of_each_folder_its_share(data, tmp_path, monkeypatch):
+def test_vectors_are_limited_in_proportion_to_each_folder(data, tmp_path, monkeypatch):
     both = PreparedData([data, write_data(tmp_path / "other", documents=20, shards=1)])
     parts, sample = [], fit_quantizer.sample_vectors
     monkeypatch.setattr(fit_quantizer, "sample_vectors", lambda *given: parts.append(sample(*given)) or parts[-1])

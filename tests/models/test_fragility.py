@@ -87,7 +87,7 @@ def test_it_is_not_a_number_until_it_is_filled():
     assert FragilityNetwork(6)(torch.zeros(2, 6)).isnan().all()
 
 
-def test_there_and_back_through_the_file(tmp_path):
+def test_a_saved_network_loads_unchanged(tmp_path):
     path = tmp_path / "new" / "fragility.safetensors"
     save_fragility(path, network(), normalizer(), "mini", "abc")
     assert [file.name for file in path.parent.iterdir()] == ["fragility.safetensors"]
@@ -127,7 +127,7 @@ def test_a_wrong_file_is_one_line(tmp_path):
         load_fragility(path, 6, fingerprint="xyz")
 
 
-def test_what_can_be_predicted_is_predicted_on_sentences_that_were_not_fitted():
+def test_learnable_scores_are_predicted_on_held_out_sentences():
     z = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
     truth = torch.sigmoid(2 * z[:, 0] - z[:, 1])
     fitted = fit_fragility.fit(z, truth, epochs=15)
@@ -147,7 +147,7 @@ def test_the_fit_depends_on_the_seed_alone():
     assert not torch.equal(first, other)
 
 
-def test_what_cannot_be_predicted_is_not():
+def test_scores_that_nothing_predicts_are_not_predicted():
     """Memorized truth would be seen if the sentences that were fitted were judged."""
     z, truth = torch.randn(1000, 64), torch.rand(1000)
     fitted = fit_fragility.fit(z, truth, epochs=40)

@@ -91,7 +91,7 @@ def test_clean_concepts_are_a_causal_model_of_their_own_document():
 
 
 @KINDS
-def test_documents_side_by_side_and_some_slots_alone(positions):
+def test_packed_documents_give_what_each_gives_alone(positions):
     """Those asked for, of two rows, against each document by itself."""
     model, clean = build(positions), torch.randn(2, 6, WIDTH)
     rows = [row([3, 2], 6), row([6], 6)]
@@ -108,7 +108,7 @@ def test_documents_side_by_side_and_some_slots_alone(positions):
 
 
 @KINDS
-def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions):
+def test_masked_rows_equal_attention_document_by_document(positions):
     """What a GPU and a compiler are given; values and gradients, with empty slots and dropped contexts."""
     model, clean, index = build(positions), torch.randn(3, 6, WIDTH), torch.tensor([1, 2, 5, 8, 12, 14])
     rows = [row([3, 3], 6), row([1, 3], 6), row([5], 6)]
@@ -126,7 +126,7 @@ def test_rows_with_a_mask_give_what_documents_side_by_side_do(positions):
         close(apart, together)
 
 
-def test_a_dropped_context_slots_the_concept_itself():
+def test_a_concept_whose_context_is_dropped_sees_itself_alone():
     model, clean, noisy = build(8), torch.randn(1, 4, WIDTH), torch.randn(4, WIDTH)
     doc, pos = row([4], 4)
     dropped = torch.tensor([[False, False, True, False]])
@@ -140,7 +140,7 @@ def test_a_dropped_context_slots_the_concept_itself():
 
 @KINDS
 @torch.no_grad()
-def test_reading_whole_rows_or_piece_by_piece_makes_the_same(positions):
+def test_a_cache_of_clean_concepts_gives_the_states_of_whole_rows(positions):
     """`forward`, `read` with `make`, and a cache that grows, ragged."""
     model, clean = build(positions), torch.randn(2, 5, WIDTH)
     doc, pos = (torch.cat(parts) for parts in zip(row([5], 5), row([5], 5), strict=True))
@@ -171,7 +171,7 @@ def test_the_input_is_a_linear_layer_of_concept_and_step_and_the_position():
     close(model.inputs(x, model.step_inputs(embedded), pos), whole)
 
 
-def test_positions_are_either_learned_or_turned():
+def test_positions_are_either_learned_or_rotary():
     assert sum(p.numel() for p in build(8).positions.parameters()) == 8 * WIDTH
     learned, rotary = build(8), build(0)
     assert rotary.positions is None
@@ -193,7 +193,7 @@ def test_a_document_longer_than_the_learned_positions_is_refused_with_the_way_ou
 
 
 @pytest.mark.parametrize("part", ["attention", "feed_forward"])
-def test_dropout_acts_on_what_each_part_adds(part):
+def test_dropout_acts_on_the_output_of_each_part(part):
     """With the other part's last layer zeroed."""
     model, clean, noisy = build(dropout=0.5, layers=1), torch.randn(1, 3, WIDTH), torch.randn(3, WIDTH)
     doc, pos = row([3], 3)

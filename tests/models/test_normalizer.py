@@ -16,7 +16,7 @@ def test_it_starts_as_the_identity():
     assert torch.equal(Normalizer(4).inverse(x), x)
 
 
-def test_formula_there_and_back():
+def test_inverse_undoes_the_formula():
     normalizer = Normalizer(2)
     normalizer.set(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5]))
     assert normalizer(torch.tensor([[5.0, -1.0]])).tolist() == [[2.0, 2.0]]

@@ -53,7 +53,7 @@ def test_a_concept_is_made_at_its_own_position(monkeypatch):
     assert changed.tolist() == [False, False, True, True, False, False, True]
 
 
-def test_with_turned_positions_a_document_may_start_anywhere():
+def test_with_rotary_positions_a_document_may_start_anywhere():
     """Only distances count, so learned positions alone know where a document starts."""
     for family, same in (("one_tower_rotary", True), ("one_tower", False)):
         model, batch = build(family), one_document(torch.randn(4, DIM))
@@ -80,7 +80,7 @@ def test_longer_documents_than_positions_are_refused_everywhere():
     assert rotary.next(rotary.prefill([long.emb[0]]), sampling("one_tower")).isfinite().all()
 
 
-def test_generation_goes_on_beyond_the_room_of_the_prompt():
+def test_generation_continues_beyond_the_room_of_the_prompt():
     """The cache grows with every concept; what was read stays."""
     model, settings = build("one_tower"), sampling("one_tower")
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ DOC = torch.tensor([[0, 0, 0, 1, 1, PAD, PAD], [0, 1, 1, 1, 2, 2, PAD], [PAD] * 
 """Documents of 3 and 2, of 1, 3 and 2 slots, and a row without any."""
 
 
-def test_the_shortest_first_and_each_in_its_order():
+def test_documents_are_sorted_by_length_and_keep_their_order():
     documents = Documents.of(DOC)
     assert documents.groups == [(1, 1), (2, 2), (2, 3)]
     assert documents.index.tolist() == [7, 3, 4, 11, 12, 0, 1, 2, 8, 9, 10]
@@ -48,7 +48,7 @@ def test_attention_is_that_of_rows_with_a_mask():
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_a_batch_of_empty_slots_is_nothing(rows):
+def test_a_batch_of_empty_slots_has_no_document_to_attend_in(rows):
     documents = Documents.of(torch.full((rows, 5), PAD))
     nothing = torch.randn(1, 2, 0, 4, requires_grad=True)
     found = documents.attend(nothing, nothing, nothing)

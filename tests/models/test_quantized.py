@@ -85,7 +85,7 @@ def test_codebooks_are_drawn_alike_and_their_sums_go_in(family):
 
 
 @both_heads
-def test_sampling_asks_the_network_what_training_asked(family, monkeypatch):
+def test_sampling_gives_the_network_the_inputs_of_training(family, monkeypatch):
     """At every codebook, after the right units: the network says the same in both."""
     model, batch = build(family), pack([[3, 2], [4]], slots=6)
     said = []
@@ -136,7 +136,7 @@ def test_a_perfect_network_gives_the_rounded_truth(family, settings):
     assert model.post.calls == CODEBOOKS
 
 
-def test_units_are_chosen_as_often_as_a_softmax_over_the_best_says():
+def test_units_are_sampled_by_the_softmax_over_the_best():
     scores = torch.tensor([0.3, 1.5, -0.2, 0.9, -2.0])
     n = 20_000
     chances = (torch.arange(n) + 0.5) / n
@@ -165,7 +165,7 @@ def test_a_falling_temperature_ends_at_the_likeliest_unit(family):
     assert torch.equal(sample_top_k(cold, UNITS, torch.rand(50)), hot.argmax(1))
 
 
-def test_c_scores_units_by_their_distance_to_what_is_left():
+def test_c_scores_units_by_their_distance_to_the_residual():
     model, out, sums = build("quant_c"), torch.randn(6, DIM), torch.randn(6, DIM)
     for k in range(CODEBOOKS):
         distances = (model.quantizer.codebooks[k] - (out - sums)[:, None]).norm(dim=2)
@@ -239,7 +239,7 @@ def test_a_quantizer_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="fingerprint xyz"):
         model.load_fitted("xyz")
     fitted_file(path)
-    with pytest.raises(UserError, match="another normalizer"):
+    with pytest.raises(UserError, match="a different normalizer"):
         model.load_fitted("abc")
     fitted_file(path, dim=4, space="raw")
     with pytest.raises(UserError, match="units of 4 numbers"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lcm.errors import UserError
-from lcm.models.quantizer_fitting import clusters, fit_quantizer, principal_directions, variance, widths
+from lcm.models.quantizer_fitting import fit_quantizer, kmeans, principal_directions, variance, widths
 
 
 def test_every_codebook_leaves_less_of_what_it_was_fitted_to():
@@ -54,11 +54,11 @@ def test_refitting_gives_the_same_bytes_and_another_seed_others():
     assert torch.equal(vectors, before), "the caller's vectors stay what they are"
 
 
-def test_centres_are_the_means_of_what_is_nearest_to_them():
+def test_centers_are_the_means_of_their_nearest_vectors():
     """k-means has come to rest in all directions, turned back to where the vectors are."""
     torch.manual_seed(0)
     vectors = (20 * torch.randn(6, 1, 8) + torch.randn(6, 50, 8)).flatten(0, 1)
-    found = clusters(vectors, 6, seed=0)
+    found = kmeans(vectors, 6, seed=0)
     chosen = torch.cdist(vectors, found).argmin(1)
     means = torch.stack([vectors[chosen == unit].mean(0) for unit in range(6)])
     assert torch.allclose(found, means, atol=1e-4)
@@ -72,13 +72,13 @@ def test_principal_directions_by_their_variance():
     assert torch.allclose(directions.T @ directions, torch.eye(4), atol=1e-5)
 
 
-def test_clusters_are_looked_for_in_more_and_more_directions():
+def test_k_means_runs_in_more_and_more_directions():
     assert widths(1) == [1]
     assert widths(3) == [1, 2, 3]
     assert widths(1024) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
-def test_more_directions_start_from_the_centres_of_fewer(monkeypatch):
+def test_more_directions_start_from_the_centers_of_fewer(monkeypatch):
     starts, centres, train = [], [], faiss.Kmeans.train
 
     def recorded(self, x, weights=None, init_centroids=None):
@@ -87,16 +87,16 @@ def test_more_directions_start_from_the_centres_of_fewer(monkeypatch):
         centres.append(self.centroids.copy())
 
     monkeypatch.setattr(faiss.Kmeans, "train", recorded)
-    clusters(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), 5, seed=0)
+    kmeans(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), 5, seed=0)
     assert starts[0] is None
     for start, before in zip(starts[1:], centres, strict=False):
         assert start[:, :-1].tolist() == before.tolist()
         assert not start[:, -1].any()
 
 
-def test_the_share_of_the_variance_is_told_after_each_codebook():
+def test_the_share_of_the_variance_is_reported_after_each_codebook():
     vectors, lines = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)) + 50, []
-    quantizer = fit_quantizer(vectors, 2, 5, seed=0, tell=lines.append)
+    quantizer = fit_quantizer(vectors, 2, 5, seed=0, report=lines.append)
     left = float((vectors - quantizer(vectors)).square().sum()) / variance(vectors)
     assert lines[1] == f"codebook 2 of 2: {left:.2%} of the variance left"
     assert variance(vectors) == pytest.approx(float((vectors - vectors.mean(0)).square().sum()), rel=1e-4)

@@ -18,7 +18,7 @@ def test_each_row_s_numbers_depend_on_the_seed_and_its_keys_alone():
     assert len({tuple(row) for row in torch.cat([numbers, other]).tolist()}) == 6
 
 
-def test_every_number_of_a_draw_is_another():
+def test_no_number_is_drawn_twice():
     draws = Draws(0, KEYS)
     drawn = [*draws.gaussian(0, 4), *draws.gaussian(1, 4), *draws.gaussian(40, 4), *draws.uniform(0, 4)]
     assert len({tuple(row.tolist()) for row in drawn}) == 12
@@ -28,7 +28,7 @@ def test_every_number_of_a_draw_is_another():
     assert not torch.equal(draws.uniform(0, 4), Draws(1, KEYS).uniform(0, 4))
 
 
-def test_concepts_among_slots_get_those_of_their_place():
+def test_concepts_at_some_slots_get_the_numbers_of_their_slots():
     """Which others are drawn for changes nothing; two slots never share."""
     keys, slots = torch.tensor([[5], [6]]), 4
     every = Draws(0, keys, slots, torch.arange(8))

@@ -23,21 +23,21 @@ def made_up(codebooks=Q, units=V, dim=D, seed=0):
 
 def by_hand(quantizer, z):
     """(s_0 … s_Q), (u_0 … u_{Q-1}), (r_0 … r_Q) of one vector, from all distances, in float64."""
-    sums, units, rests = [torch.zeros(D).double()], [], [z.double()]
+    sums, units, residuals = [torch.zeros(D).double()], [], [z.double()]
     for codebook in quantizer.codebooks.double():
-        units.append(int((codebook - rests[-1]).square().sum(1).argmin()))
+        units.append(int((codebook - residuals[-1]).square().sum(1).argmin()))
         sums.append(sums[-1] + codebook[units[-1]])
-        rests.append(rests[-1] - codebook[units[-1]])
-    return sums, units, rests
+        residuals.append(residuals[-1] - codebook[units[-1]])
+    return sums, units, residuals
 
 
-def test_units_sums_and_rests_are_those_of_all_distances():
+def test_units_sums_and_residuals_are_those_of_all_distances():
     quantizer, z = made_up(), torch.randn(30, D)
     codes = quantizer.encode(z)
     assert codes.dtype == torch.int64
     assert codes.shape == (30, Q)
     for row, vector in enumerate(z):
-        sums, units, rests = by_hand(quantizer, vector)
+        sums, units, residuals = by_hand(quantizer, vector)
         assert codes[row].tolist() == units
         for k in range(Q + 1):
             at = torch.tensor([k])
@@ -46,7 +46,7 @@ def test_units_sums_and_rests_are_those_of_all_distances():
                 found = quantizer.targets(vector[None], at)
                 assert torch.allclose(found.sums[0].double(), sums[k], atol=1e-6)
                 assert found.units.tolist() == [units[k]]
-                assert torch.allclose(found.rests[0].double(), rests[k], atol=1e-6)
+                assert torch.allclose(found.residuals[0].double(), residuals[k], atol=1e-6)
 
 
 def test_the_sum_of_the_nearest_units_by_hand():
@@ -59,7 +59,7 @@ def test_the_first_input_is_zeros_and_the_last_sum_the_rounded_vector():
     quantizer, z = made_up(), torch.randn(6, D)
     first = quantizer.targets(z, torch.zeros(6, dtype=torch.long))
     assert first.sums.abs().max() == 0
-    assert torch.equal(first.rests, z)
+    assert torch.equal(first.residuals, z)
     codes = quantizer.encode(z)
     assert torch.equal(quantizer.dequantize(codes, torch.full((6,), Q)), quantizer.dequantize(codes))
     assert torch.equal(quantizer(z), quantizer.dequantize(codes))
@@ -75,20 +75,23 @@ def test_a_depth_for_each_row_is_all_depths_and_a_choice():
     assert torch.equal(quantizer.dequantize(codes, k), every[k, rows])
     assert torch.equal(found.sums, every[k, rows]), "bit for bit: the model adds up the same way when it generates"
     assert torch.equal(found.units, codes[rows, k])
-    assert torch.allclose(found.rests, z - found.sums, atol=1e-6)
+    assert torch.allclose(found.residuals, z - found.sums, atol=1e-6)
 
 
-def test_a_row_asks_no_codebook_after_its_own(monkeypatch):
+def test_a_row_searches_no_codebook_after_its_own(monkeypatch):
     quantizer, asked = made_up(), []
     nearest = ResidualQuantizer.nearest
-    monkeypatch.setattr(
-        ResidualQuantizer, "nearest", lambda self, rests, k: asked.append((k, len(rests))) or nearest(self, rests, k)
-    )
+
+    def recorded(self, residuals, k):
+        asked.append((k, len(residuals)))
+        return nearest(self, residuals, k)
+
+    monkeypatch.setattr(ResidualQuantizer, "nearest", recorded)
     quantizer.targets(torch.randn(6, D), torch.tensor([0, 3, 0, 1, 3, 0]))
     assert [pair for pair in asked if pair[1]] == [(0, 6), (1, 3), (2, 2), (3, 2)]
 
 
-def test_rows_may_be_compared_in_pieces(monkeypatch):
+def test_long_batches_may_be_searched_in_parts(monkeypatch):
     quantizer, z = made_up(), torch.randn(23, D)
     k = torch.randint(0, Q, (23,))
     before, codes = quantizer.targets(z, k), quantizer.encode(z)
@@ -101,7 +104,7 @@ def test_rows_may_be_compared_in_pieces(monkeypatch):
     assert max(sizes) == 3 * V
 
 
-def test_of_units_at_one_distance_the_first_is_taken():
+def test_of_units_at_one_distance_the_first_wins():
     quantizer = ResidualQuantizer(1, 4, 2)
     quantizer.set(torch.tensor([[[5.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]]))
     assert quantizer.encode(torch.tensor([[0.0, 3.0], [2.0, 0.0]])).tolist() == [[1], [1]]
@@ -114,7 +117,7 @@ def test_distances_are_squared_and_euclidean():
         assert torch.allclose(quantizer.squared_distances(z, k), expected, atol=1e-5)
     far = made_up(1, 200, 64)
     far.set(1000 + far.codebooks)
-    assert (far._compared(far.codebooks[0], 0) + far.codebooks[0].square().sum(1, keepdim=True)).min() < 0
+    assert (far._scores(far.codebooks[0], 0) + far.codebooks[0].square().sum(1, keepdim=True)).min() < 0
     assert far.squared_distances(far.codebooks[0], 0).min() == 0, "rounding makes no distance negative"
 
 
@@ -183,7 +186,7 @@ def test_another_codec_or_normalizer_is_refused():
     here.check("model.quantizer=q", "abc", record().normalizer)
     with pytest.raises(UserError, match=r"model.quantizer=q: fitted to vectors of codec 'mini' \(fingerprint abc\)"):
         here.check("model.quantizer=q", "xyz", record().normalizer)
-    with pytest.raises(UserError, match="another normalizer"):
+    with pytest.raises(UserError, match="a different normalizer"):
         here.check("model.quantizer=q", "abc", record(scale=2.1).normalizer)
     record("raw").check("model.quantizer=q", "abc", record(scale=2.1).normalizer)
 

@@ -117,7 +117,7 @@ def test_a_table_of_modulations_is_a_modulation_for_every_slot():
         assert_equal(table[which], block.modulator(step)[0])
 
 
-def test_attention_to_oneself_needs_neither_queries_nor_keys():
+def test_self_attention_of_one_slot_needs_neither_queries_nor_keys():
     """Whatever they are: here they are large."""
     model = build("two_tower")
     block, naive = (m.denoiser.blocks[1] for m in (model, naive_of(model)))
@@ -131,7 +131,7 @@ def test_attention_to_oneself_needs_neither_queries_nor_keys():
 
 @pytest.mark.parametrize("lengths", [(3, 5), (5, 5)], ids=["ragged", "even"])
 @pytest.mark.parametrize("twice", [False, True])
-def test_kept_keys_and_values_are_those_projected_anew(lengths, twice):
+def test_cached_keys_and_values_equal_fresh_ones(lengths, twice):
     """Of two rows of context; the same concepts without their context see what the zero vector says."""
     denoiser, naive = (m.denoiser for m in (build("two_tower"), naive_of(build("two_tower"))))
     context, (x, _) = torch.randn(2, 5, 16), noisy(2)
@@ -172,7 +172,7 @@ def start_of(model, name, concepts, seed):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_generation_keeps_what_a_plain_one_computes_anew(name):
+def test_generation_equals_the_plain_form(name):
     """Prompts of three lengths side by side, against one at a time; whole loops with guidance, several concepts."""
     model, sampling = build(name), Sampling(seed=5) if name == "base" else Sampling(seed=5, guidance=3.0)
     naive = naive_of(model)

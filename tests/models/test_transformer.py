@@ -124,7 +124,7 @@ def test_a_state_sees_its_document_up_to_its_slot(transformer):
         assert changed.nonzero().flatten().tolist() == expected
 
 
-def test_rows_with_a_mask_give_what_documents_side_by_side_do(transformer):
+def test_masked_rows_equal_attention_document_by_document(transformer):
     """What a GPU and a compiler are given; states of empty slots are anything finite."""
     torch.manual_seed(0)
     doc = torch.tensor([[0, 0, 0, 1, 1, 1, PAD], [0, 1, 1, 2, 2, 2, 2], [PAD] * 7])

@@ -62,7 +62,7 @@ def test_at_the_start_every_slot_is_predicted_from_its_noise_alone():
 
 @pytest.mark.parametrize("family", ["two_tower", "one_tower"])
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
-def test_the_loss_of_a_constant_answer_is_its_squared_distance_to_what_was_asked(family, prediction, monkeypatch):
+def test_the_loss_of_a_constant_output_is_its_squared_distance_to_the_target(family, prediction, monkeypatch):
     """With the last layer's weight zeroed the answer is its bias; ᾱ by hand; every target at a step of its own."""
     model, batch = build(family, diffusion={"prediction": prediction}), pack([[3, 2]], slots=6)
     last = model.denoiser.post if family == "two_tower" else model.post
@@ -93,7 +93,7 @@ def test_losses_are_weighted_by_their_own_timestep(family, monkeypatch):
 
 @pytest.mark.parametrize("family", ["two_tower", "one_tower"])
 @pytest.mark.parametrize("t", [99, 37, 0])
-def test_sampling_asks_the_network_what_training_asked(family, t, monkeypatch):
+def test_sampling_gives_the_network_the_inputs_of_training(family, t, monkeypatch):
     """One step of sampling, from a noisy concept of training: the prediction has training's error."""
     model, batch = build(family), pack([[3, 2], [4]], slots=6)
     draws = some_draws(batch)
@@ -144,7 +144,7 @@ def test_timesteps_noise_and_drops_of_a_row_are_a_function_of_its_number():
 
 
 @pytest.mark.parametrize("family", ["two_tower", "one_tower"])
-def test_ancestral_noise_is_drawn_anew_at_every_step(family, monkeypatch):
+def test_ancestral_noise_is_independent_at_every_step(family, monkeypatch):
     """With eta 1, as many draws as steps, the first to start from."""
     model, numbers = build(family), []
     original = Draws.gaussian
