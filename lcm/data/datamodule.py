@@ -200,7 +200,7 @@ class ConceptData(L.LightningDataModule):
         return self.prepared.shards("validation") or self.prepared.shards("test")
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        """The same trainer.validation_rows rows every time, as if they were a single step.
+        """trainer.validation_rows rows, the same in every validation and run, read like a single step.
 
         They are shuffled, and so come from all folders and all parts of each. Every rank has as many batches.
         """

@@ -133,9 +133,9 @@ def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON; prepare the data set again") from error
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: format {found!r}, but this version of lcm reads format {FORMAT}; prepare it again")
+    version = values.get("format") if isinstance(values, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{path}: format {version!r}, but this version of lcm reads format {FORMAT}; prepare it again")
     try:
         return Manifest(**values)
     except ValidationError as error:

@@ -35,7 +35,7 @@ VERSION = 3
 """Incremented whenever the same data, settings and seed make other rows: a resumed run then begins the next epoch."""
 
 SHARDS, DOCUMENTS, ROWS, BUNDLES = range(4)
-"""What is permuted. Each kind draws from a random stream of its own."""
+"""Kinds of permutation. Each draws from a random stream of its own."""
 
 BUNDLE_ROWS = 128
 """Rows of a bundle to aim for. In a small bundle the one partly empty row is a noticeable waste."""
@@ -43,7 +43,7 @@ BUNDLE_ROWS = 128
 
 @dataclass(frozen=True)
 class Position:
-    """How far training is: all ranks together have trained `row` rows of data epoch `epoch`."""
+    """The state of training: all ranks together have trained `row` rows of data epoch `epoch`."""
 
     epoch: int = 0
     row: int = 0

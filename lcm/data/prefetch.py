@@ -30,7 +30,7 @@ MOST_OPEN = 400
 """Shards of the largest group: two groups may be open, and a process may usually have 1,024 files open."""
 
 _POLL = 0.02
-"""Seconds between two looks at whether the other ranks have published."""
+"""Seconds between two checks that the other ranks have published."""
 
 _T = TypeVar("_T")
 _exchanges = itertools.count()
@@ -210,7 +210,7 @@ class Prefetcher:
             self._reported.add(number)
             if self.rank == 0:
                 print(
-                    f"{reasons[number]}; left out (data.skip_dead=true), and tried again in the next epoch: "
+                    f"{reasons[number]}; skipped (data.skip_dead=true), and tried again in the next epoch: "
                     f"{len(self._reported)} of {len(self.order.shards)} shards by now",
                     file=sys.stderr,
                 )

@@ -78,8 +78,8 @@ def download(url: str, target: Path, size: int, sha256: str, retries: int) -> No
     def attempt() -> None:
         system, path = _file_system(url)
         system.get_file(path, str(target), callback=_at_most(size))
-        if (found := target.stat().st_size) != size:
-            raise WrongBytes(f"{found:,} bytes instead of {size:,}")
+        if (fetched := target.stat().st_size) != size:
+            raise WrongBytes(f"{fetched:,} bytes instead of {size:,}")
         if files.sha256(target) != sha256:
             raise WrongBytes("other bytes than the manifest promises (sha256)")
 

@@ -32,7 +32,7 @@ from lcm.errors import UserError
 from lcm.files import atomic, cache_folder, lock
 
 _POLL = 0.1
-"""Seconds between two looks at whether there is room."""
+"""Seconds between two checks for room."""
 
 
 class ShardCache:
@@ -49,7 +49,7 @@ class ShardCache:
         self.retries = retries
 
     def path(self, url: str, record: ShardRecord) -> Path:
-        """The path of a shard in the cache, whether it is there or not."""
+        """The path that a shard has in the cache."""
         key = hashlib.sha256(f"{url.rstrip('/')}\n{record.sha256}".encode()).hexdigest()[:20]
         return self.folder / f"{Path(record.name).stem}-{key}.tar"
 

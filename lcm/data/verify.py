@@ -43,8 +43,8 @@ def verify(folder: str | Path) -> VerifyReport:
         problems.append(f"manifest.json: the normalizer has {channels} channels, the codec {manifest.codec.dim}")
     shards = [shard for split in SPLITS for shard in manifest.shards(split)]
     for shard, path in _local_paths(folder, shards):
-        found = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
-        problems += [f"{shard.name}: {problem}" for problem in found]
+        lines = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
+        problems += [f"{shard.name}: {line}" for line in lines]
     return VerifyReport(
         str(folder), tuple(problems), manifest.documents, manifest.pairs, manifest.concepts, len(shards)
     )

@@ -1,4 +1,4 @@
-"""What the order costs: memory does not grow with the data, nor a rank's work with the number of ranks."""
+"""The cost of the order: memory does not grow with the data, nor a rank's work with the number of ranks."""
 
 import subprocess
 import sys

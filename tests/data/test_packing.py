@@ -22,7 +22,7 @@ def pieces_of(concepts: int, source: int = 0, slots: int = 8) -> list[list[tuple
 
 
 def rooms_by_hand(lengths: list[int], slots: int) -> list[int]:
-    """What is left of each row, sorted: which of two rows with equal room is taken makes no difference to it."""
+    """The free slots of each row, sorted: they do not depend on which of two rows with equal room is taken."""
     free: list[int] = []
     for length in sorted(lengths, reverse=True):
         enough = [room for room in free if room >= length]

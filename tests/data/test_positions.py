@@ -40,6 +40,6 @@ def test_every_row_is_trained_once_while_the_number_of_ranks_changes(tmp_path):
 
 
 def seeds(file):
-    """Of the rows in a file that tests/synthetic.py recorded."""
+    """The seeds of the rows in a file that tests/synthetic.py recorded."""
     for line in file.read_text().splitlines():
         yield from (int(word) for word in line[line.index("[") + 1 : line.index("]")].split(", "))

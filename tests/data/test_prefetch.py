@@ -109,15 +109,15 @@ def test_a_finished_run_does_not_wait_for_the_next_group(server, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_ranks_skip_a_shard_that_one_of_them_cannot_fetch(strategy, server, tmp_path):
-    """The same rows and targets as where no process can get the shard; and the run ends."""
+    """Rows and targets are those of a run in which no rank can fetch the shard."""
     together = ["trainer.devices=2", f"trainer.strategy={strategy}", "data.skip_dead=true", "data.workers=2"]
     server.fails("train-000002.tar", 404, times=ALWAYS)
     for name, dead_for in {"one": "1", "all": None}.items():
         server.dead_for = dead_for
         runs = {"run": Run(config_of(server, tmp_path / name, *together))}
         logs = train_together(runs, tmp_path / f"logs-{name}", 2)
-        assert logs[0].count("train-000002.tar: not found (tried once); left out") == 1
-        assert "left out" not in logs[1]
+        assert logs[0].count("train-000002.tar: not found (tried once); skipped") == 1
+        assert "skipped" not in logs[1]
         assert open_checkpoint(latest(tmp_path / name))["global_step"] == 12
     for rank in (0, 1):
         one, every = ((tmp_path / f"logs-{name}/run.{rank}.batches").read_text() for name in ("one", "all"))
@@ -132,7 +132,7 @@ def test_all_ranks_skip_a_shard_that_one_of_them_cannot_fetch(strategy, server, 
 
 @pytest.mark.slow
 def test_a_run_with_dead_shards_does_not_depend_on_the_number_of_ranks(server, tmp_path):
-    """Steps, losses and what is left out do not depend on the number of processes."""
+    """Steps, losses and what is skipped do not depend on the number of processes."""
     server.fails("train-000002.tar", 404, times=ALWAYS)
     settings = ["data.skip_dead=true", "model.dropout=0"]
     alone = config_of(server, tmp_path / "alone", *settings, "data.rows=4", f"data.cache={tmp_path / 'cache'}")

@@ -39,7 +39,7 @@ def test_slots_of_dead_shards_are_empty_and_nothing_else_moves(config, server, f
         assert int(one.step_targets) == int(one.targets(True).sum())
     assert set(numbers_of(found)) == set(range(60)) - gone
     told = capsys.readouterr().err
-    assert told.count("left out (data.skip_dead=true)") == 2
+    assert told.count("skipped (data.skip_dead=true)") == 2
     assert f"train-{dead[0]:06}.tar: not found (tried once)" in told
     assert "2 of 6 shards by now" in told
     assert data.position.epoch == 1
