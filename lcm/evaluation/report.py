@@ -23,6 +23,11 @@ WRITERS = {
     "roundtrip": "the reference through the codec",
 }
 """Writers of summaries: the model and its controls."""
+GROUPS = {
+    "by_position": ("sentences read before", ("l2", "contrastive_accuracy")),
+    "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
+}
+"""Charts by group: the label of the x axis, and the metrics."""
 STOPPED = {
     "end": "said that the text is over",
     "repetition": "repeated itself",
@@ -56,7 +61,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
 
 
 def headline(results: Results) -> str:
-    """The two tables for a terminal."""
+    """Format the two tables and the counts for a terminal."""
     lines = [f"{'':20}" + "".join(f"{column:>22}" for column in METRICS.values())]
     for system, scores in _systems(results).items():
         lines.append(f"{NAMES[system]:20}" + "".join(f"{_shown(m, scores[m]):>22}" for m in METRICS))
@@ -90,20 +95,15 @@ def _curves(model: Path) -> dict[str, dict[str, Points]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
 
-    def points(**columns: str) -> dict[str, Points]:
+    def points(columns: Mapping[str, str]) -> dict[str, Points]:
         series = {
             name: [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
             for name, column in columns.items()
         }
         return {name: curve for name, curve in series.items() if curve}
 
-    return {"loss": points(training="train/loss", validation="val/loss"), "l2": points(validation="val/l2")}
-
-
-GROUPS = {
-    "by_position": ("sentences read before", ("l2", "contrastive_accuracy")),
-    "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
-}
+    losses = {"training": "train/loss", "validation": "val/loss"}
+    return {"loss": points(losses), "l2": points({"validation": "val/l2"})}
 
 
 def _by_group(results: Results, group: str) -> list[tuple[str, str, dict[str, Points], dict[float, str]]]:
