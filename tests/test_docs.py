@@ -50,4 +50,4 @@ def test_every_file_that_the_docs_name_exists():
         named = set(
             re.findall(r"`((?:lcm|tests|docs|benchmarks|data_prep|slurm|configs)/[\w./-]+\w)`", path.read_text("utf-8"))
         )
-        assert not {name for name in named if not (ROOT / name).exists()}, path
+        assert not {name for name in named if "KIND" not in name and not (ROOT / name).exists()}, path
