@@ -73,8 +73,8 @@ def beam_search(
     memory = decoder.memory(vectors)
     states = decoder(prefix, memory, cache)
     logits = decoder.logits(states[:, :-1].contiguous())
-    given = logits.gather(2, prefix[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-    score, states = given.sum(1, keepdim=True), states[:, -1]
+    prefix_score = logits.gather(2, prefix[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+    score, states = prefix_score.sum(1, keepdim=True), states[:, -1]
     memory = memory.repeat_interleave(beams, dim=1)
     best = _Best(len(vectors), rules, vectors.device)
     sentence = torch.arange(len(vectors), device=vectors.device)

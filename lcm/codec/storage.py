@@ -133,7 +133,7 @@ def stored_name(name: str, shared_embedding: bool) -> str:
 
 
 def _by_file(model: SonarText, part: Part, folder: Path) -> dict[Path, dict[str, str]]:
-    """Where the parameters of the encoder or the decoder are: file → name in the module → name in the file."""
+    """Places of the parameters of the encoder or the decoder: file → name in the module → name in the file."""
     files: dict[Path, dict[str, str]] = {}
     for name in getattr(model, part).state_dict():
         stored = stored_name(f"{part}.{name}", model.sizes.shared_embedding)

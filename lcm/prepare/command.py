@@ -82,7 +82,7 @@ def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[P
 
 
 def _request(options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, device: str) -> Request:
-    """Everything that decides the bytes, but for the vector of "End of text.". Loads no weights of the codec."""
+    """Collect all that decides the bytes, except the vector of "End of text.". Loads no weights of the codec."""
     codec = load_codec(options.codec, device="cpu")
     if options.lang not in codec.languages:
         known = ", ".join(codec.languages[:10])

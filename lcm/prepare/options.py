@@ -29,7 +29,7 @@ Column = Option("C")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """Everything that `lcm prepare` can be told."""
+    """Options of `lcm prepare`."""
 
     input: Annotated[tuple[str, ...], Option("F"), Kept.NOWHERE] = ()
     """Files, folders or globs: .txt (a blank line between documents), .jsonl, .parquet, each also with .gz, .xz, .zst;

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from threading import RLock, Thread
 from typing import Any
 
@@ -35,7 +36,7 @@ class Pool:
         context = mp.get_context("spawn")
         self._counts = context.RawArray("q", count)  # a cell per worker: no lock that a kill could leave held
         self._reported = 0
-        self._processes: set[Any] = set()
+        self._processes: set[BaseProcess] = set()
         self._executor = ProcessPoolExecutor(count, context, _begin, (starts, context.Value("q"), self._counts))
 
     def __enter__(self) -> "Pool":
@@ -98,7 +99,7 @@ class Pool:
     def _obituary(self) -> UserError:
         """Why a worker died. The executor then terminates the others."""
         self._executor.shutdown()
-        codes = {process.exitcode for process in self._processes} - {0, None, -signal.SIGTERM}
+        codes = {process.exitcode or 0 for process in self._processes} - {0, -signal.SIGTERM}
         if codes <= {-signal.SIGKILL}:
             return UserError(
                 "a worker was killed, most likely because memory ran out; "

@@ -29,7 +29,7 @@ TOO_LONG = f"longer than {LIMIT >> 20} MB"
 
 
 class DamagedFile(Exception):
-    """A file that ends too early, or is not what its name says. What was read before it is good."""
+    """A file that ends too early, or is not of the format in its name. The rows read so far are good."""
 
 
 def format_of(path: Path) -> str | None:

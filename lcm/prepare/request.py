@@ -1,4 +1,4 @@
-"""Everything that decides the bytes of a data set, to tell whether two runs make the same one."""
+"""`Request`: all that decides the bytes of a data set. Two runs with equal requests make equal data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ Inputs = tuple[tuple[InputFile, ...], tuple[int, ...]]
 
 
 class Request(Record):
-    """Everything that decides the bytes of the shards. A run may resume another only with an equal request.
+    """Input, options, codec and splitter: all that decides the bytes. A run resumes another only with an equal request.
 
     codec:  with an empty `end_of_text` until a worker has encoded it
     mtimes: modification time of each input in nanoseconds; an input of the same time and size is not hashed again

@@ -89,7 +89,7 @@ class Sharding:
         return sum(self.notes[name].emojis for names in self.names.values() for name in names)
 
     def refused(self) -> dict[str, RefusedRecord]:
-        """Everything that was left out, by the reader or by a worker, the commonest reason first."""
+        """Refusals of the reader and of the workers by reason, the most frequent first."""
         refused = dict(self._refused)
         for names in self.names.values():
             for name in names:

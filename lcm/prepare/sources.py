@@ -1,4 +1,4 @@
-"""Files → documents, one at a time. What cannot become a document is handed on as `Refused`, never dropped."""
+"""Files → documents, one at a time. Anything else in them comes as `Refused`, never dropped."""
 
 import glob
 import io

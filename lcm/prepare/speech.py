@@ -129,14 +129,14 @@ class Listener:
             all_segments += of_file
         return all_segments
 
-    def encode(self, found: Sequence[Segment], lang: str, dim: int, progress: Progress) -> Float[Tensor, "n {dim}"]:
+    def encode(self, pieces: Sequence[Segment], lang: str, dim: int, progress: Progress) -> Float[Tensor, "n {dim}"]:
         """fp32 vectors of segments. Raises UserError where the speech encoder's width is not the codec's."""
-        vectors = torch.empty(len(found), dim)
+        vectors = torch.empty(len(pieces), dim)
         # Batches of segments of similar length need little padding.
-        order = sorted(range(len(found)), key=lambda i: found[i].start - found[i].end)
+        order = sorted(range(len(pieces)), key=lambda i: pieces[i].start - pieces[i].end)
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            encoded = self.encoder.encode([found[i].samples() for i in batch], lang)
+            encoded = self.encoder.encode([pieces[i].samples() for i in batch], lang)
             if encoded.shape[1] != dim:
                 raise UserError(
                     f"--codec: its vectors have {dim} channels, those of SONAR's speech encoder {encoded.shape[1]}; "

@@ -32,7 +32,7 @@ from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
 @dataclass(frozen=True)
 class Recipe:
-    """How text becomes vectors, equal in all workers. speech_encoder: a card of sonar-space; None: by language."""
+    """Settings of the encoding, equal in all workers. speech_encoder: a sonar-space card; None: by language."""
 
     codec: str
     lang: str

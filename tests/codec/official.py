@@ -26,7 +26,7 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Official:
-    """Where the files are. `cards` is what FAIRSEQ2_USER_ASSET_DIR points to."""
+    """Paths of the files. cards: a folder for FAIRSEQ2_USER_ASSET_DIR."""
 
     encoder: Path
     decoder: Path
@@ -55,7 +55,7 @@ def write_official(folder: Path) -> Official:
 
 
 def _train_vocabulary(path: Path) -> int:
-    """As NLLB's: <unk> <s> </s> at 0, 1, 2 and no padding."""
+    """A vocabulary like NLLB's: <unk> <s> </s> at 0, 1, 2 and no padding."""
     with path.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(TEXT * 20), model_writer=file, vocab_size=150, character_coverage=1.0,
@@ -93,7 +93,7 @@ def state(part: str, vocabulary: int, seed: int) -> dict[str, torch.Tensor]:
 
 
 def to_fairseq(tensors: dict[str, torch.Tensor], part: str, module: bool = False) -> dict[str, Any]:
-    """The same weights as fairseq wrote them. module: the embedding as a module, as some files have it."""
+    """Translate weights to fairseq's format. module: store the embedding as a module, like some files."""
     names = {
         f"{part}.layers.": "layers.",
         "encoder_decoder_attn": "encoder_attn",

@@ -35,7 +35,7 @@ def main(jobs_path: str, out: str) -> None:
 
 
 def decoded(pipelines: OfficialPipelines, vectors: torch.Tensor, lang: str, beam: int) -> list[dict[str, object]]:
-    """What the pipeline writes, and the pieces it writes it from."""
+    """The texts of the pipeline, and their pieces."""
     from fairseq2.generation.beam_search.generator import BeamSearchSeq2SeqGenerator
     from fairseq2.nn import BatchLayout
     from sonar.inference_pipelines.utils import SequenceToTextConverter

@@ -32,7 +32,7 @@ def searched(model, vectors, rules, beams):
 
 
 def log_probabilities(model, vector, tokens):
-    """Of every next token, after each of these, without a cache."""
+    """Log-probabilities of every next token after each of `tokens`, without a cache."""
     decoder = model.decoder
     return decoder.logits(decoder(torch.tensor([tokens]), decoder.memory(vector[None]))).log_softmax(-1)[0]
 

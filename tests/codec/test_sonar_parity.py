@@ -44,7 +44,7 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def codecs(files, converted_folder, tmp_path_factory):
-    """The same files, by our own conversion and code."""
+    """Codecs converted from the official files."""
     finetuned = tmp_path_factory.mktemp("codecs") / "finetuned"
     convert(files.encoder, files.finetuned, files.vocabulary, LANGUAGES, finetuned, heads=HEADS)
     folders = {"basic": converted_folder, "finetuned": finetuned, "mini": "mini"}
@@ -60,7 +60,7 @@ def longest(codecs):
 
 @pytest.fixture(scope="module")
 def official(files, longest, tmp_path_factory):
-    """Of each job, sonar-space's vectors and its texts and pieces."""
+    """sonar-space's vectors, texts and pieces for each job."""
     folder = tmp_path_factory.mktemp("run")
     longest_job = {"decoder": "text_sonar_basic_decoder", "lang": "eng_Latn", "sentences": [longest, "a"], "beams": []}
     (folder / "jobs.json").write_text(json.dumps({**JOBS, "longest": longest_job}))

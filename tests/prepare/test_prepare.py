@@ -1,4 +1,4 @@
-"""What `lcm prepare` puts into a data set, what it refuses, and what it reports."""
+"""The contents of a data set that `lcm prepare` makes, its refusals and its reports."""
 
 import argparse
 import hashlib

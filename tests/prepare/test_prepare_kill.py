@@ -236,7 +236,7 @@ def children_at_work(process, output):
 
 
 def blocks(process, number):
-    """Whether the signal is blocked there: else it would print a traceback of its own."""
+    """True where the process blocks the signal: otherwise it would print a traceback of its own."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return bool(int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
 

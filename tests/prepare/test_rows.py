@@ -1,4 +1,4 @@
-"""What the columns of a row decide: its language, and whether it is kept. Refusals are counted by reason."""
+"""Columns decide the language of a row, and whether it is kept. Refusals are counted by reason."""
 
 import json
 
