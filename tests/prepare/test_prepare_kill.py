@@ -218,8 +218,12 @@ def test_only_the_main_process_killed_leaves_no_orphans(reference, tmp_path):
     process = start(source, tmp_path / "data", "--workers", "2", delay=0.05)
     children = children_at_work(process, tmp_path / "data")
     process.kill()
+    process.wait()  # not for its output, which an orphan would keep open
+    orphans = psutil.wait_procs(children, timeout=10)[1]
+    for orphan in orphans:
+        orphan.kill()
     process.communicate()
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not orphans
     prepare(options(source, tmp_path / "data"))
     assert snapshot(tmp_path / "data") == expected
 
