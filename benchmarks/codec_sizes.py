@@ -1,4 +1,4 @@
-"""What encode.py and decode.py share: codecs of several sizes, real sentences, and timing in turns."""
+"""Shared by encode.py and decode.py: codecs of several sizes, real sentences, and timing in turns."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lcm.codec import Codec, load_codec, storage
-from lcm.codec.architecture import Sizes, SonarText
+from lcm.codec.architecture import SonarText
 from lcm.codec.loading import PACKAGED
 from lcm.codec.splitter import Splitter, SplitterSettings
 from lcm.prepare import Columns, Document, Sources, find_inputs
@@ -31,30 +31,21 @@ PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::linear", "aten::_scal
 
 @contextmanager
 def codec_of(size: str, dtype: torch.dtype) -> Iterator[Codec]:
-    """One of SIZES, on the CPU."""
+    """A codec of one of the SIZES, on the CPU."""
     if size == "S":
         yield load_codec("mini", device="cpu", dtype=dtype)
         return
     layers, ffn, vocabulary = RANDOM[size]
-    sizes = Sizes(vocabulary, 1024, layers, layers, 16, 16, ffn, ffn, positions=514, shared_embedding=size == "M")
     mini = storage.read_json(PACKAGED["mini"] / storage.CONFIG)
-    shape = {
-        "vocab": vocabulary,
-        "d": 1024,
-        **{
-            f"{side}_{what}": n
-            for side in ("enc", "dec")
-            for what, n in (("layers", layers), ("heads", 16), ("ffn", ffn))
-        },
-        "positions": 514,
-        "shared_embedding": size == "M",
-    }
+    side = {"layers": layers, "heads": 16, "ffn": ffn}
+    shape = {f"{name}_{what}": value for name in ("enc", "dec") for what, value in side.items()}
+    shape |= {"vocab": vocabulary, "d": 1024, "positions": 514, "shared_embedding": size == "M"}
     with TemporaryDirectory(prefix="lcm-codec-") as folder:
         print(f"making {SIZES[size]} ...", file=sys.stderr)
         torch.manual_seed(0)
         vocabulary_file = (PACKAGED["mini"] / storage.VOCABULARY).read_bytes()
         config = {**mini, "model": shape, "max_pieces": 512}
-        storage.save(Path(folder), SonarText(sizes), vocabulary_file, config, {}, torch.float32)
+        storage.save(Path(folder), SonarText(storage.read_sizes(config)), vocabulary_file, config, {}, torch.float32)
         yield load_codec(folder, device="cpu", dtype=dtype)
 
 
@@ -72,7 +63,7 @@ def sentences(count: int) -> list[str]:
 
 
 def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each side: the median of so many rounds, all sides once in each."""
+    """Seconds of each side: the median over `rounds`, in each of which every side runs once."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
         for name, run in sides.items():
@@ -84,7 +75,7 @@ def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
 
 
 def outside_products(run: Callable[[], object]) -> float:
-    """The share of the time that is not spent in matrix products and attention, by torch's profiler."""
+    """Share of the time outside matrix products and attention, by torch's profiler."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         started = time.perf_counter()
         run()

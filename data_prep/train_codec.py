@@ -1,8 +1,8 @@
-"""Train a codec, or go on with one: YAML and text files → a folder for `load_codec`.
+"""Train a codec, new or existing: YAML and text files → a folder for `load_codec`.
 
     python data_prep/train_codec.py --config configs/codec/mini.yaml [--data.text FILES] [--SETTING VALUE …]
 
-The same command goes on after an interruption.
+The same command resumes an interrupted run.
 """
 
 import argparse
@@ -21,11 +21,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/codec/mini.yaml")
     parser.add_argument("--dry-run", action="store_true", help="read everything, train one step, write nothing")
     parser.add_argument(
-        "--ablation", type=int, default=0, metavar="STEPS", help="train so many steps with each term switched, compare"
+        "--ablation",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="train STEPS steps with each term switched, print one table",
     )
     args, overrides = parser.parse_known_args(argv)
-    goes_on = "interrupted; the same command goes on from the last checkpoint"
-    return run_command("train_codec", lambda: train(args, overrides), goes_on)
+    interrupted = "interrupted; the same command goes on from the last checkpoint"
+    return run_command("train_codec", lambda: train(args, overrides), interrupted)
 
 
 def train(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -26,7 +26,6 @@ INSTALL = "pip install 'lcm-train[judge]'"
 FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 BATCH = 64
 """Sentences in one batch. The library sorts them by length, so padding is small."""
-CHATTY = ("sentence_transformers", "transformers", "huggingface_hub")
 
 
 def centred(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
@@ -98,13 +97,11 @@ def _packaged() -> Path:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence library messages that the reader of a report cannot act on."""
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for name in CHATTY:
-                logging.getLogger(name).setLevel(logging.ERROR)
+            logging.disable(logging.WARNING)
             yield
         finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+            logging.disable(before)

@@ -111,6 +111,12 @@ def test_translations_go_both_ways_and_those_over_the_limit_on_either_side_are_l
     assert all(e.is_translation for e in translations)
 
 
+def test_a_start_forgets_what_its_codec_says_of_weights_that_training_changes(tmp_path):
+    config = make_start(settings_for(tmp_path, "start=mini"), [], ["eng_Latn"]).config
+    assert not {"training", "held_out"} & set(config)
+    assert config["max_pieces"] == 61
+
+
 def test_new_languages_get_the_next_reserved_ids_until_none_is_left(start):
     settings = settings_for(start.parent.parent, f"start={start}")
     codes = ["eng_Latn", *(f"x{number:02}_Latn" for number in range(168))]

@@ -10,7 +10,7 @@ import pytest
 from judged_fakes import FakePublic, Perfect, Translator, sentences
 
 from lcm.codec_lab.report import ReportOptions, Sentence, judge, read_results, write
-from lcm.codec_lab.report.glance import headline, shown, systems_of
+from lcm.codec_lab.report.glance import headline, shown, systems_of, verdict
 from lcm.codec_lab.report.page import report_page
 from lcm.codec_lab.report.writing import finite
 from lcm.errors import UserError
@@ -90,11 +90,18 @@ def test_others_stand_beside_it(judged):
     one = {**named(judged, "new")}
     other = named(judged, "old")
     other["reconstruction"] = {**other["reconstruction"], "bleu": 12.3}
+    other["by_length"][1] = {**other["by_length"][1], "bleu": 23.4}
+    other["noise"][1] = {**other["noise"][1], "bleu": 34.5}
+    other["agreement"]["random"]["centred"] = {"value": 0.456, "low": 0.4, "high": 0.5}
     page = report_page(one, [other])
     section = page[page.index("At a glance") : page.index("What comes back")]
     assert re.search(r"<th>new</th><th>old</th>", section)
     assert "<td>AutoBLEU</td><td>100.0</td><td>12.3</td>" in section
-    assert "AutoBLEU at 0.5 σ of noise" in section
+    assert "<td>AutoBLEU at 0.5 σ of noise</td><td>100.0</td><td>34.5</td>" in section
+    assert re.search(r"<td>agreement, random pairs</td><td>[\d.]+</td><td>0.46</td>", section)
+    assert re.search(r"<td>6–10</td>.*<td>100.0%</td><td>23.4</td>", page)
+    assert re.search(r"<td>0.5 σ</td>.*<td>100.0%</td><td>34.5</td>", page)
+    assert re.search(r"<td>old, random pairs</td>.*0.456<small>0.400 – 0.500</small>", page)
     table = headline(systems_of(one, [other])).splitlines()
     assert table[0].split() == ["new", "old"]
     assert table[1].split() == ["AutoBLEU", "100.0", "12.3"]
@@ -113,6 +120,33 @@ def test_what_was_not_measured_is_a_dash(judged):
     assert "–" in page
     assert "None" not in page
     assert (shown(None), shown(-0.25, 2)) == ("–", "−0.25")
+
+
+def test_the_page_shows_the_most_and_the_least_fragile_sentences(judged):
+    results = finite(judged.results)
+    fragility = results["fragility"]
+    rows = {
+        key: [{"text": f"{key} {i}", "fragility": -i / 10, "decoded": ""} for i in range(2)]
+        for key in ("most", "least")
+    }
+    page = report_page({**results, "fragility": {**fragility, **rows}})
+    most, least = page.index("The most fragile"), page.index("The least fragile")
+    assert most < page.index("most 0") < page.index("most 1") < least < page.index("least 0")
+    assert page.count("<i>nothing</i>") == 4
+
+
+@pytest.mark.parametrize(
+    ("bleu", "message"),
+    [
+        ([95, 91, 80, 99], "up to 5 words AutoBLEU stays above 90."),
+        ([95, 91, 90, 99], "up to any number of words AutoBLEU stays above 90."),
+        ([89, 91], "no length reaches AutoBLEU 90."),
+    ],
+)
+def test_the_verdict_names_the_length_up_to_which_sentences_come_back(judged, bleu, message):
+    ends = [2, 5, 10, None]
+    groups = [{"bleu": score, "to": end} for score, end in zip(bleu, ends, strict=False)]
+    assert message in verdict({**judged.results, "by_length": groups})
 
 
 def test_languages_have_a_table():

@@ -109,6 +109,8 @@ def test_each_language_is_decoded_as_itself_and_has_results_of_its_own():
     told = [found["fragility"]["sentences"] for found in languages.values()]
     assert sum(told) == OPTIONS.fragility_limit
     assert languages["fra_Latn"]["agreement"]["random"]["pairs"] == 400
+    midpoints = [found["halfway"]["midpoints"] for found in languages.values()]
+    assert sum(midpoints) == judged.results["halfway"]["midpoints"]
 
 
 def test_every_decoding_searches_with_the_beam_of_the_options():

@@ -77,6 +77,8 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.undo()
     found = weights(trained(part, *terms))
     assert all(torch.equal(value, found[name]) for name, value in weights(expected).items())
+    records = [json.loads((folder / "run/codec/card.json").read_text())["training"] for folder in (whole, part)]
+    assert records[0]["target_pieces"] == records[1]["target_pieces"]
     steps = [int(line.split(",")[0]) for line in (part / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6]
 
@@ -116,6 +118,22 @@ def test_training_keeps_the_code_and_the_directions_of_the_positions(start, tmp_
         assert (directions @ new.output_proj.weight[:, 16:]).abs().max() < 2e-3
     assert (after.encoder.embed.weight @ directions.T).abs().max() < 2e-3
     assert not torch.equal(before.encoder.embed.weight, after.encoder.embed.weight)
+
+
+def test_protection_follows_every_step_and_not_only_the_last(start, tmp_path):
+    run = training.prepare_run(settings_for(tmp_path, f"start={start}", "limit.steps=2"), None)
+    run.fit(None)
+    learned = feed_forward(run.module.model.encoder, 0).output_proj.weight[:, 16:]
+    assert (run.module.directions @ learned).abs().max() < 2e-3
+
+
+def test_the_gradient_is_clipped(start, tmp_path):
+    """AdamW takes a gradient far below its eps for nothing."""
+    overrides = (f"start={start}", "protect=false", "optimizer.clip=1e-12", "limit.steps=1")
+    run = training.prepare_run(settings_for(tmp_path, *overrides), None)
+    before = {name: value.clone() for name, value in run.module.model.state_dict().items()}
+    run.fit(None)
+    assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in run.module.model.state_dict().items())
 
 
 def _start(folder):
