@@ -23,14 +23,15 @@ text { font: 15px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
 .step { fill: #d0542a; font-weight: 600; font-size: 13px }
 """
 COLUMNS = (
-    (("errors", "options", "batch", "seeds", "files", "settings", "config"), 70),
-    (("codec",), 235),
-    (("data", "models"), 400),
-    (("prepare", "training", "inference"), 590),
-    (("evaluation", "plan"), 780),
-    (("codec_lab", "doctor", "cli"), 945),
+    (("errors", "options", "batch", "seeds", "files", "settings", "config"), 70, 190),
+    (("codec",), 235, 190),
+    (("data", "models"), 395, 215),
+    (("prepare",), 555, 60),
+    (("training", "inference"), 720, 215),
+    (("evaluation", "plan"), 885, 190),
+    (("codec_lab", "doctor", "cli"), 1045, 190),
 )
-"""Rooms from left to right as they may import one another, and the middle of each column."""
+"""Rooms from left to right as they may import one another; the middle of each column, across and down."""
 
 ABOUT = {
     "codec": "text ↔ vectors",
@@ -87,7 +88,7 @@ def imports() -> dict[str, set[str]]:
     def reached(room: str) -> set[str]:
         return {found for after in direct.get(room, ()) for found in {after, *reached(after)}}
 
-    if unknown := direct.keys() - {room for column, _ in COLUMNS for room in column}:
+    if unknown := direct.keys() - {room for column, _, _ in COLUMNS for room in column}:
         sys.exit(f"{HERE / 'draw.py'}: COLUMNS has no place for {', '.join(sorted(unknown))}")
     return {
         room: {after for after in found if not any(after in reached(other) for other in found - {after})}
@@ -98,10 +99,10 @@ def imports() -> dict[str, set[str]]:
 def places() -> dict[str, tuple[float, float]]:
     """The middle of each room's box."""
     found = {}
-    for column, x in COLUMNS:
+    for column, x, middle in COLUMNS:
         gap = 50 if len(column) > 3 else 110
         for number, room in enumerate(column):
-            found[room] = (float(x), 190 + gap * (number - (len(column) - 1) / 2))
+            found[room] = (float(x), middle + gap * (number - (len(column) - 1) / 2))
     return found
 
 
@@ -116,7 +117,7 @@ def rooms() -> str:
             lines.append(curve(at[room][0] - half(room), at[room][1], at[other][0] + half(other), at[other][1]))
     boxes = [box(room, *at[room]) for room in at]
     way = [arrow(at[start], at[end], number) for start, end, number in WAY]
-    return svg(1030, 400, [*lines, *boxes, *way])
+    return svg(1130, 400, [*lines, *boxes, *way])
 
 
 def half(room: str) -> float:
