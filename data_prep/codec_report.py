@@ -28,7 +28,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lang", default="eng_Latn", metavar="CODE", help="of rows without one (%(default)s)")
     add_options(parser, ReportOptions, skip=("noise",))
     parser.add_argument(
-        "--noise", type=float, nargs="*", default=argparse.SUPPRESS, metavar="X", help="multiples of each channel's σ"
+        "--noise",
+        type=float,
+        nargs="*",
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help="multiples of each channel's σ; without a value, none (default: 0.1 0.2 0.3 0.5 1)",
     )
     parser.add_argument("--public-encoder", metavar="DIR", help="a sentence-transformers model (all-MiniLM-L6-v2)")
     parser.add_argument("--no-public-encoder", action="store_true", help="leave out what needs it")

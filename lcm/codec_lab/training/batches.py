@@ -81,7 +81,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B P"], Int[Tenso
     """Rows of pieces as one tensor, and their lengths."""
     lengths = [len(row) for row in rows]
     longest = max(lengths)
-    full = [[*row, *[0] * (longest - len(row))] for row in rows]
+    full = [row if len(row) == longest else [*row, *[0] * (longest - len(row))] for row in rows]
     return torch.tensor(full, dtype=torch.long).view(len(rows), longest), torch.tensor(lengths)
 
 
