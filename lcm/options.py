@@ -32,7 +32,7 @@ OptionsT = TypeVar("OptionsT")
 
 @dataclass(frozen=True)
 class Option:
-    """What a field's type does not say about its option.
+    """The part of an option that a field's type does not say.
 
     metavar:     stands for the value in --help (numbers have one: N for int, X for float)
     least, most: bounds of a number, included; `check_bounds` checks them

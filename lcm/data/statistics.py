@@ -19,7 +19,7 @@ from lcm.data.manifest import SPLITS, NormalizerInfo, ShardRecord
 from lcm.data.shards import load_index, read_vectors
 
 QUARTILES = (0.25, 0.75)
-"""As fractions. The reference passes them to an API that takes percentages, and so fits the extreme tail."""
+"""Quantiles as fractions. The reference passes them to an API that takes percentages, and so fits the extreme tail."""
 
 SAMPLE = 200_000
 """Vectors that the normalizer is fitted to: the quartiles are then off by half a percent of a standard deviation."""

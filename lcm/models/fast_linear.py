@@ -77,7 +77,7 @@ def prefer_packed(weight: Tensor) -> bool:
 
 
 def can_pack() -> bool:
-    """Whether this build of torch has the operators of oneDNN's packed layout."""
+    """True if this build of torch has the operators of oneDNN's packed layout."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
     return available and all(hasattr(torch.ops.mkldnn, name) for name in names)

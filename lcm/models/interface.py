@@ -31,7 +31,7 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next concept is drawn: arguments of `next` and `predict`; a model keeps no such state.
+    """Settings for drawing the next concept: arguments of `next` and `predict`; a model keeps no such state.
 
     None stands for the default of the model's family. A setting that the family does not have is refused. The noise of
     a prompt depends on (seed, prompt, position) alone, so a batch draws what single rows do.
@@ -44,7 +44,7 @@ class Sampling:
     top_k: Annotated[int | None, Option(least=1)] = None
     """Quant: units to choose among (d: 3, c: 5)."""
     guidance: Annotated[float | None, Option(least=0)] = None
-    """How far to go from the prediction without context towards the one with it, and beyond; 1 is no guidance
+    """Scale of the step from the prediction without context towards the one with it; 1 is no guidance
     (diffusion: 3, d: 1, c: 1.5)."""
     rescale: Annotated[float | None, Option(least=0, most=1)] = None
     """diffusion: how much of the larger spread that guidance causes is taken back, 0 to 1 (0.7)."""
@@ -129,7 +129,7 @@ class ConceptModel(nn.Module, ABC):
     """A language model over concepts. Subclasses set `predicts_first` and implement five methods."""
 
     predicts_first: ClassVar[bool]
-    """Whether the model can predict the first concept of a document, from nothing."""
+    """True if the model can predict the first concept of a document, from nothing."""
 
     defaults: ClassVar[Any] = Sampling()
     """The settings of `Sampling` that the family has, as a dataclass of its own."""

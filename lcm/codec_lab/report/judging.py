@@ -37,7 +37,7 @@ class ReportOptions:
     limit: Annotated[int, Option(least=1)] = 2000
     """Sentences, drawn at random."""
     fragility_limit: Annotated[int, Option(least=0)] = 500
-    """How many of them have their fragility measured, by nine decodings each; 0 for none."""
+    """Sentences among them whose fragility is measured, by nine decodings each; 0 for none."""
     beam: Annotated[int, Option(least=1)] = 1
     """Hypotheses of a decoding; 1 is greedy."""
     noise: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 1.0)

@@ -49,7 +49,7 @@ class TextSettings(Section):
 
 
 class CorpusSettings(Section):
-    """Which text is read, and how it becomes batches."""
+    """The text that is read, and how it becomes batches."""
 
     text: tuple[TextSettings, ...] = ()
     """Entries such as {files: [a.jsonl, b.txt], lang: fra_Latn}; a file name alone is English."""
