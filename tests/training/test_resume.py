@@ -1,5 +1,6 @@
 """A killed and resumed run equals an uninterrupted one: order of the data, losses, weights."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from synthetic import record_batches, tiny_config, train_until_killed, write_dat
 from lcm.config import save_config
 from lcm.errors import UserError
 from lcm.models.folder import load_model
+from lcm.training.callbacks import Checkpoints
 from lcm.training.checkpoint import latest, open_checkpoint, resume_from
 from lcm.training.module import LCMModule
 from lcm.training.run import train
@@ -218,3 +220,16 @@ def test_a_requeued_job_resumes_from_its_own_checkpoint(resume, data, tmp_path, 
     if resume != "auto":
         with pytest.raises(UserError, match=r"trainer\.resume="):
             resume_from(config)
+
+
+def test_the_best_score_is_restored_only_beside_the_model_that_reached_it(data, tmp_path):
+    """A run that starts from another run's checkpoint has no best model of its own yet."""
+    folder = tmp_path / "run"
+    callback = Checkpoints(folder, tiny_config(data, folder).trainer)
+    callback.load_state_dict({"best": 1.5})
+    assert callback.best == math.inf
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/best.ckpt").touch()
+    callback.load_state_dict({"best": 1.5})
+    assert callback.best == 1.5
+    assert callback.state_dict() == {"best": 1.5}
