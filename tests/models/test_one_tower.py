@@ -25,6 +25,13 @@ def test_the_large_model_s_parameters_by_the_closed_form():
     assert {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()} == parts
 
 
+def test_flops_count_the_blocks_once_for_each_stream():
+    with torch.device("meta"):
+        model = build_model(OneTowerConfig(kind="one_tower"))
+    used = sum(p.numel() for p in model.parameters()) + 32 * 51_405_824
+    assert model.training_flops(slots=128) == 6 * used + 12 * 2048 * 128 * 2 * 32
+
+
 def steps_seen(model, run):
     seen = []
     hook = model.step_embedding.register_forward_hook(lambda layer, x, out: seen.append(x[0].tolist()))

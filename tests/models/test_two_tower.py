@@ -54,6 +54,13 @@ def test_the_pieces_of_the_large_model():
     assert count(model.normalizer) == count(model.diffusion) == 0
 
 
+def test_flops_count_modulations_and_the_time_embedding_for_nothing():
+    with torch.device("meta"):
+        model = build_model(TwoTowerConfig(kind="two_tower"))
+    used = count(model) - 13 * 37_767_168 - 4_722_688
+    assert model.training_flops(slots=128) == 6 * used + 12 * 2048 * 128 * (5 + 13)
+
+
 def test_at_the_start_every_slot_is_predicted_from_its_noise_alone():
     model, batch = fresh("two_tower"), pack([[3, 2]], slots=6)
     touched = replace(batch, emb=batch.emb + 1)
