@@ -8,12 +8,13 @@ workers.
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lcm.codec import SatSettings, SplitterSettings, load_codec, load_sat
+from lcm.codec import Codec, SatSettings, SplitterSettings, load_codec, load_sat
 from lcm.data import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, fit_normalizer, local_folder, open_dataset
 from lcm.errors import UserError
 from lcm.files import disk_errors
@@ -30,8 +31,11 @@ from lcm.prepare.speech import MAX_SECONDS
 from lcm.prepare.worker import Embedder, Recipe
 
 
-def prepare(options: PrepareOptions) -> Manifest | None:
+def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> Manifest | None:
     """Make a data set, resume one, or find it finished. Returns None while other parts are still to be made.
+
+    load: another encoder than lcm.codec's: `load(name, device=…)` is called here and in each worker process, so it must
+          be importable; docs/codec.md lists the members that its result needs
 
     Progress goes to stderr.
     Raises UserError for anything that a person can put right; finished shards are kept.
@@ -42,7 +46,9 @@ def prepare(options: PrepareOptions) -> Manifest | None:
         check_folder(folder)
         options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
-        request = _request(options, sources, fingerprints(files, read_request(folder)), devices[0])
+        codec = (load or load_codec)(options.codec, device="cpu")
+        inputs = fingerprints(files, read_request(folder))
+        request = _request(options, sources, inputs, codec, kind_of(devices[0]))
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)
         assert request.splitter
@@ -54,7 +60,7 @@ def prepare(options: PrepareOptions) -> Manifest | None:
             max_seconds=options.max_seconds or MAX_SECONDS,
             speech_encoder=options.speech_encoder,
         )
-        starts = [partial(Embedder, recipe, folder, device) for device in devices]
+        starts = [partial(Embedder, recipe, folder, device, load) for device in devices]
         progress = PrepareProgress(sources.total_bytes)
         with closing(progress), Pool(starts, workers_for(options.workers, devices), progress.report) as pool:
             # The last bits of a vector depend on the device, so a worker encodes "End of text." before the first shard.
@@ -81,14 +87,18 @@ def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[P
     return DatasetRows(dataset, options.columns, options.lang), dataset.files()
 
 
-def _request(options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, device: str) -> Request:
-    """Collect all that decides the bytes, except the vector of "End of text.". Loads no weights of the codec."""
-    codec = load_codec(options.codec, device="cpu")
+def _request(
+    options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, codec: Codec, device: str
+) -> Request:
+    """Collect all that decides the bytes, except the vector of "End of text.". Loads no weights of the codec.
+
+    device: cpu or cuda
+    """
     if options.lang not in codec.languages:
         known = ", ".join(codec.languages[:10])
         raise UserError(f"--lang={options.lang}: not a language of codec '{options.codec}'; it knows {known}")
     return Request(
-        options=options.recorded | ({} if kind_of(device) == "cpu" else {"devices": kind_of(device)}),
+        options=options.recorded | ({} if device == "cpu" else {"devices": device}),
         inputs=inputs[0],
         mtimes=inputs[1],
         codec=CodecInfo(

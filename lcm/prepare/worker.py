@@ -4,10 +4,11 @@ Shapes.  n sentences of a part · D concept width
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch import Tensor
 from lcm.codec import (
     END_OF_TEXT,
     PROMPT_SUFFIX,
+    Codec,
     Progress,
     SatSettings,
     SonarSpeech,
@@ -55,9 +57,14 @@ class _Part:
 class Embedder:
     """Makes shards in `folder`. Their bytes depend on the task's documents alone, not on the process or other tasks."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, device: str = "cpu", load: Callable[..., Any] | None = None
+    ) -> None:
+        """load: in place of `load_codec` (see lcm.prepare.prepare)."""
         self.recipe, self.folder, self.device, self.lang = recipe, folder, device, recipe.lang
-        self.codec = load_codec(recipe.codec, device=device, compile_encoder=recipe.compile)
+        load = load or load_codec
+        load = partial(load, compile_encoder=True) if recipe.compile else load
+        self.codec: Codec = load(recipe.codec, device=device)
         self.splitter = Splitter(recipe.splitter, lambda sentence: self.codec.fits(sentence, self.lang), device)
         # Each is encoded in a batch of its own, so that its bits are equal in all documents of all shards.
         self.end_of_text = self._constant(END_OF_TEXT)

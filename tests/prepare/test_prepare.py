@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stub_codec import StubCodec, use_codec
+from stub_codec import StubCodec, load_another, use_codec
 
 from lcm.data import statistics
 from lcm.data.manifest import open_dataset
@@ -218,3 +218,12 @@ def test_compiled_vectors_are_other_data_and_only_they_are_marked(tmp_path, monk
         prepare(options(tmp_path, compile=True))
     assert prepare(options(tmp_path, compile=True, output=str(tmp_path / "compiled"))).options["compile"] is True
     assert compiled == [False, False, False, False, True], "here and in the worker, if one was needed"
+
+
+def test_another_encoder_is_loaded_by_a_function_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr("lcm.prepare.command.load_codec", None)
+    monkeypatch.setattr("lcm.prepare.worker.load_codec", None)
+    write(tmp_path / "a.jsonl", *rows(3))
+    manifest = prepare(options(tmp_path, codec="my-encoder"), load=load_another)
+    assert (manifest.codec.name, manifest.codec.fingerprint) == ("my-encoder", "stub-2")
+    assert manifest.documents == 3
