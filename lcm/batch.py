@@ -1,4 +1,4 @@
-"""The batch that every model reads, and the only shift between targets and their context.
+"""The batch that every model reads, which of its slots are targets, and what may see what.
 
 Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
 """
@@ -43,7 +43,8 @@ class Batch:
     def before(self, state: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:
         """The state from which each slot is predicted: that of the slot before it, and zero at position 0.
 
-        The only shift in lcm/. Position 0 never sees the slot before it, which belongs to another document.
+        The shift of Base-LCM. The families that denoise or quantize hide a target from itself by a strict mask instead,
+        `document_mask(…).tril(-1)`. Position 0 never sees the slot before it, which belongs to another document.
         """
         shifted = torch.cat([torch.zeros_like(state[:, :1]), state[:, :-1]], dim=1)
         return shifted.masked_fill((self.pos == 0).unsqueeze(-1), 0)

@@ -1,4 +1,4 @@
-"""The only dispatch on a model's kind: one match."""
+"""The one place that builds a model by its kind; CONTRIBUTING.md lists what else a new family needs."""
 
 from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.models.base import BaseLCM

@@ -5,6 +5,9 @@ Shapes.  N concepts · D concept width
 A sampler takes `denoise(x, i)`, which predicts the clean concepts x_0 from x at step i, and `levels`, ᾱ at each step,
 rising. It calls `denoise` once a step and returns the last prediction. x is fp32, in normalized space; coefficients are
 in double precision; no step waits for a GPU.
+
+To add one: a function here, its name in `DiffusionSampling` and its call in `Diffusion.sample` (diffusion.py), its name
+in `Sampling` (interface.py).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,8 @@
 """The options of `lcm prepare`, each stated once: name, type, default, bounds, help, and whether shards depend on it.
 
-Fields that the manifest records keep their order: it is the order in the file.
+To add one: a field with a default and a docstring, which is its help. Mark it `Kept.NOWHERE` if no byte of a shard
+depends on it; otherwise the manifest records it, and its default must be None or empty, or older data sets would not be
+recognized. Recorded fields keep their order: it is the order in the file.
 """
 
 import os

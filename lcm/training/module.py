@@ -117,7 +117,7 @@ class LCMModule(L.LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         step, micro_batch = self.global_step, batch_idx % accumulate
         torch.manual_seed(derive_seed(self.config.run.seed, step, micro_batch, self.global_rank))  # for dropout
-        # Not in on_train_batch_end: Lightning's own ModelCheckpoint saves before it, and would save the old position.
+        # Not in on_train_batch_end: callbacks run before that hook, and those that save would save the old position.
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
         if micro_batch == 0:
             self._step_targets = self._over_all_ranks(batch.step_targets)
