@@ -66,7 +66,7 @@ class NaiveInterleaved(nn.Module):
     def last(
         self, context: Float[Tensor, "B C D"], x: Float[Tensor, "B D"], step: int
     ) -> tuple[Float[Tensor, "B outputs"], Float[Tensor, "B outputs"]]:
-        """Of one more concept after the context: with it and without, the whole sequence once more for each."""
+        """The output for one more concept with the context and without it, each from the whole sequence."""
         room = torch.zeros_like(x).unsqueeze(1)
         z = torch.cat([context, room], dim=1).repeat(2, 1, 1)
         making = pad(x.unsqueeze(1), (0, 0, context.shape[1], 0)).repeat(2, 1, 1)

@@ -41,7 +41,7 @@ def config(family, **changes):
 
 
 def fresh(family, **changes):
-    """As initialized, with a normalizer that does something and codebooks that grow finer."""
+    """An initialized model, with a normalizer that is not the identity and codebooks that grow finer."""
     torch.manual_seed(0)
     model = build_model(config(family, **changes))
     model.normalizer.set(torch.linspace(-1, 1, DIM), torch.linspace(0.5, 2, DIM))
@@ -137,7 +137,7 @@ def last_layer(model):
 
 
 def rows_asked(run):
-    """How many concepts each call of the network was asked for while something ran."""
+    """The number of concepts of each call of the network during `run`."""
     asked = []
 
     def recording(call):
