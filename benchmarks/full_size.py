@@ -20,9 +20,8 @@ import torch
 
 from lcm.codec import load_codec, storage
 from lcm.codec.architecture import Sizes, SonarText
-from lcm.codec.conversion import POSITIONS, convert
-from lcm.codec.loading import PACKAGED
-from lcm.codec.official import LANGUAGES
+from lcm.codec.codec import PACKAGED
+from lcm.codec.official import LANGUAGES, POSITIONS, convert
 
 LAYERS, DIM, FFN, HEADS = 24, 1024, 8192, 16
 SENTENCE = "Most sentences of a corpus have some eighty characters, and about twenty of the tokenizer's pieces."

@@ -5,14 +5,12 @@
     codec.decode(vectors)                                # ["The sea was calm."]
 
 A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search and beam_cache
-(decoding), tokenizer and storage. splitter and sat cut text. official, conversion and sonar_space fetch and convert
-SONAR's own weights. Nothing here knows shards or concept models.
+(decoding), tokenizer and storage. splitter and sat cut text. official fetches and converts SONAR's own weights;
+sonar_space alone imports its libraries. Nothing here knows shards or concept models.
 """
 
-from lcm.codec.codec import Codec, Progress
-from lcm.codec.conversion import Originals, convert
-from lcm.codec.loading import PACKAGED, load_codec
-from lcm.codec.official import LANGUAGES, RELEASES
+from lcm.codec.codec import PACKAGED, Codec, Progress, load_codec
+from lcm.codec.official import LANGUAGES, RELEASES, convert
 from lcm.codec.sonar_space import SonarSpeech
 from lcm.codec.splitter import (
     END_OF_TEXT,
@@ -34,7 +32,6 @@ __all__ = [
     "RELEASES",
     "AnySplitter",
     "Codec",
-    "Originals",
     "Progress",
     "SatSettings",
     "SonarSpeech",

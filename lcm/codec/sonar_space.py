@@ -6,18 +6,29 @@ Shapes.  n sentences or recordings · D concept width
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.codec.conversion import Originals
 from lcm.errors import UserError
 
 ENCODER_CARD = "text_sonar_basic_encoder"
 _OTHER_SPEECH_NAMES = {"zho": "cmn"}
 """Languages whose card is not named after the first part of their FLORES code."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Files of a release."""
+
+    encoder: Path
+    decoder: Path
+    vocabulary: Path
+    languages: tuple[str, ...]
 
 
 def require() -> None:

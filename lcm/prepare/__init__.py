@@ -1,14 +1,13 @@
 """Text, pairs or speech → shards: `lcm prepare`.
 
-Read command (the whole of it), then sources, reading and rows (input → documents), sharding (documents → shards), pool
-and worker (shards → files), request and resume (an interrupted run). Nothing here is needed to train.
+Read command (the whole of it), then sources and rows (input → documents), sharding (documents → shards), pool and
+worker (shards → files), resume (an interrupted run). Nothing here is needed to train.
 """
 
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.reading import DamagedFile, opened, read_rows
 from lcm.prepare.rows import Columns, Document, Refused, split_of
-from lcm.prepare.sources import Sources, find_inputs
+from lcm.prepare.sources import DamagedFile, Sources, find_inputs, opened, read_rows
 
 __all__ = [
     "Columns",

@@ -22,10 +22,19 @@ from lcm.options import add_options, options_from
 from lcm.prepare.hub import Dataset, DatasetRows
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.pool import Pool
-from lcm.prepare.progress import PrepareProgress
-from lcm.prepare.request import Inputs, Request, fingerprints, request_of
-from lcm.prepare.resume import Finished, FolderLocked, check_folder, claimed, read_request, shared
-from lcm.prepare.sharding import Sharding, describe
+from lcm.prepare.resume import (
+    Finished,
+    FolderLocked,
+    Inputs,
+    Request,
+    check_folder,
+    claimed,
+    fingerprints,
+    read_request,
+    request_of,
+    shared,
+)
+from lcm.prepare.sharding import PrepareProgress, Sharding, describe
 from lcm.prepare.sources import Sources, find_inputs
 from lcm.prepare.speech import MAX_SECONDS
 from lcm.prepare.worker import Embedder, Recipe

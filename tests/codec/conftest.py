@@ -4,7 +4,7 @@ from official import HEADS, LANGUAGES, Official, write_official
 
 from lcm.codec import Codec, load_codec
 from lcm.codec.architecture import Sizes, SonarText
-from lcm.codec.conversion import convert
+from lcm.codec.official import convert
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lcm.codec import load_codec, storage
 from lcm.codec.architecture import SonarText
-from lcm.codec.loading import PACKAGED
+from lcm.codec.codec import PACKAGED
 from lcm.errors import UserError
 
 SENTENCES = ["Peace.", "The cat sat on the mat.", "He was born in London."]

@@ -11,7 +11,7 @@ from official import HEADS, LANGUAGES, TEXT
 
 from lcm import doctor
 from lcm.codec import load_codec, official, storage
-from lcm.codec.conversion import convert
+from lcm.codec.official import convert
 from lcm.errors import UserError
 
 SENTENCES = [*TEXT, "", "a"]

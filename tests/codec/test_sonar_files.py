@@ -9,8 +9,8 @@ import torch
 from official import HEADS, LANGUAGES, TEXT, state, to_fairseq
 from safetensors.torch import load_file, save_file
 
-from lcm.codec import conversion, load_codec, storage
-from lcm.codec.conversion import convert, read_checkpoint
+from lcm.codec import load_codec, official, storage
+from lcm.codec.official import convert, read_checkpoint
 from lcm.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[2] / "data_prep"))
@@ -178,7 +178,7 @@ def test_a_conversion_that_is_cut_short_leaves_nothing(files, tmp_path, monkeypa
     def full_disk(*_, **__):
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(conversion.storage, "checksum", full_disk)
+    monkeypatch.setattr(official.storage, "checksum", full_disk)
     with pytest.raises(OSError, match="no space"):
         converted(files, tmp_path / "codec")
     assert list(tmp_path.iterdir()) == []

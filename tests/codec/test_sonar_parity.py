@@ -12,7 +12,7 @@ from official import HEADS, LANGUAGES, TEXT
 from safetensors.torch import load_file
 
 from lcm.codec import load_codec
-from lcm.codec.conversion import convert
+from lcm.codec.official import convert
 from lcm.codec.search import beam_search, greedy
 
 pytestmark = pytest.mark.needs("sonar", "fairseq2")

@@ -22,8 +22,7 @@ from lcm.errors import UserError
 from lcm.prepare import command
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.request import request_of
-from lcm.prepare.resume import claimed
+from lcm.prepare.resume import claimed, request_of
 
 
 def corpus(folder):

@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from lcm.prepare import progress
-from lcm.prepare.progress import PrepareProgress
+from lcm.prepare import sharding
+from lcm.prepare.sharding import PrepareProgress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that a test sets by hand."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sharding.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -72,4 +72,4 @@ def test_before_anything_is_read_the_progress_is_zero():
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.0, "5 s"), (99.4, "99 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
 def test_durations_are_for_people(seconds, text):
-    assert progress._duration(seconds) == text
+    assert sharding._duration(seconds) == text

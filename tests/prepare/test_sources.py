@@ -12,10 +12,9 @@ import pytest
 import zstandard
 
 from lcm.errors import UserError
-from lcm.prepare import reading
-from lcm.prepare.reading import read_rows
+from lcm.prepare import sources
 from lcm.prepare.rows import Columns, Document, Refused
-from lcm.prepare.sources import Sources, find_inputs
+from lcm.prepare.sources import Sources, find_inputs, read_rows
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 ROWS = [
@@ -177,7 +176,7 @@ def test_a_row_group_is_never_held_whole(tmp_path):
             return super().read(size)
 
     with Spy(io.FileIO(tmp_path / "a.parquet")) as file:
-        rows = reading.rows_of(tmp_path / "a.parquet", file, "a.parquet")
+        rows = sources.rows_of(tmp_path / "a.parquet", file, "a.parquet")
         assert all(row["text"] == text for (_, row), text in zip(rows, texts, strict=True))
     assert 0 < max(reads) < 3 << 20
 
@@ -191,12 +190,12 @@ def test_the_columns_of_the_rows_are_known_after_reading(tmp_path):
 
 
 def test_a_document_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "LIMIT", 100)
+    monkeypatch.setattr(sources, "LIMIT", 100)
     (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "x" * 1000}, {"text": "short"}))
     (tmp_path / "b.txt").write_bytes(b"x" * 1000 + b"\n\nshort\n\n" + b"line\n" * 200 + b"\nshort")
     items = read(tmp_path)
     assert [i.text.strip() for i in items if isinstance(i, Document)] == ["short"] * 3
-    assert reasons(items) == [reading.TOO_LONG] * 3
+    assert reasons(items) == [sources.TOO_LONG] * 3
 
 
 def test_progress_counts_the_bytes_on_the_disk(tmp_path):
