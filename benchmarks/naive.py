@@ -20,8 +20,7 @@ from torch.nn.functional import pad
 from lcm.config import BaseLCMConfig, TwoTowerConfig
 from lcm.models.base import BaseLCM
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.interface import ConceptModel
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import ConceptModel, Normalizer
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCM
 from lcm.models.schedules import sampling_timesteps

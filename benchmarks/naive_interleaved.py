@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, pad
 from lcm.config import InterleavedConfig, OneTowerConfig, QuantConfig
 from lcm.models.denoiser import TimestepEmbedding
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.models.quantized import QuantSampling, sample_top_k
 from lcm.models.quantizer import ResidualQuantizer
 from lcm.models.schedules import sampling_timesteps

@@ -14,8 +14,7 @@ from lcm.config import BaseLCMConfig, CodecRecord, Config, DataConfig
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard
 from lcm.inference.pipeline import LCM
-from lcm.models.interface import ConceptModel
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import ConceptModel, Normalizer
 
 
 class FakeCodec(Codec):

@@ -11,7 +11,7 @@ from lcm.batch import Batch
 from lcm.config import ModelConfig
 from lcm.models import build_model
 from lcm.models.diffusion import Diffusion, Noising
-from lcm.models.fast_denoiser import FastDenoiser
+from lcm.models.fast import FastDenoiser
 from lcm.models.interface import Sampling
 from lcm.models.interleaved_blocks import Interleaved
 from lcm.models.quantized import QuantLCM

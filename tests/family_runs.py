@@ -6,7 +6,7 @@ from synthetic import DIM, tiny_config
 
 from lcm.config import BaseLCMConfig, Config, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.data.manifest import open_dataset
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 from lcm.training.module import LCMModule
 from lcm.training.run import train

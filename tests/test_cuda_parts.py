@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lcm.codec import load_codec
 from lcm.config import DiffusionConfig
 from lcm.models.diffusion import Diffusion
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.models.quantizer import ResidualQuantizer
 from lcm.models.samplers import ddim, dpm_solver, guided
 from lcm.models.schedules import alpha_bar, sampling_timesteps

@@ -17,8 +17,8 @@ from lcm.data import MANIFEST, Shard, Unreachable, is_url
 from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.evaluation.output import Stages, finite, output_folder
 from lcm.evaluation.report import headline, write_report
-from lcm.evaluation.results import Stages, finite, output_folder
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling, resolve_sampling
 from lcm.options import Option, add_options, check_bounds, options_from

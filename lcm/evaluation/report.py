@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcm.evaluation.html import Points, render
 from lcm.evaluation.metrics import ROUGE
+from lcm.evaluation.output import Points, render
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -1,11 +1,10 @@
 """Text in, text out: `lcm.load` and `lcm generate`.
 
-Read pipeline (`LCM`) with options, then loop (concept after concept, and when to stop) and nearest (real sentences
+Read pipeline (`LCM` and its options), then loop (concept after concept, and when to stop) and nearest (real sentences
 beside decoded ones). Nothing here scores a model.
 """
 
 from lcm.inference.nearest import Bank
-from lcm.inference.options import Task
-from lcm.inference.pipeline import LCM, Generation, load
+from lcm.inference.pipeline import LCM, Generation, Task, load
 
 __all__ = ["LCM", "Bank", "Generation", "Task", "command", "load"]

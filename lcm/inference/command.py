@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 from lcm.errors import UserError, existing_file
 from lcm.inference.nearest import Bank
-from lcm.inference.options import GenerateOptions
-from lcm.inference.pipeline import Generation, load
+from lcm.inference.pipeline import GenerateOptions, Generation, load
 from lcm.models import Sampling
 from lcm.options import Option, add_options, options_from
 from lcm.prepare import Refused, read_rows

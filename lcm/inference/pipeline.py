@@ -1,4 +1,4 @@
-"""Text in, text out: a trained model with its codec. `lcm.load` returns an `LCM`.
+"""Text in, text out: a trained model with its codec and its options. `lcm.load` returns an `LCM`.
 
 Shapes.  D concept width · n concepts of one prompt or continuation
 """
@@ -6,10 +6,10 @@ Shapes.  D concept width · n concepts of one prompt or continuation
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Unpack
+from typing import Annotated, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -21,12 +21,57 @@ from lcm.data import MANIFEST, is_url
 from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
-from lcm.inference.options import GenerateKeywords, GenerateOptions, Task
 from lcm.models import ConceptModel, Sampling, load_model, resolve_sampling
+from lcm.options import Option, check_bounds
 from lcm.seeds import derive_seed
 
 ROWS = 64
 """Prompts in a batch."""
+Decode = Literal["codec", "nearest", "both"]
+Task = Literal["continue", "answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Settings of a continuation. Raises UserError for a number out of range."""
+
+    max_sentences: Annotated[int | None, Option(least=1)] = None
+    """Sentences to write at most (default: 16, or half of the model's slots if that is less)."""
+    min_sentences: Annotated[int, Option(least=0)] = 1
+    """Sentences to write at least."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """Settings for drawing concepts; None stands for the default of the model's family."""
+    samples: Annotated[int, Option(least=1)] = 1
+    """Draw N continuations and keep the one whose concepts are nearest to real sentences: the smallest mean distance
+    between a concept and encode(decode(concept))."""
+    decode: Decode = "codec"
+    """codec: the decoder's sentences; nearest: the closest real sentences of a bank; both: one beside the other."""
+    beam: Annotated[int, Option(least=1)] = 1
+    """Beams of the decoder; 1 is greedy."""
+    task: Task | None = None
+    """answer: write what follows the document of a pair, as in training (default: answer for a model trained on pairs
+    alone, else continue)."""
+    lang: Annotated[str | None, Option("CODE")] = None
+    """FLORES code of the text (default: the training data's)."""
+    output_lang: Annotated[str | None, Option("CODE")] = None
+    """FLORES code of the continuation (default: the text's)."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+class GenerateKeywords(TypedDict, total=False):
+    """The fields of `GenerateOptions` as keyword arguments."""
+
+    max_sentences: int | None
+    min_sentences: int
+    sampling: Sampling
+    samples: int
+    decode: Decode
+    beam: int
+    task: Task | None
+    lang: str | None
+    output_lang: str | None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from lcm.batch import Batch
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.fast_linear import with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, resolve_sampling
-from lcm.models.normalizer import Normalizer
+from lcm.models.fast import with_packed_weights
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Normalizer, Sampling, resolve_sampling
 from lcm.models.randomness import gaussian_rows, read_prompts
 from lcm.models.transformer import BlockHook, Transformer, no_hook
 

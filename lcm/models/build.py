@@ -1,6 +1,29 @@
-"""The one place that builds a model by its kind; CONTRIBUTING.md lists what else a new family needs."""
+"""Build, save and load a model; CONTRIBUTING.md lists what else a new family needs.
 
-from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
+A trained model on disk is model.safetensors and config.yaml, all that generation and evaluation open; no pickle. Each
+file is complete or absent, whenever the process dies.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lcm.config import (
+    BaseLCMConfig,
+    Config,
+    ModelConfig,
+    OneTowerConfig,
+    QuantConfig,
+    TwoTowerConfig,
+    load_config,
+    save_config,
+)
+from lcm.errors import UserError, existing_file
+from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
 from lcm.models.interface import ConceptModel
 from lcm.models.one_tower import OneTowerLCM
@@ -27,3 +50,54 @@ def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptMo
             return QuantLCMc(config, on_block)
         case QuantConfig():
             return QuantLCMd(config, on_block)
+
+
+MODEL, CONFIG = "model.safetensors", "config.yaml"
+
+
+def save_model(folder: str | Path, model: ConceptModel, config: Config) -> None:
+    """Write the model (parameters and buffers) and its configuration into `folder`, each file atomically."""
+    save_state(folder, model.state_dict(), config)
+
+
+def save_state(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
+    """`save_model`, from the model's `state_dict()`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / CONFIG) as partial:
+        save_config(config, partial)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(folder / MODEL) as partial:
+        save_file(tensors, partial)
+
+
+def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
+    """Read the model of `save_model`, on the CPU and in evaluation mode, and its configuration.
+
+    Raises UserError if a file is missing, broken or of another model.
+    """
+    path = Path(folder, MODEL)
+    if not path.is_file():
+        raise UserError(f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export")
+    config = load_config(existing_file(Path(folder, CONFIG), "the model's configuration"))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
+    return build_from_tensors(config, tensors, path), config
+
+
+def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
+    """Build the model of `config` around these tensors, without initializing it. Raises UserError for a misfit."""
+    with torch.device("meta"):
+        model = build_model(config.model)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            raise UserError(
+                f"{path}: {name} is {shapes.get(name, 'missing')}, but the model of its configuration has "
+                f"{expected.get(name, 'no such tensor')}; the file belongs to another model"
+            )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()

@@ -5,8 +5,8 @@ Shapes.  N concepts to denoise · B rows · S slots · L context entries · D co
 
 It does less than a plain transformer, at equal mathematics: a self-attention that sees one slot needs no queries and
 keys; modulations depend on the timestep alone, so they are computed once a timestep; keys and values of the context are
-projected once, not at every step; and only scores are computed for slots without a target. `fast_denoiser` saves more
-for sampling, where the weights stay the same for many steps.
+projected once, not at every step; and only scores are computed for slots without a target. `fast` saves more for
+sampling, where the weights stay the same for many steps.
 """
 
 import math
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, addcmul, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.models.kv_cache import LayerCache
+from lcm.models.attention import LayerCache
 from lcm.models.transformer import BlockHook, Dropout, RMSNorm, Stack, SwiGLU, count_parameters, no_hook
 
 FREQUENCIES = 128

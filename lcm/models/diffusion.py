@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from lcm.config import DiffusionConfig
 from lcm.errors import UserError
 from lcm.models.fragility import FragilityNetwork, load_fragility
-from lcm.models.interface import Losses
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Losses, Normalizer
 from lcm.models.randomness import Draws, draw_rows
 from lcm.models.samplers import ddim, dpm_solver, guided
 from lcm.models.schedules import alpha_bar, beta_probabilities, sampling_timesteps

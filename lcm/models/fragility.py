@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lcm.errors import UserError, existing_file
 from lcm.files import atomic_path
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 HIDDEN = 512
 """Width of the two hidden layers; our choice, the paper gives none."""

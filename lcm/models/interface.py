@@ -1,6 +1,7 @@
 """The interface of every concept model: all that training, generation and evaluation know of one.
 
 Shapes.  B rows · S slots · D concept width · N targets in the batch · R selected rows
+         n vectors
 
 Every vector that crosses these methods is a raw codec vector. Inside, all mathematics happens in normalized space.
 """
@@ -10,15 +11,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lcm.batch import Batch
 from lcm.errors import UserError
-from lcm.models.kv_cache import KVCache
-from lcm.models.normalizer import Normalizer
+from lcm.models.attention import KVCache
 from lcm.models.transformer import Stack, count_parameters
 from lcm.options import Option, check_bounds, option_name
+
+
+class Normalizer(nn.Module):
+    """z = (x - location) / scale: median and scaled interquartile range of each channel, frozen (paper §2.3.1).
+
+    The identity until it is set.
+    """
+
+    location: Float[Tensor, " D"]
+    scale: Float[Tensor, " D"]
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("location", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def set(self, location: Float[Tensor, " D"], scale: Float[Tensor, " D"]) -> None:
+        self.location.copy_(location)
+        self.scale.copy_(scale)
+
+    def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        """Raw codec vectors of any precision → normalized, in fp32."""
+        return (x.float() - self.location) / self.scale
+
+    def inverse(self, z: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+        """Normalized → raw codec vectors, in fp32."""
+        return z.float() * self.scale + self.location
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import InterleavedConfig
-from lcm.models.fast_linear import with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Sampling
+from lcm.models.attention import LayerCache
+from lcm.models.fast import with_packed_weights
+from lcm.models.interface import CachedContext, ConceptModel, Context, Normalizer, Sampling
 from lcm.models.interleaved_blocks import Interleaved, NoisySlots
-from lcm.models.kv_cache import LayerCache
-from lcm.models.normalizer import Normalizer
 from lcm.models.randomness import Draws, read_prompts
 from lcm.models.transformer import BlockHook
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from lcm.batch import document_mask
 from lcm.config import InterleavedConfig
 from lcm.errors import UserError
-from lcm.models.kv_cache import KVCache, LayerCache
-from lcm.models.packed_attention import Documents, attend
+from lcm.models.attention import Documents, KVCache, LayerCache, attend
 from lcm.models.transformer import Block, BlockHook, RMSNorm, Rotation, Stack, count_parameters, no_hook
 
 

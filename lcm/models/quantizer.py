@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lcm.errors import UserError, existing_file
 from lcm.files import atomic_path
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 DISTANCES = 2**24
 """Size of the largest table of distances (64 MiB); longer batches are split."""

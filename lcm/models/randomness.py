@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.seeds import generators
 
 THREADS = 8

@@ -15,8 +15,7 @@ from torch.nn.functional import rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.kv_cache import KVCache, LayerCache
-from lcm.models.packed_attention import Documents, attend, prefer_per_document
+from lcm.models.attention import Documents, KVCache, LayerCache, attend, prefer_per_document
 
 ROPE_THETA = 10_000.0
 

@@ -14,13 +14,11 @@ from torch.nn.functional import pad
 
 from lcm.batch import PAD, Batch, document_mask
 from lcm.config import TwoTowerConfig
+from lcm.models.attention import KVCache, LayerCache
 from lcm.models.denoiser import Denoiser, Memory
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.fast_denoiser import FastDenoiser
-from lcm.models.fast_linear import with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, resolve_sampling
-from lcm.models.kv_cache import KVCache, LayerCache
-from lcm.models.normalizer import Normalizer
+from lcm.models.fast import FastDenoiser, with_packed_weights
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Normalizer, Sampling, resolve_sampling
 from lcm.models.randomness import Draws, read_prompts
 from lcm.models.transformer import BlockHook, Transformer, no_hook
 

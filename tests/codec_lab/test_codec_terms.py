@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lcm.codec_lab.training import terms
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 STARTS = torch.tensor([False, True, False, True, False, True])
 ROW = [1, 2, 3, 4, 5, 1]  # four words: 1 2 · 3 4 · 5 · 1

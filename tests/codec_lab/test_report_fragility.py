@@ -9,7 +9,7 @@ from lcm.codec_lab.report.fragility import LEVELS, fragility_examples, fragility
 from lcm.codec_lab.report.sample import Coder
 from lcm.codec_lab.report.text_scores import sentence_bleu
 from lcm.data.statistics import fit
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 
 def measured(codec, count=12, public=None):

@@ -8,7 +8,7 @@ from lcm.codec import load_codec
 from lcm.codec_lab.training import training
 from lcm.codec_lab.training.rounding import Rounding
 from lcm.errors import UserError
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
 
 

@@ -12,7 +12,7 @@ from fakes import FakeCodec, reciting, write_dataset
 from jinja2 import UndefinedError
 
 from lcm.evaluation.command import EvaluateOptions, evaluate
-from lcm.evaluation.html import render, round_steps
+from lcm.evaluation.output import render, round_steps
 from lcm.evaluation.report import headline, write_report
 
 EVIL = '<script>alert("1 & 2")</script>'

@@ -15,10 +15,10 @@ from lcm.codec.splitter import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.inference.nearest import Bank
-from lcm.inference.options import GenerateKeywords, GenerateOptions
+from lcm.inference.pipeline import GenerateKeywords, GenerateOptions
 from lcm.models import build_model
 from lcm.models.base import BaseSampling
-from lcm.models.folder import save_model
+from lcm.models.build import save_model
 from lcm.models.interface import Sampling
 from lcm.seeds import derive_seed
 

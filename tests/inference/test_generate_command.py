@@ -11,8 +11,7 @@ from test_generate import STORY
 import lcm.inference.command
 from lcm.errors import UserError
 from lcm.inference.command import add_arguments, read_prompts
-from lcm.inference.options import GenerateOptions
-from lcm.inference.pipeline import LCM
+from lcm.inference.pipeline import LCM, GenerateOptions
 from lcm.models.interface import Sampling
 from lcm.options import option_name, options_from
 

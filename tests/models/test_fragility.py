@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lcm.errors import UserError
 from lcm.models.fragility import FragilityNetwork, load_fragility, save_fragility
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 WORDS = ["the", "old", "sea", "was", "calm", "and", "we", "went", "home", "before", "night", "came", "over", "hills"]
 

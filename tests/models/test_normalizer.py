@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lcm.data.statistics import fit
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 
 
 def test_it_starts_as_the_identity():

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lcm.batch import PAD, document_mask
-from lcm.models.packed_attention import Documents, attend
+from lcm.models.attention import Documents, attend
 
 DOC = torch.tensor([[0, 0, 0, 1, 1, PAD, PAD], [0, 1, 1, 1, 2, 2, PAD], [PAD] * 7])
 """Documents of 3 and 2, of 1, 3 and 2 slots, and a row without any."""

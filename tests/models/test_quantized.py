@@ -11,8 +11,7 @@ from torch import nn
 from lcm.config import QuantConfig
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.models.interface import Sampling
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer, Sampling
 from lcm.models.quantized import sample_top_k
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 

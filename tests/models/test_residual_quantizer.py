@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lcm.errors import UserError
 from lcm.models import quantizer as module
-from lcm.models.normalizer import Normalizer
+from lcm.models.interface import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
 
 Q, V, D = 5, 7, 4

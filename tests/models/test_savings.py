@@ -16,7 +16,7 @@ from lcm.config import BaseLCMConfig, DiffusionConfig, OneTowerConfig, QuantConf
 from lcm.models import build_model
 from lcm.models.denoiser import Memory
 from lcm.models.diffusion import DiffusionSampling
-from lcm.models.fast_denoiser import FastDenoiser
+from lcm.models.fast import FastDenoiser
 from lcm.models.interface import Sampling
 from lcm.models.randomness import Draws, prompt_number
 from lcm.seeds import generators

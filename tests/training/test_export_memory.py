@@ -9,7 +9,7 @@ from synthetic import tiny_config
 
 from lcm.config import BaseLCMConfig
 from lcm.models import build_model
-from lcm.models.folder import MODEL, load_model
+from lcm.models.build import MODEL, load_model
 from lcm.training.checkpoint import AtomicCheckpointIO
 
 EXPORTING = """

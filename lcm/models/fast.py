@@ -1,29 +1,99 @@
-"""The denoiser with its weights laid out for sampling: many steps of few concepts, without gradients.
+"""Layers and the denoiser with weights laid out for few rows, without gradients: for generation and sampling.
 
-Shapes.  N concepts to denoise · G N, or 2N for the concepts with their context and then without it
+Shapes.  n rows · N concepts to denoise · G N, or 2N for the concepts with their context and then without it
          D concept width · M model width · U timesteps
 
-A step of few concepts is bound by reading the weights. So these are packed, and fewer are read than by
-`Denoiser.forward`, at equal mathematics: self-attention is one matrix, the product of two; attention to the zero vector
-alone is one vector, and needs no queries; a concept with and without its context is computed once until the first
-cross-attention; a norm and its modulation are one factor and one shift.
+A step of few concepts is bound by reading the weights. So these are kept in oneDNN's packed layout, and the denoiser
+reads fewer than `Denoiser.forward`, at equal mathematics: self-attention is one matrix, the product of two; attention
+to the zero vector alone is one vector, and needs no queries; a concept with and without its context is computed once
+until the first cross-attention; a norm and its modulation are one factor and one shift.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, addcmul
+from torch import Tensor, addcmul, nn
 from torch.linalg import vector_norm
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
+from lcm.models.attention import LayerCache
 from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory
-from lcm.models.fast_linear import FastLinear
-from lcm.models.kv_cache import LayerCache
 from lcm.models.transformer import RMSNorm
+
+
+@dataclass(frozen=True)
+class FastLinear:
+    """x → x · weightᵀ + bias, in the precision of the autocast it was built under."""
+
+    weight: Float[Tensor, "to of"]
+    bias: Float[Tensor, " to"]
+
+    @staticmethod
+    def of(weight: Float[Tensor, "to of"], bias: Float[Tensor, " to"]) -> "FastLinear":
+        device = weight.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            return FastLinear(weight.to(dtype), bias.to(dtype))
+        if prefer_packed(weight):
+            return FastLinear(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias)
+        return FastLinear(weight, bias)
+
+    def __call__(self, x: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
+        x = x.to(self.weight.dtype)
+        if not self.weight.is_mkldnn:
+            return linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with a packed copy of its weights."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.fast = FastLinear.of(linear.weight, linear.bias)
+
+    def forward(self, input: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
+        return self.fast(input)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def with_packed_weights(module: M) -> M:
+    """A twin of the module for few rows, without gradients; its linear layers have packed copies of their weights.
+
+    It must not be used after the weights change. The module itself, if packing does not help here.
+    """
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(weight.device.type) or not prefer_packed(weight):
+        return module
+    return _twin(module)
+
+
+def _twin(module: M) -> M:
+    twin = copy.copy(module)
+    parts = module._modules.items()
+    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _twin(p) for name, p in parts}
+    return twin
+
+
+def prefer_packed(weight: Tensor) -> bool:
+    """True for fp32 weights on a CPU."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and can_pack()
+
+
+def can_pack() -> bool:
+    """True if this build of torch has the operators of oneDNN's packed layout."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
+    return available and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 @dataclass(frozen=True)
