@@ -45,9 +45,10 @@ import lightning as L
 from lcm.config import load_config
 from lcm.models import build_model
 try:
-    from lcm.data import ConceptData
+    from lcm.data.datamodule import ConceptData
     from lcm.training import LCMModule
 except ImportError:
+    from lcm.data import ConceptData
     from lcm.module import LCMModule
 path, data, way = sys.argv[1:]
 overrides = [f"data.path={data}", "data.workers=0", "data.slots=16", "data.rows=2", "trainer.max_steps=1"]

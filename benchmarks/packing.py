@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lcm.data import CONCEPTS
 from lcm.data.dataset import PreparedData, Shard
 from lcm.data.manifest import ShardRecord
 from lcm.data.order import Position, RowOrder
+from lcm.data.shards import CONCEPTS
 
 ROWS = 8
 LONGEST = 4000

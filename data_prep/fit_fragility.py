@@ -28,7 +28,7 @@ from lcm.codec_lab.report import Sentence, read_results, read_sentences
 from lcm.codec_lab.report.fragility import LEVELS, noise_scores
 from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
-from lcm.data import fit as fit_normalizer
+from lcm.data.statistics import fit as fit_normalizer
 from lcm.errors import UserError, existing_file, run_command
 from lcm.models import FragilityNetwork, Normalizer, save_fragility
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from lcm.data import SAMPLE, SPLITS, Manifest, fit_normalizer, open_dataset, sample_vectors
+from lcm.data.manifest import SPLITS, Manifest, open_dataset
+from lcm.data.statistics import SAMPLE, fit_normalizer, sample_vectors
 from lcm.errors import UserError, run_command
 from lcm.models import Normalizer
 

@@ -22,7 +22,10 @@ from torch import Tensor
 
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report.text_scores import scores
-from lcm.data import PreparedData, local_folder, read_shard, sample_vectors
+from lcm.data.dataset import PreparedData
+from lcm.data.manifest import local_folder
+from lcm.data.shards import read_shard
+from lcm.data.statistics import sample_vectors
 from lcm.errors import UserError, run_command
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
 from lcm.training import say

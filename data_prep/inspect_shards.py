@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from lcm.codec import load_codec
-from lcm.data import CONCEPTS, SPLITS, Encoded, Manifest, load_index, open_dataset, read_documents, read_sample
+from lcm.data.manifest import SPLITS, Manifest, open_dataset
+from lcm.data.shards import CONCEPTS, Encoded, load_index, read_documents, read_sample
 from lcm.errors import UserError, run_command
 
 SENTENCE_SAMPLE = 2000

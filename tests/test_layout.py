@@ -139,7 +139,7 @@ def test_importing_lcm_needs_none_of_the_extras():
 
 
 def test_reading_data_needs_no_lightning():
-    code = "import sys, lcm.data, lcm.prepare, lcm.inference; assert 'lightning' not in sys.modules"
+    code = "import sys, lcm.data.prefetch, lcm.prepare, lcm.inference; assert 'lightning' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
 from lcm.config import CodecRecord
-from lcm.data.manifest import Manifest, ShardRecord, open_dataset
-from lcm.data.remote import Unreachable, is_url
+from lcm.data.manifest import Manifest, ShardRecord, is_url, open_dataset
+from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache
 from lcm.data.shards import OpenFile, load_index, read_vectors, totals
 from lcm.errors import UserError

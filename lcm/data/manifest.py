@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcm.codec import AnySplitter
 from lcm.config import RETRIES
-from lcm.data.remote import Unreachable, is_url, join, local_folder, read
+from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
 from lcm.files import atomic
 
@@ -18,6 +18,22 @@ SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 """Folder inside a data set that is being prepared, for partial files and records of finished shards."""
+
+
+def is_url(folder: str | Path) -> bool:
+    """True for anything that fsspec takes; also after a detour through Path, which drops one of the slashes."""
+    return re.match(r"[a-z][a-z0-9+.-]*:(:|/)", str(folder)) is not None
+
+
+def local_folder(folder: str | Path, option: str) -> Path:
+    """The folder as a Path. Raises UserError, naming the option, if it is a URL."""
+    if is_url(folder):
+        raise UserError(f"{option}={folder}: expected a local folder; copy the data set here, or there when it is done")
+    return Path(folder)
+
+
+def join(url: str, name: str) -> str:
+    return f"{url.rstrip('/')}/{name}"
 
 
 class Record(BaseModel):

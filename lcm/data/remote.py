@@ -9,7 +9,6 @@ Credentials and options are those of the backend, which fsspec takes from the en
 import errno
 import itertools
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from time import sleep
@@ -41,22 +40,6 @@ class Unreachable(UserError):
 
 class WrongBytes(OSError):
     """The bytes that arrived are not those that the manifest promises."""
-
-
-def is_url(folder: str | Path) -> bool:
-    """True for anything that fsspec takes; also after a detour through Path, which drops one of the slashes."""
-    return re.match(r"[a-z][a-z0-9+.-]*:(:|/)", str(folder)) is not None
-
-
-def local_folder(folder: str | Path, option: str) -> Path:
-    """The folder as a Path. Raises UserError, naming the option, if it is a URL."""
-    if is_url(folder):
-        raise UserError(f"{option}={folder}: expected a local folder; copy the data set here, or there when it is done")
-    return Path(folder)
-
-
-def join(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}"
 
 
 def read(url: str, retries: int, parse: Callable[[bytes], _T]) -> _T:

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from lcm.data.manifest import SPLITS, Manifest, ShardRecord, open_dataset
-from lcm.data.remote import Unreachable, is_url
+from lcm.data.manifest import SPLITS, Manifest, ShardRecord, is_url, open_dataset
+from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache
 from lcm.data.shards import Encoded, build_index, index_path, read_shard, totals
 from lcm.errors import UserError

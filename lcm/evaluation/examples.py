@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.data import CONCEPTS, SOURCE, Encoded, RemoteShard, Shard, ShardCache, open_dataset, read_sample, shards_at
+from lcm.data.dataset import RemoteShard, Shard, shards_at
+from lcm.data.manifest import open_dataset
+from lcm.data.shard_cache import ShardCache
+from lcm.data.shards import CONCEPTS, SOURCE, Encoded, read_sample
 from lcm.errors import UserError, existing_file
 from lcm.inference import LCM
 from lcm.prepare import Columns, Document, Refused, Sources

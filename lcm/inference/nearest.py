@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lcm.codec import END_OF_TEXT, PROMPT_SUFFIX
-from lcm.data import ShardCache, open_dataset, read_shard, shards_at
+from lcm.data.dataset import shards_at
+from lcm.data.manifest import open_dataset
+from lcm.data.shard_cache import ShardCache
+from lcm.data.shards import read_shard
 from lcm.errors import UserError
 
 LIMIT = 300_000

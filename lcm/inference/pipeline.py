@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcm.codec import Codec, Splitter, load_codec, splitter_settings
 from lcm.config import CodecRecord, Config
-from lcm.data import MANIFEST, is_url
+from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank

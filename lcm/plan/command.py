@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.utilities.throughput import _CUDA_FLOPS
 
 from lcm.config import Config
-from lcm.data import PreparedData
+from lcm.data.dataset import PreparedData
 from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.options import Option, add_options, check_bounds, options_from

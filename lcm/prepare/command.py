@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lcm.codec import Codec, SatSettings, SplitterSettings, load_codec, load_sat
-from lcm.data import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, fit_normalizer, local_folder, open_dataset
+from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, local_folder, open_dataset
+from lcm.data.statistics import fit_normalizer
 from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.options import add_options, options_from

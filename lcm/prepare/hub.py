@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lcm.data import DatasetInfo
+from lcm.data.manifest import DatasetInfo
 from lcm.errors import UserError
 from lcm.prepare.rows import Columns, Document, Refused, add_names
 

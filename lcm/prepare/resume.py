@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lcm.codec import AnySplitter
-from lcm.data import (
+from lcm.data.manifest import (
     MANIFEST,
     UNFINISHED,
     CodecInfo,
@@ -25,8 +25,8 @@ from lcm.data import (
     Record,
     RefusedRecord,
     ShardRecord,
-    index_path,
 )
+from lcm.data.shards import index_path
 from lcm.errors import UserError
 from lcm.files import atomic, lock, sha256
 from lcm.prepare.rows import Document

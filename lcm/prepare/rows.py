@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lcm.data import SPLITS
+from lcm.data.manifest import SPLITS
 from lcm.errors import UserError
 
 AUDIO_BYTES = 2_000

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lcm.data import SPLITS, RefusedRecord, ShardRecord, shard_name
+from lcm.data.manifest import SPLITS, RefusedRecord, ShardRecord
+from lcm.data.shards import shard_name
 from lcm.errors import UserError
 from lcm.prepare.hub import DatasetRows
 from lcm.prepare.options import PrepareOptions

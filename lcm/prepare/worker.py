@@ -25,7 +25,8 @@ from lcm.codec import (
     SplitterSettings,
     load_codec,
 )
-from lcm.data import UNFINISHED, Encoded, RefusedRecord, write_shard
+from lcm.data.manifest import UNFINISHED, RefusedRecord
+from lcm.data.shards import Encoded, write_shard
 from lcm.files import disk_errors
 from lcm.prepare.resume import Finished, ShardTask, count
 from lcm.prepare.rows import Document, Refused

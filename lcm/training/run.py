@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lcm.config import Config
-from lcm.data import ConceptData
+from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.settings import from_command_line

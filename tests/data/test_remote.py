@@ -9,7 +9,8 @@ import pytest
 from serving import ALWAYS, quick_waits, served
 
 from lcm.data import remote
-from lcm.data.remote import Unreachable, download, is_url, join, read, wait_before
+from lcm.data.manifest import is_url, join
+from lcm.data.remote import Unreachable, download, read, wait_before
 from lcm.errors import UserError
 
 CONTENT = bytes(range(256)) * 400

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lcm.codec_lab.report.sample import Coder, Sample, noise_of
 from lcm.codec_lab.report.text_scores import by_length, sentence_bleu
-from lcm.data import fit
+from lcm.data.statistics import fit
 from lcm.models import Normalizer
 
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))

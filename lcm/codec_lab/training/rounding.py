@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lcm.codec import storage
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
-from lcm.data import fit
+from lcm.data.statistics import fit
 from lcm.errors import UserError
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, load_quantizer, variance
 from lcm.training import say

@@ -30,7 +30,7 @@ from lcm.codec_lab.training.rounding import Rounding, fit_rounding, load_roundin
 from lcm.codec_lab.training.settings import CodecTraining, LimitSettings
 from lcm.codec_lab.training.start import Start, make_start
 from lcm.codec_lab.training.teacher import make_teacher
-from lcm.data import fit
+from lcm.data.statistics import fit
 from lcm.errors import UserError
 from lcm.models import Normalizer, save_quantizer
 from lcm.training import LAST, AtomicCheckpointIO, MetricsFile, PlainLogger, latest, quiet_lightning, say
