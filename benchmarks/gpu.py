@@ -38,8 +38,8 @@ from lcm.batch import Batch
 from lcm.config import Config, load_config
 from lcm.models import ConceptModel, build_model
 from lcm.models.interface import Sampling
+from lcm.training.engine import build_optimizer
 from lcm.training.module import LCMModule
-from lcm.training.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEAK = 989e12

@@ -46,7 +46,7 @@ from lcm.config import load_config
 from lcm.models import build_model
 try:
     from lcm.data.datamodule import ConceptData
-    from lcm.training import LCMModule
+    from lcm.training.module import LCMModule
 except ImportError:
     from lcm.data import ConceptData
     from lcm.module import LCMModule

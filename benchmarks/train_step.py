@@ -24,7 +24,7 @@ from lcm.batch import PAD, Batch
 from lcm.config import BaseLCMConfig, ModelConfig, OneTowerConfig, OptimizerConfig, TwoTowerConfig
 from lcm.data.packing import best_fit
 from lcm.models import ConceptModel, build_model
-from lcm.training.optimizer import build_optimizer
+from lcm.training.engine import build_optimizer
 
 DIM, SLOTS = 1024, 128
 SIZES = {"S": (512, 8), "M": (1024, 16)}

@@ -28,7 +28,7 @@ from lcm.data.shards import read_shard
 from lcm.data.statistics import sample_vectors
 from lcm.errors import UserError, run_command
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
-from lcm.training import say
+from lcm.training.loggers import say
 
 
 def arguments() -> argparse.ArgumentParser:

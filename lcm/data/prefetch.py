@@ -231,6 +231,6 @@ def exchange(store: Store, rank: int, world_size: int, reasons: dict[int, str], 
     store = PrefixStore(f"lcm/dead/{name}", store)
     store.set(str(rank), json.dumps(reasons))
     ranks = [str(other) for other in range(world_size)]
-    while not store.check(ranks):  # Store.wait would keep this connection, which lcm.training.watchdog uses, too
+    while not store.check(ranks):  # Store.wait would keep this connection, which the watchdog uses, too
         time.sleep(_POLL)
     return {int(number): line for other in ranks for number, line in json.loads(store.get(other)).items()}

@@ -18,7 +18,8 @@ from lcm.models import build_model
 from lcm.options import Option, add_options, check_bounds, options_from
 from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
 from lcm.settings import from_command_line
-from lcm.training import check_strategy, checkpoint_bytes
+from lcm.training.checkpoint import checkpoint_bytes
+from lcm.training.engine import check_strategy
 
 GPUS = {
     "h100": ("h100 sxm", 79.1),

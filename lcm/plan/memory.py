@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lcm.config import Config, parse_config
 from lcm.errors import UserError
 from lcm.plan.simulation import Device, SimulatedStep, simulate
-from lcm.training import SHARDED, check_strategy, choose
+from lcm.training.engine import SHARDED, check_strategy, choose
 
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 BUCKET, LIVE, PREFETCH = 5 * 10**8, 10**9, 5 * 10**7

@@ -16,9 +16,8 @@ from lcm.errors import UserError
 from lcm.models import save_state
 from lcm.training import signals
 from lcm.training.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy
+from lcm.training.engine import collective_timeout
 from lcm.training.module import LCMModule
-from lcm.training.strategies import collective_timeout
-from lcm.training.watchdog import Watchdog, end_process
 
 
 class Stopped(Exception):
@@ -77,12 +76,10 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: Path, settings: TrainerConfig) -> None:
         self.folder = folder
         self.settings = settings
-        self.watchdog: Watchdog | None = None
+        self.watchdog: signals.Watchdog | None = None
         self.best = math.inf
-        self.saved = 0
-        """Step of last.ckpt, also while it is still being written."""
-        self.copied = 0
-        """Step of the newest step-*.ckpt."""
+        self.saved = self.copied = 0
+        """Steps of last.ckpt, also while it is still being written, and of the newest step-*.ckpt."""
         self.request = signals.CONTINUE
         self.ending: Exception | None = None
         """Ends training before the next step; last.ckpt is of the newest step by then."""
@@ -101,7 +98,7 @@ class Checkpoints(Checkpoint):
         self.agreement = Agreement(trainer.world_size, collective_timeout(self.settings))
         self._check_same_start(trainer)
         if trainer.world_size > 1:
-            self.watchdog = Watchdog(trainer.global_rank, trainer.world_size, self.settings.patience, end_process)
+            self.watchdog = signals.Watchdog(trainer.global_rank, trainer.world_size, self.settings.patience)
             self.watchdog.start(trainer.global_step)
 
     def _check_same_start(self, trainer: L.Trainer) -> None:

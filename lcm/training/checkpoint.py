@@ -222,11 +222,6 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False)
 
 def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[str, Any]) -> None:
     """Write README.md beside a model, from the checkpoint that holds its weights."""
-    with atomic_path(folder / "README.md") as partial:
-        partial.write_text(_card(parameters, config, checkpoint), encoding="utf-8")
-
-
-def _card(parameters: int, config: Config, checkpoint: dict[str, Any]) -> str:
     codec = config.codec
     concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
     rows = [
@@ -238,7 +233,8 @@ def _card(parameters: int, config: Config, checkpoint: dict[str, Any]) -> str:
         ("written by", ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return MODEL_CARD.format(name=Path(config.run.dir).name, table=table)
+    with atomic_path(folder / "README.md") as partial:
+        partial.write_text(MODEL_CARD.format(name=Path(config.run.dir).name, table=table), encoding="utf-8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim import Optimizer
 
+from lcm.config import TrainerConfig
 from lcm.errors import UserError
 from lcm.models import BlockHook
-from lcm.training.engine import ShardingEngine
+from lcm.training.engine import FSDP, ShardingEngine, collective_timeout
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, by torch's names."""
@@ -218,3 +219,17 @@ def _prepare_deepspeed() -> None:
     # Compiled when ranks first meet, under a lock that outlives a killed process: every later run would hang.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+def build_strategy(name: str, world_size: int, settings: TrainerConfig) -> Strategy | str:
+    """The Lightning strategy that `choose` named."""
+    timeout = collective_timeout(settings)
+    match name:
+        case "single":
+            return "auto"
+        case "ddp":
+            return DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
+        case "fsdp":
+            return FSDP(world_size, timeout)
+        case _:
+            return ZeRO(int(name.removeprefix("deepspeed_")), settings.offload, timeout)

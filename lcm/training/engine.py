@@ -1,5 +1,14 @@
-"""A training step under each engine: plain Lightning (one device, DDP) and torch's FSDP2; ZeRO is in deepspeed.py."""
+"""The engine of a training step: the strategy by which ranks share a model, its part of a step, and AdamW.
 
+    name, reason = choose(config.trainer.strategy, parameters, memory, world_size)
+    trainer = L.Trainer(strategy=build_strategy(name, world_size, config.trainer), …)
+
+Here are plain Lightning (one device, DDP), torch's FSDP2, and what all share; ZeRO and `build_strategy` are in
+deepspeed.py. Whatever the strategy, a checkpoint holds whole tensors under the model's own names: it opens under any
+other strategy and any number of ranks.
+"""
+
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -10,10 +19,78 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.utils._pytree import tree_map_only
 
+from lcm.config import Config, InterleavedConfig, OptimizerConfig, TrainerConfig
+from lcm.errors import UserError
 from lcm.models import BlockHook
+
+SHARDED = ("fsdp", "deepspeed_3")
+"""Strategies under which no rank holds all weights."""
+
+BYTES_PER_PARAMETER = 16
+"""Training state of one parameter: weight, gradient and AdamW's two moments, in fp32."""
+
+
+def collective_timeout(settings: TrainerConfig) -> timedelta:
+    """Timeout of collectives: longer than lcm.training.signals.Watchdog needs to find out which rank hangs."""
+    return timedelta(seconds=2 * settings.patience + 60)
+
+
+def check_strategy(name: str, config: Config) -> None:
+    """Raises UserError for settings that the strategy does not support."""
+    settings = config.trainer
+    if settings.offload and not name.startswith("deepspeed"):
+        raise UserError(f"trainer.offload=true: {name} keeps everything on the device; take deepspeed_2 or deepspeed_3")
+    if name == "deepspeed_3" and isinstance(config.model, InterleavedConfig):
+        raise UserError(f"trainer.strategy=deepspeed_3: not for model.kind={config.model.kind}; take fsdp")
+    if name == "deepspeed_3" and settings.compile:
+        raise UserError("trainer.strategy=deepspeed_3: not with trainer.compile=true; take fsdp")
+
+
+def choose(setting: str, parameters: int, memory: int, world_size: int) -> tuple[str, str]:
+    """The strategy for `trainer.strategy`, and the reason for it. memory: bytes of one device.
+
+    Copies are fastest. `auto` takes them when the training state fits into half of the device; the other half is for
+    activations.
+    """
+    needed = f"{BYTES_PER_PARAMETER * parameters / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+    if setting != "auto":
+        return setting, "as trainer.strategy says"
+    if world_size == 1:
+        return "single", "there is one process"
+    if BYTES_PER_PARAMETER * parameters <= memory / 2:
+        return "ddp", f"weights, gradients and AdamW take {needed} of each device"
+    return "fsdp", f"weights, gradients and AdamW would take {needed} of each device, so each holds a shard"
+
+
+# ---- the optimizer ----
+
+
+def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
+    """Linear warm-up from `start_lr` to `lr`, then half a cosine down to `final_lr`. step: counts from 0.
+
+    A pure function of the step, so a checkpoint holds no schedule, and a resumed run follows a changed configuration.
+    """
+    if step < config.warmup_steps:
+        return config.start_lr + (config.lr - config.start_lr) * step / config.warmup_steps
+    done = (step - config.warmup_steps) / (max_steps - config.warmup_steps + 1)
+    return config.final_lr + 0.5 * (config.lr - config.final_lr) * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
+    """Fused AdamW over two groups: matrices, which decay, and vectors (biases, norms), which do not."""
+    # DeepSpeed's stage 3 leaves empty vectors in place of sharded weights, and their shape in ds_shape.
+    parameters = [(p, len(getattr(p, "ds_shape", p.shape))) for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p, ndim in parameters if ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p, ndim in parameters if ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+# ---- a step under each engine ----
 
 
 class Engine:

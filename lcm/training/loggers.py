@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -146,6 +148,13 @@ def build_loggers(config: Config, folder: Path) -> list[Logger]:
                     raise UserError("trainer.loggers=wandb is not installed; pip install wandb, or leave it out")
                 loggers.append(WandbLogger(name=folder.name, project="lcm", save_dir=folder))
     return loggers
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s of a device by its data sheet; None for a CPU, and for a device that Lightning does not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_available_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 CHATTER = (

@@ -22,9 +22,8 @@ from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.seeds import derive_seed
-from lcm.training.engine import Engine, engine_of
-from lcm.training.flops import peak_flops
-from lcm.training.optimizer import build_optimizer, learning_rate
+from lcm.training.engine import Engine, build_optimizer, engine_of, learning_rate
+from lcm.training.loggers import peak_flops
 
 
 class LCMModule(L.LightningModule):

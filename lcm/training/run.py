@@ -40,9 +40,10 @@ from lcm.training.checkpoint import (
     resume_from,
     write_card,
 )
+from lcm.training.deepspeed import build_strategy
+from lcm.training.engine import BYTES_PER_PARAMETER, SHARDED, check_strategy, choose
 from lcm.training.loggers import build_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
-from lcm.training.strategies import BYTES_PER_PARAMETER, SHARDED, build_strategy, check_strategy, choose
 
 
 def train(config: Config) -> Path:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lcm.config import load_config
 from lcm.plan.memory import STRATEGIES, usage
 from lcm.plan.simulation import LiveMemory, SimulatedStep, simulate
-from lcm.training.strategies import SHARDED
+from lcm.training.engine import SHARDED
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = {

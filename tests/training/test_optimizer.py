@@ -4,7 +4,7 @@ import pytest
 from tiny_training import fit, micro_batches, module_with
 
 from lcm.config import OptimizerConfig
-from lcm.training.optimizer import build_optimizer, learning_rate
+from lcm.training.engine import build_optimizer, learning_rate
 
 
 @pytest.mark.parametrize(

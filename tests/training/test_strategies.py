@@ -12,7 +12,7 @@ from synthetic import write_data
 from lcm.errors import UserError
 from lcm.models.build import load_model
 from lcm.training.checkpoint import latest, open_checkpoint
-from lcm.training.strategies import choose
+from lcm.training.engine import choose
 
 FAMILIES = ("base", "two_tower")
 ROWS = 16

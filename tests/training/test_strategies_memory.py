@@ -8,8 +8,8 @@ from synthetic import write_data
 
 from lcm.config import load_config
 from lcm.models import build_model
+from lcm.training.engine import SHARDED
 from lcm.training.run import count_parameters
-from lcm.training.strategies import SHARDED
 
 SHARDING = [case for case in EVERY_STRATEGY if case.values[1] in SHARDED]
 

@@ -15,7 +15,7 @@ from lcm.codec_lab.training.corpus import read_corpus
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.training import CodecRun, encode_all, prepare_run, with_steps
 from lcm.errors import UserError
-from lcm.training import say
+from lcm.training.loggers import say
 
 USUAL = {"denoise": 0.3, "unknown": 0.04, "noise": 0.3, "similarity": 1.0, "translation": 1.0, "translation_mse": 0.1}
 """Values that switch on a term which the configuration leaves off."""

@@ -13,7 +13,7 @@ from lcm.codec_lab.training.start import Start
 from lcm.data.statistics import fit
 from lcm.errors import UserError
 from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, load_quantizer, variance
-from lcm.training import say
+from lcm.training.loggers import say
 
 PARTIAL = 0.3
 """Chance that a training vector is rounded by some of the codebooks only, 2/3 of them at least."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from lcm.codec_lab.similarity import load_public_encoder
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.files import atomic
-from lcm.training import say
+from lcm.training.loggers import say
 
 CHUNK = 2048
 """Sentences between two lines of progress."""

@@ -33,7 +33,8 @@ from lcm.codec_lab.training.teacher import make_teacher
 from lcm.data.statistics import fit
 from lcm.errors import UserError
 from lcm.models import Normalizer, save_quantizer
-from lcm.training import LAST, AtomicCheckpointIO, MetricsFile, PlainLogger, latest, quiet_lightning, say
+from lcm.training.checkpoint import LAST, AtomicCheckpointIO, latest
+from lcm.training.loggers import MetricsFile, PlainLogger, quiet_lightning, say
 
 FITTED = 20_000
 """Sentences whose vectors a normalizer or a quantizer is fitted to."""
