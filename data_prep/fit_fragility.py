@@ -30,7 +30,8 @@ from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data.statistics import fit as fit_normalizer
 from lcm.errors import UserError, existing_file, run_command
-from lcm.models import FragilityNetwork, Normalizer, save_fragility
+from lcm.models import Normalizer
+from lcm.models.fragility import FragilityNetwork, save_fragility
 
 LEAST = 20
 """Fewest sentences: 16 to fit, two to choose the epoch, two to report on."""

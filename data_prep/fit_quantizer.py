@@ -27,7 +27,9 @@ from lcm.data.manifest import local_folder
 from lcm.data.shards import read_shard
 from lcm.data.statistics import sample_vectors
 from lcm.errors import UserError, run_command
-from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, save_quantizer, variance
+from lcm.models import Normalizer
+from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
+from lcm.models.quantizer_fitting import fit_quantizer, variance
 from lcm.training.loggers import say
 
 

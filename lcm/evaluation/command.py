@@ -148,7 +148,11 @@ def _teacher_forced(
     guesses = {"model": predictions.predicted, "mean": mean.expand(total, -1), "previous": predictions.previous}
     systems = {name: scoring.measure(guess, predictions, lcm.round_trip, sample) for name, guess in guesses.items()}
     intervals = {
-        name: scoring.means(scores, predictions, options.bootstrap, options.seed) for name, scores in systems.items()
+        name: {
+            metric: scoring.mean_of(scores[metric], predictions.example, options.bootstrap, options.seed)
+            for metric in scoring.METRICS
+        }
+        for name, scores in systems.items()
     }
     values = {name: {m: interval.value for m, interval in found.items()} for name, found in intervals.items()}
     return {

@@ -16,7 +16,7 @@ from torch import Tensor
 from lcm.data.dataset import RemoteShard, Shard, shards_at
 from lcm.data.manifest import open_dataset
 from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import CONCEPTS, SOURCE, Encoded, read_sample
+from lcm.data.shards import CONCEPTS, SOURCE, read_sample
 from lcm.errors import UserError, existing_file
 from lcm.inference import LCM
 from lcm.prepare import Columns, Document, Refused, Sources
@@ -114,9 +114,12 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
             "or score what the model was trained on with --split train"
         )
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
-    picked = _draw(len(places), limit, seed)
     examples = EvaluationSet(rows=len(places), split=chosen)
-    examples.drawn = [_example(read_sample(places[i][0].fetch(), places[i][1])) for i in picked]
+    for i in _draw(len(places), limit, seed):
+        shard, number = places[i]
+        stored = read_sample(shard.fetch(), number)
+        vectors = torch.from_numpy(stored.vectors.astype(np.float32))
+        examples.drawn.append(Example(stored.id, stored.sentences, stored.source_length, vectors))
     return examples
 
 
@@ -192,12 +195,6 @@ def _draw(total: int, limit: int, seed: int) -> list[int]:
     """Draw `limit` distinct numbers below `total`, in rising order; all of them if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     return sorted(torch.randperm(total, generator=generator)[:limit].tolist())
-
-
-def _example(stored: Encoded) -> Example:
-    return Example(
-        stored.id, stored.sentences, stored.source_length, torch.from_numpy(stored.vectors.astype(np.float32))
-    )
 
 
 def _sentences(text: Document, lcm: LCM) -> tuple[list[str], int]:

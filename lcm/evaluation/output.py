@@ -66,12 +66,8 @@ def render(template: Path, values: Mapping[str, object]) -> str:
 
     Raises jinja2.UndefinedError for a name that is not among `values`.
     """
-    return _environment(template.parent).get_template(template.name).render(values)
-
-
-def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader([folder, HERE]),
+        loader=FileSystemLoader([template.parent, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -80,7 +76,7 @@ def _environment(folder: Path) -> Environment:
     )
     environment.globals["plot"] = plot
     environment.filters["thousands"] = "{:,}".format
-    return environment
+    return environment.get_template(template.name).render(values)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "shown": _shown,
         "continuations": [row for row in rows if row["kind"] == "continuation"][:CONTINUATIONS],
         "summaries": [row for row in rows if row["kind"] == "summary"][:SUMMARIES],
-        "by_group": [*_by_group(results, "by_position"), *_by_group(results, "by_length")],
+        "by_group": [chart for group in GROUPS for chart in _by_group(results, group)],
         "settings_shown": _settings(results),
         **_curves(model),
     }

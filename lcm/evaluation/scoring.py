@@ -168,11 +168,6 @@ def measure(
     return {"l2": l2(guess, truth), "l2_roundtrip": again, "contrastive_accuracy": closer, "par": ratio}
 
 
-def means(scores: Scores, predictions: Predictions, samples: int, seed: int) -> dict[str, Interval]:
-    """The mean of each metric, with a bootstrap interval over documents."""
-    return {name: mean_of(scores[name], predictions.example, samples, seed) for name in METRICS}
-
-
 def mean_of(values: Float[Tensor, " N"], example: Int[Tensor, " N"], samples: int, seed: int) -> Interval:
     """The mean of the values that are not NaN, with a bootstrap interval over examples."""
     known = ~values.isnan()

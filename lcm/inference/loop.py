@@ -3,12 +3,13 @@
 Shapes.  B unfinished rows · D concept width · n concepts of one prompt or continuation
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -59,6 +60,7 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # the prompt of each unfinished row
     context = model.prefill(prompts)
     previous = torch.stack([prompt[-1] for prompt in prompts]).to(device)
+    repetition = math.inf if stop.repetition_threshold is None else stop.repetition_threshold
     for count in range(stop.max_sentences):
         concepts = model.next(context, sampling)
         if not concepts.isfinite().all():
@@ -66,7 +68,7 @@ def generate(
                 "the model predicts NaN or infinity: its training diverged; train with a lower optimizer.lr"
             )
         ends = cosine_similarity(concepts, model.end_of_text, dim=1) >= stop.end_threshold
-        repeats = _repeats(concepts, previous, stop)
+        repeats = cosine_similarity(concepts, previous, dim=1) >= repetition
         if count < stop.min_sentences:
             concepts = torch.where(ends[:, None], _without_end(concepts, model.end_of_text), concepts)
             going = torch.ones_like(ends)
@@ -88,12 +90,6 @@ def generate(
         Generated(torch.stack(vectors) if vectors else empty, reason)
         for vectors, reason in zip(kept, reasons, strict=True)
     ]
-
-
-def _repeats(concepts: Float[Tensor, "B D"], previous: Float[Tensor, "B D"], stop: StopRules) -> Bool[Tensor, " B"]:
-    if stop.repetition_threshold is None:
-        return torch.zeros(len(concepts), dtype=torch.bool, device=concepts.device)
-    return cosine_similarity(concepts, previous, dim=1) >= stop.repetition_threshold
 
 
 def _without_end(concepts: Float[Tensor, "B D"], end_of_text: Float[Tensor, " D"]) -> Float[Tensor, "B D"]:

@@ -7,32 +7,22 @@ trains, or knows text.
 """
 
 from lcm.models.build import build_from_tensors, build_model, load_model, save_model, save_state
-from lcm.models.fragility import FragilityNetwork, save_fragility
 from lcm.models.interface import ConceptModel, Normalizer, Sampling, resolve_sampling
-from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer
-from lcm.models.quantizer_fitting import fit_quantizer, variance
-from lcm.models.schedules import alpha_bar, sampling_timesteps
 from lcm.models.transformer import BlockHook
 
 __all__ = [
     "BlockHook",
     "ConceptModel",
-    "FragilityNetwork",
     "Normalizer",
-    "QuantizerRecord",
-    "ResidualQuantizer",
     "Sampling",
-    "alpha_bar",
     "build_from_tensors",
     "build_model",
-    "fit_quantizer",
+    "fragility",
     "load_model",
-    "load_quantizer",
+    "quantizer",
+    "quantizer_fitting",
     "resolve_sampling",
-    "sampling_timesteps",
-    "save_fragility",
     "save_model",
-    "save_quantizer",
     "save_state",
-    "variance",
+    "schedules",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from lcm.batch import PAD
@@ -96,13 +96,6 @@ class Documents:
         """Causal attention within each document."""
         parts = zip(self.unpack(q), self.unpack(k), self.unpack(v), strict=True)
         return self.pack([scaled_dot_product_attention(*part, is_causal=True) for part in parts])
-
-
-def prefer_per_document(doc: Int[Tensor, "B S"], blocks: nn.ModuleList) -> bool:
-    """True on an eager CPU: many small products beat one masked pass. torch.compile would recompile for every batch."""
-    # The attribute is where `Module.compile` keeps its result; torch has no public way to ask.
-    compiled = torch.compiler.is_compiling() or any(block._compiled_call_impl is not None for block in blocks)
-    return doc.device.type == "cpu" and not compiled
 
 
 def attend(

@@ -51,8 +51,7 @@ class BaseLCM(ConceptModel):
         targets = batch.targets(self.predicts_first)
         predicted = self.post(batch.before(self._states(z, batch))[targets]).float()
         target = z[targets]
-        with torch.no_grad():
-            l2 = (self.normalizer.inverse(predicted) - self.normalizer.inverse(target)).norm(dim=-1)
+        l2 = self.normalizer.distance(predicted, target)
         return Losses((predicted - target).square().sum(-1), {"l2": l2})
 
     @torch.no_grad()

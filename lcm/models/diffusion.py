@@ -112,8 +112,7 @@ class Diffusion(nn.Module):
         z, t, eps, x_t = noisy
         error = (self.target(z, t, eps) - out).square().sum(-1)
         with torch.no_grad():
-            denoised = normalizer.inverse(self.x0(out, x_t, t))
-            l2 = (denoised - normalizer.inverse(z)).norm(dim=-1)
+            l2 = normalizer.distance(self.x0(out, x_t, t), z)
         return Losses(self.weight(z, t) * error, {"l2_denoised": l2})
 
     def draw_timesteps(self, shape: Sequence[int], generator: torch.Generator) -> Int[Tensor, "..."]:

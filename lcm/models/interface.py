@@ -48,6 +48,11 @@ class Normalizer(nn.Module):
         """Normalized → raw codec vectors, in fp32."""
         return z.float() * self.scale + self.location
 
+    @torch.no_grad()
+    def distance(self, a: Float[Tensor, "n D"], b: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+        """The distance between two normalized vectors as raw codec vectors: the meter of every family."""
+        return (self.inverse(a) - self.inverse(b)).norm(dim=-1)
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -150,9 +150,7 @@ class QuantLCMc(QuantLCM):
 
     def losses(self, out: Float[Tensor, "N D"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Squared error in normalized space, summed over channels. Meter l2: distance as raw codec vectors."""
-        with torch.no_grad():
-            l2 = (self.normalizer.inverse(out) - self.normalizer.inverse(z)).norm(dim=-1)
-        return Losses((out - z).square().sum(-1), {"l2": l2})
+        return Losses((out - z).square().sum(-1), {"l2": self.normalizer.distance(out, z)})
 
     def scores(
         self, out: Float[Tensor, "N D"], sums: Float[Tensor, "N D"], k: int, temperature: float

@@ -72,18 +72,14 @@ class Draws:
 
     def gaussian(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
         """Standard Gaussian numbers, independent for each `number`."""
-        return self._at_index(gaussian_rows(self.seed, self._with(number), self._shape(width)))
+        return self._draw(torch.randn, number, width)
 
     def uniform(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
         """Numbers in [0, 1), independent for each `number`."""
-        drawn = [torch.rand(*self._shape(width), generator=g) for g in generators(self.seed, self._with(number))]
-        return self._at_index(torch.stack(drawn).to(self.keys.device))
+        return self._draw(torch.rand, number, width)
 
-    def _with(self, number: int) -> Int[Tensor, "B l"]:
-        return pad(self.keys, (0, 1), value=number)
-
-    def _shape(self, width: int) -> tuple[int, ...]:
-        return (width,) if self.index is None else (self.slots, width)
-
-    def _at_index(self, drawn: Float[Tensor, "B ..."]) -> Float[Tensor, "N width"]:
+    def _draw(self, draw: Callable[..., Tensor], number: int, width: int) -> Float[Tensor, "N {width}"]:
+        shape = (width,) if self.index is None else (self.slots, width)
+        keys = pad(self.keys, (0, 1), value=number)
+        drawn = torch.stack([draw(*shape, generator=g) for g in generators(self.seed, keys)]).to(keys.device)
         return drawn if self.index is None else drawn.flatten(0, 1)[self.index]

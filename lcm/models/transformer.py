@@ -15,7 +15,7 @@ from torch.nn.functional import rms_norm, silu
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.attention import Documents, KVCache, LayerCache, attend, prefer_per_document
+from lcm.models.attention import Documents, KVCache, LayerCache, attend
 
 ROPE_THETA = 10_000.0
 
@@ -186,7 +186,10 @@ class Stack(nn.Module):
         return block(*inputs)
 
     def runs_per_document(self, doc: Int[Tensor, "B S"]) -> bool:
-        return not self.dense_mask and prefer_per_document(doc, self.blocks)
+        """True on an eager CPU: many small products beat one masked pass. torch.compile would recompile every batch."""
+        # The attribute is where `Module.compile` keeps its result; torch has no public way to ask.
+        compiled = torch.compiler.is_compiling() or any(b._compiled_call_impl is not None for b in self.blocks)
+        return doc.device.type == "cpu" and not self.dense_mask and not compiled
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache of `rows` empty rows, each with room for `slots` concepts."""

@@ -14,7 +14,6 @@ from lcm.evaluation.scoring import (
     by_example,
     by_group,
     mean_of,
-    means,
     measure,
     pieces_of,
     predict,
@@ -148,7 +147,7 @@ def test_every_prediction_is_in_one_group():
     rows = by_group(systems, predictions.pos, POSITIONS)
     assert [(row["from"], row["to"], row["count"]) for row in rows] == [(1, 1, 3), (2, 3, 5), (4, 7, 8), (8, 13, 7)]
     whole = sum(row["count"] * row["model"]["l2"] for row in rows) / len(predictions.place)
-    assert whole == pytest.approx(means(systems["model"], predictions, 10, 0)["l2"].value)
+    assert whole == pytest.approx(mean_of(systems["model"]["l2"], predictions.example, 10, 0).value)
 
 
 def test_a_mean_leaves_out_undefined_scores():

@@ -12,7 +12,9 @@ from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
 from lcm.data.statistics import fit
 from lcm.errors import UserError
-from lcm.models import Normalizer, QuantizerRecord, ResidualQuantizer, fit_quantizer, load_quantizer, variance
+from lcm.models import Normalizer
+from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer
+from lcm.models.quantizer_fitting import fit_quantizer, variance
 from lcm.training.loggers import say
 
 PARTIAL = 0.3

@@ -32,7 +32,8 @@ from lcm.codec_lab.training.start import Start, make_start
 from lcm.codec_lab.training.teacher import make_teacher
 from lcm.data.statistics import fit
 from lcm.errors import UserError
-from lcm.models import Normalizer, save_quantizer
+from lcm.models import Normalizer
+from lcm.models.quantizer import save_quantizer
 from lcm.training.checkpoint import LAST, AtomicCheckpointIO, latest
 from lcm.training.loggers import MetricsFile, PlainLogger, quiet_lightning, say
 
