@@ -64,25 +64,22 @@ def lock(path: Path, *, shared: bool = False, patience: float = math.inf) -> Ite
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield _acquired(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        yield _acquired(descriptor, kind if patience == math.inf else kind | fcntl.LOCK_NB, patience)
     finally:
         os.close(descriptor)
 
 
 def _acquired(descriptor: int, kind: int, patience: float) -> bool:
-    if patience == math.inf:
-        fcntl.flock(descriptor, kind)
-        return True
     end = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind)
+            return True
         except BlockingIOError:
             if time.monotonic() >= end:
                 return False
             time.sleep(_POLL)
-        else:
-            return True
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,6 @@ Credentials and options are those of the backend, which fsspec takes from the en
 """
 
 import errno
-import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -95,28 +94,24 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 def _with_retries(url: str, retries: int, attempt: Callable[[], _T]) -> _T:
     """The result of the first attempt that succeeds, of `retries` + 1 at most. Raises Unreachable."""
-    for tries in itertools.count(1):
+    tries = 0
+    while True:
+        tries += 1
         try:
             return attempt()
         except Exception as error:  # every backend raises errors of its own
-            if _is_disk_error(error):
-                raise
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise  # the local disk is full, over quota or read-only: no fault of the network
             final = _is_final(error)
             if final or tries > retries:
                 often = "tried once" if tries == 1 else f"tried {tries} times"
                 raise Unreachable(f"{url}: {_describe(error)} ({often})", final) from error
         sleep(wait_before(tries))
-    raise AssertionError("count() never ends")
 
 
 def wait_before(retry: int) -> float:
     """Seconds before the retry with this number: exponential, with jitter, so that ranks do not retry together."""
     return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (retry - 1)) * _random.uniform(0.5, 1.0)
-
-
-def _is_disk_error(error: Exception) -> bool:
-    """True if the local disk is full, over quota or read-only: no fault of the network."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _status(error: Exception) -> int | None:

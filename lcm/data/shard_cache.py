@@ -20,6 +20,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +37,24 @@ _POLL = 0.1
 """Seconds between two checks for room."""
 
 
+@dataclass(frozen=True)
 class ShardCache:
     """A folder with at most `most` bytes of shards, whole or being fetched. Safe for many processes and threads.
 
     The least recently opened shards are removed to make room, even if they are open somewhere: the bytes of an open
     file stay readable, and on the disk, until it is closed.
+
+    place: the folder; by default `shards` in lcm.files.cache_folder()
     """
 
-    def __init__(self, folder: str | Path = "", most: int = round(CACHE_GB * 1e9), retries: int = RETRIES) -> None:
-        """folder: created at first use; by default `shards` in lcm.files.cache_folder()."""
-        self.folder = Path(folder) if folder else cache_folder() / "shards"
-        self.most = most
-        self.retries = retries
+    place: str | Path = ""
+    most: int = round(CACHE_GB * 1e9)
+    retries: int = RETRIES
+
+    @cached_property
+    def folder(self) -> Path:
+        """Created at first use."""
+        return Path(self.place) if self.place else cache_folder() / "shards"
 
     def path(self, url: str, record: ShardRecord) -> Path:
         """The path that a shard has in the cache."""

@@ -32,8 +32,8 @@ FIELDS = ("id", "sentences", "title", "source", "lang", "source_length")
 OFFSET, CONCEPTS, SOURCE = range(3)
 """Columns of an index: the byte at which a document's vectors start, their number, and how many of them are prompt."""
 
-_NPY_HEADER = 128
-"""Bytes before the numbers of a two-dimensional .npy, asserted by `_npy`."""
+_HEADER = 128
+"""Bytes before the numbers of a two-dimensional .npy: of vectors, asserted by `_npy`, and of an index."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,8 @@ def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None =
     ):
         for document in documents:
             assert len(document.sentences) == len(document.vectors), "one sentence a vector"
-            tar.write(
-                {
-                    "__key__": KEY.format(document.number),
-                    "json": _card(document),
-                    "npy": _npy(document.vectors),
-                }
-            )
+            card = json.dumps({name: getattr(document, name) for name in FIELDS}, ensure_ascii=False).encode("utf-8")
+            tar.write({"__key__": KEY.format(document.number), "json": card, "npy": _npy(document.vectors)})
     index = build_index(path)
     _write_index(path, index, scratch)
     count, pairs, concepts = totals(index)
@@ -99,14 +94,10 @@ def totals(index: Int64[np.ndarray, "N 3"]) -> tuple[int, int, int]:
     return len(index), int((index[:, SOURCE] > 0).sum()), int(index[:, CONCEPTS].sum())
 
 
-def _card(document: Encoded) -> bytes:
-    return json.dumps({name: getattr(document, name) for name in FIELDS}, ensure_ascii=False).encode("utf-8")
-
-
 def _npy(vectors: Float16[np.ndarray, "n D"]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(vectors), version=(1, 0))
-    assert len(buffer.getvalue()) == _NPY_HEADER + vectors.nbytes, "numpy pads the header to 128 bytes"
+    assert len(buffer.getvalue()) == _HEADER + vectors.nbytes, "numpy pads the header to 128 bytes"
     return buffer.getvalue()
 
 
@@ -118,8 +109,8 @@ def build_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
     rows = []
     with _opened(tar_path) as tar:
         for card, vectors in _samples(tar, tar_path):
-            n, _ = _npy_shape(_bytes(tar, vectors, _NPY_HEADER))
-            rows.append((vectors.offset_data + _NPY_HEADER, n, _fields(tar, card)["source_length"]))
+            n, _ = _npy_shape(_bytes(tar, vectors, _HEADER))
+            rows.append((vectors.offset_data + _HEADER, n, _fields(tar, card)["source_length"]))
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
@@ -141,10 +132,6 @@ def load_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
         return index
     except (ValueError, EOFError) as error:
         raise UserError(f"{index_path(tar_path)}: not an index; delete it and it is made anew") from error
-
-
-_HEADER = 128
-"""Bytes before the numbers of an index."""
 
 
 def _header(documents: int) -> bytes:
@@ -216,7 +203,7 @@ def read_sample(tar_path: Path, i: int) -> Encoded:
     if i > 0:  # it starts where the document before it ends, in whole blocks
         offset, n, _ = index[i - 1].tolist()
         with tar_path.open("rb") as file:
-            _, dim = _npy_shape(os.pread(file.fileno(), _NPY_HEADER, offset - _NPY_HEADER))
+            _, dim = _npy_shape(os.pread(file.fileno(), _HEADER, offset - _HEADER))
         start = -(-(offset + n * dim * 2) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     with _opened(tar_path, start) as tar:
         return _encoded(tar, *next(_samples(tar, tar_path)))

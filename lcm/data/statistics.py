@@ -67,21 +67,10 @@ def fit(vectors: Float[Tensor, "n D"]) -> tuple[Float[Tensor, " D"], Float[Tenso
 
     A channel that never varies gets scale 1 instead of 0.
     """
-    quantiles = torch.tensor([QUARTILES[0], 0.5, QUARTILES[1]], dtype=torch.float64, device=vectors.device)
-    # In blocks of channels: torch.quantile takes 16 million numbers at most, and sorts a copy of all of them.
-    columns = vectors.shape[1]
-    low, middle, high = torch.cat(
-        [_column_quantiles(vectors[:, start : start + 64], quantiles) for start in range(0, columns, 64)], dim=1
-    )
+    # In blocks of channels, because each is copied as float64.
+    blocks = (vectors[:, start : start + 64].double().cpu().numpy() for start in range(0, vectors.shape[1], 64))
+    quantiles = [np.quantile(block, (QUARTILES[0], 0.5, QUARTILES[1]), axis=0) for block in blocks]
+    low, middle, high = torch.from_numpy(np.concatenate(quantiles, axis=1)).to(vectors.device)
     unit = NormalDist().inv_cdf(QUARTILES[1]) - NormalDist().inv_cdf(QUARTILES[0])
     scale = (high - low) / unit
     return middle.float(), torch.where(scale > 0, scale, torch.ones_like(scale)).float()
-
-
-def _column_quantiles(block: Float[Tensor, "n C"], quantiles: Float[Tensor, " Q"]) -> Float[Tensor, "Q C"]:
-    """The quantiles of each column, with linear interpolation like numpy's default."""
-    ordered = block.double().sort(dim=0).values
-    place = quantiles * (len(ordered) - 1)
-    below = place.floor().long()
-    above = (below + 1).clamp(max=len(ordered) - 1)
-    return torch.lerp(ordered[below], ordered[above], (place - below)[:, None])

@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     """`lcm verify`: status 0 if all is well, 1 with a line for everything that is not."""
     report = verify(args.folder)
     if args.json:
-        print(json.dumps({name: getattr(report, name) for name in report.__dataclass_fields__}))
+        print(json.dumps(asdict(report)))
     elif not report.problems:
         print(
             f"OK {report.folder}: {report.documents:,} documents ({report.pairs:,} pairs), "
