@@ -9,39 +9,23 @@ A codec is a folder; `Codec.save` writes one. Read codec first, then architectur
 sonar_space alone imports its libraries. Nothing here knows shards or concept models.
 """
 
-from lcm.codec.codec import PACKAGED, Codec, Progress, load_codec
+from lcm.codec.codec import Codec, Progress, load_codec
 from lcm.codec.official import LANGUAGES, RELEASES, convert
 from lcm.codec.sonar_space import SonarSpeech
-from lcm.codec.splitter import (
-    END_OF_TEXT,
-    PROMPT_SUFFIX,
-    AnySplitter,
-    SatSettings,
-    Splitter,
-    SplitterSettings,
-    load_sat,
-    splitter_settings,
-)
+from lcm.codec.splitter import Splitter
 from lcm.codec.tokenizer import Tokenizer
 
 __all__ = [
-    "END_OF_TEXT",
     "LANGUAGES",
-    "PACKAGED",
-    "PROMPT_SUFFIX",
     "RELEASES",
-    "AnySplitter",
     "Codec",
     "Progress",
-    "SatSettings",
     "SonarSpeech",
     "Splitter",
-    "SplitterSettings",
     "Tokenizer",
     "architecture",
     "convert",
     "load_codec",
-    "load_sat",
-    "splitter_settings",
+    "splitter",
     "storage",
 ]

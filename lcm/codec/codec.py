@@ -185,7 +185,8 @@ class Codec:
                 pieces[number] = written
             if progress:
                 progress(len(batch))
-        self._warn_of_endless(pieces)
+        if endless := sum(len(written) >= rules.limit for written in pieces):
+            logger.warning("%d of %d decoded sentences were cut at %d pieces", endless, len(pieces), rules.limit)
         return [self.tokenizer.decode(written) for written in pieces]
 
     @property
@@ -198,11 +199,6 @@ class Codec:
         sizes, kind = self._model.sizes, self.device.type
         row_bytes = 2 * sizes.decoder_layers * sizes.dim * (2 + self.rules.limit) * self.dtype.itemsize
         return max(1, min(ROWS.get(kind, ROWS["cpu"]), CACHE_BYTES.get(kind, CACHE_BYTES["cpu"]) // row_bytes))
-
-    def _warn_of_endless(self, pieces: list[list[int]]) -> None:
-        limit = self.rules.limit
-        if endless := sum(len(written) >= limit for written in pieces):
-            logger.warning("%d of %d decoded sentences were cut at %d pieces", endless, len(pieces), limit)
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
         if beam < 1:

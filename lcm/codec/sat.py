@@ -125,7 +125,9 @@ class SatModel:
             except ImportError as error:
                 raise _missing(model, "wtpsplit is not installed: pip install 'lcm-train[sat]'") from error
         folder, tokenizer = _find(model)
-        self.fingerprint = _fingerprint([*(folder / n for n in NEEDED), *(tokenizer / n for n in TOKENIZER[:1])])
+        files = [*(folder / name for name in NEEDED), tokenizer / TOKENIZER[0]]
+        sums = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
+        self.fingerprint = hashlib.sha256(sums).hexdigest()[:16]
         try:
             self._sat = SaT(
                 folder,
@@ -169,8 +171,3 @@ def _missing(model: str, why: str) -> UserError:
         f"SaT model '{model}': {why}; name a folder with {', '.join((*NEEDED, *TOKENIZER[:1]))} by --sat-model "
         "(of a trained model: codec.splitter.model in its config.yaml), or prepare with --splitter nupunkt"
     )
-
-
-def _fingerprint(files: list[Path]) -> str:
-    sums = [hashlib.sha256(path.read_bytes()).digest() for path in files]
-    return hashlib.sha256(b"".join(sums)).hexdigest()[:16]

@@ -19,22 +19,18 @@ class Tokenizer:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         """Raises KeyError for a missing entry of the configuration, UserError for a file that is no vocabulary."""
-        special, shift, banned = config["special"], config.get("piece_shift", 0), config.get("banned")
+        special, self._shift, banned = config["special"], config.get("piece_shift", 0), config.get("banned")
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not a SentencePiece vocabulary; copy it again") from error
         self.end = special["eos"]
         self.languages: dict[str, int] = dict(config["languages"])
-        self._shift = shift
-        self.written = range(shift, shift + self._model.get_piece_size())
+        self.written = range(self._shift, self._shift + self._model.get_piece_size())
         """Ids of pieces of text."""
         if banned is None:
-            banned = [
-                i
-                for i in range(config["model"]["vocab"])
-                if i in (special["pad"], special["bos"]) or i not in self.written
-            ]
+            controls = (special["pad"], special["bos"])
+            banned = [i for i in range(config["model"]["vocab"]) if i in controls or i not in self.written]
         self.banned: list[int] = list(banned)
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:

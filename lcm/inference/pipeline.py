@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.codec import Codec, Splitter, load_codec, splitter_settings
+from lcm.codec import Codec, load_codec
+from lcm.codec.splitter import Splitter, splitter_settings
 from lcm.config import CodecRecord, Config
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcm.codec import Codec, SatSettings, SplitterSettings, load_codec, load_sat
+from lcm.codec import Codec, load_codec
+from lcm.codec.splitter import SatSettings, SplitterSettings, load_sat
 from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, local_folder, open_dataset
 from lcm.data.statistics import fit_normalizer
 from lcm.errors import UserError
@@ -37,8 +38,7 @@ from lcm.prepare.resume import (
 )
 from lcm.prepare.sharding import PrepareProgress, Sharding, describe
 from lcm.prepare.sources import Sources, find_inputs
-from lcm.prepare.speech import MAX_SECONDS
-from lcm.prepare.worker import Embedder, Recipe
+from lcm.prepare.worker import Embedder
 
 
 def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> Manifest | None:
@@ -62,15 +62,7 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)
         assert request.splitter
-        recipe = Recipe(
-            codec=options.codec,
-            lang=options.lang,
-            splitter=request.splitter,
-            compile=bool(options.compile),
-            max_seconds=options.max_seconds or MAX_SECONDS,
-            speech_encoder=options.speech_encoder,
-        )
-        starts = [partial(Embedder, recipe, folder, device, load) for device in devices]
+        starts = [partial(Embedder, options, request.splitter, folder, device, load) for device in devices]
         progress = PrepareProgress(sources.total_bytes)
         with closing(progress), Pool(starts, workers_for(options.workers, devices), progress.report) as pool:
             # The last bits of a vector depend on the device, so a worker encodes "End of text." before the first shard.
@@ -126,17 +118,18 @@ def _request(
 
 def _splitter(options: PrepareOptions) -> SplitterSettings | SatSettings:
     """The splitter to use: SaT with the fingerprint of its model, or nupunkt where the options allow it instead."""
-    requested = options.requested_splitter
-    if not isinstance(requested, SatSettings):
-        return requested
+    nupunkt = SplitterSettings(max_characters=options.max_characters)
+    if options.splitter == "nupunkt":
+        return nupunkt
+    sat = SatSettings(model=options.sat_model, threshold=options.sat_threshold, max_characters=options.max_characters)
     try:
-        return requested.model_copy(update={"fingerprint": load_sat(requested).fingerprint})
+        return sat.model_copy(update={"fingerprint": load_sat(sat).fingerprint})
     except UserError as error:
         if options.splitter != "sat-or-nupunkt":
             raise
         instead = "splitting by nupunkt instead, as --splitter sat-or-nupunkt allows"
         print(f"lcm prepare: {instead}: {error}", file=sys.stderr)
-        return SplitterSettings(max_characters=options.max_characters)
+        return nupunkt
 
 
 def _finished(folder: Path, request: Request) -> Manifest:

@@ -42,21 +42,18 @@ class Dataset:
 
     def open(self) -> Any:
         """The split, as an iterable of rows. Raises UserError where the configuration or the split does not exist."""
-        with _explained(self.info):
-            return self._open()
-
-    def _open(self) -> Any:
         datasets, info = _import_datasets(), self.info
-        if self.folder and any((self.folder / name).is_file() for name in _SAVED):
-            saved = datasets.load_from_disk(str(self.folder))
-            if not isinstance(saved, datasets.DatasetDict):
-                return saved
-            if info.split not in saved:
-                raise UserError(f"--dataset-split={info.split}: {info.name} has {', '.join(saved)}")
-            return saved[info.split]
-        return datasets.load_dataset(
-            info.name, info.config or None, split=info.split, revision=info.commit or None, streaming=self.streaming
-        )
+        with _explained(info):
+            if self.folder and any((self.folder / name).is_file() for name in _SAVED):
+                saved = datasets.load_from_disk(str(self.folder))
+                if not isinstance(saved, datasets.DatasetDict):
+                    return saved
+                if info.split not in saved:
+                    raise UserError(f"--dataset-split={info.split}: {info.name} has {', '.join(saved)}")
+                return saved[info.split]
+            return datasets.load_dataset(
+                info.name, info.config or None, split=info.split, revision=info.commit or None, streaming=self.streaming
+            )
 
 
 class DatasetRows:

@@ -13,7 +13,6 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 import torch
 
-from lcm.codec import SatSettings, SplitterSettings
 from lcm.errors import UserError
 from lcm.options import Option, check_bounds
 from lcm.prepare.rows import Columns, bound
@@ -155,13 +154,6 @@ class PrepareOptions:
                 *(bound(given, "below") for given in self.drop_below),
             ),
         )
-
-    @property
-    def requested_splitter(self) -> SplitterSettings | SatSettings:
-        """The splitter to use if SaT is available."""
-        if self.splitter == "nupunkt":
-            return SplitterSettings(max_characters=self.max_characters)
-        return SatSettings(model=self.sat_model, threshold=self.sat_threshold, max_characters=self.max_characters)
 
 
 def devices_for(given: Sequence[str]) -> tuple[str, ...]:

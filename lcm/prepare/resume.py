@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lcm.codec import AnySplitter
+from lcm.codec.splitter import AnySplitter
 from lcm.data.manifest import (
     MANIFEST,
     UNFINISHED,
@@ -80,13 +80,7 @@ class Request(Record):
 
 def request_of(manifest: Manifest) -> Request:
     """The request that a finished data set was made for."""
-    return Request(
-        options=manifest.options,
-        inputs=manifest.inputs,
-        codec=manifest.codec,
-        splitter=manifest.splitter,
-        dataset=manifest.dataset,
-    )
+    return Request.model_validate(manifest, from_attributes=True)
 
 
 def fingerprints(files: Sequence[Path], before: Request | None) -> Inputs:

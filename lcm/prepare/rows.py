@@ -168,7 +168,11 @@ def _not_text(value: Any, place: str) -> Refused | None:
         return Refused("not text", f"{place} is {shortened(value)}")
     if not value.strip():
         return Refused("empty", place)
-    return None if _is_utf8(value) else Refused("not UTF-8", f"{place} is {shortened(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # lone surrogates, which JSON escapes can smuggle in
+        return Refused("not UTF-8", f"{place} is {shortened(value)}")
+    return None
 
 
 def _paths(value: Any, folder: Path, place: str) -> tuple[str, ...] | Refused:
@@ -195,15 +199,6 @@ def _label(value: Any, default: str) -> str:
 def _size(path: str) -> int:
     file = Path(path)
     return file.stat().st_size if file.is_file() else 0
-
-
-def _is_utf8(text: str) -> bool:
-    """False for the lone surrogates that JSON escapes can smuggle in."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shortened(value: Any) -> str:

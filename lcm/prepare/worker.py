@@ -14,35 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.codec import (
-    END_OF_TEXT,
-    PROMPT_SUFFIX,
-    Codec,
-    Progress,
-    SatSettings,
-    SonarSpeech,
-    Splitter,
-    SplitterSettings,
-    load_codec,
-)
+from lcm.codec import Codec, Progress, SonarSpeech, load_codec
+from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
 from lcm.data.manifest import UNFINISHED, RefusedRecord
 from lcm.data.shards import Encoded, write_shard
 from lcm.files import disk_errors
+from lcm.prepare.options import PrepareOptions
 from lcm.prepare.resume import Finished, ShardTask, count
 from lcm.prepare.rows import Document, Refused
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of the encoding, equal in all workers. speech_encoder: a sonar-space card; None: by language."""
-
-    codec: str
-    lang: str
-    splitter: SplitterSettings | SatSettings
-    compile: bool = False
-    max_seconds: float = MAX_SECONDS
-    speech_encoder: str | None = None
 
 
 @dataclass
@@ -59,14 +39,19 @@ class Embedder:
     """Makes shards in `folder`. Their bytes depend on the task's documents alone, not on the process or other tasks."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path, device: str = "cpu", load: Callable[..., Any] | None = None
+        self,
+        options: PrepareOptions,
+        splitter: SplitterSettings | SatSettings,
+        folder: Path,
+        device: str,
+        load: Callable[..., Any] | None,
     ) -> None:
         """load: in place of `load_codec` (see lcm.prepare.prepare)."""
-        self.recipe, self.folder, self.device, self.lang = recipe, folder, device, recipe.lang
+        self.options, self.folder, self.device, self.lang = options, folder, device, options.lang
         load = load or load_codec
-        load = partial(load, compile_encoder=True) if recipe.compile else load
-        self.codec: Codec = load(recipe.codec, device=device)
-        self.splitter = Splitter(recipe.splitter, lambda sentence: self.codec.fits(sentence, self.lang), device)
+        load = partial(load, compile_encoder=True) if options.compile else load
+        self.codec: Codec = load(options.codec, device=device)
+        self.splitter = Splitter(splitter, lambda sentence: self.codec.fits(sentence, self.lang), device)
         # Each is encoded in a batch of its own, so that its bits are equal in all documents of all shards.
         self.end_of_text = self._constant(END_OF_TEXT)
         self.prompt_suffix = self._constant(PROMPT_SUFFIX)
@@ -142,7 +127,8 @@ class Embedder:
     @cached_property
     def listener(self) -> Listener:
         """Loaded for the first recording: most corpora have none."""
-        return Listener(SonarSpeech(self.recipe.speech_encoder, device=self.device), self.recipe.max_seconds)
+        encoder = SonarSpeech(self.options.speech_encoder, device=self.device)
+        return Listener(encoder, self.options.max_seconds or MAX_SECONDS)
 
     def _encode(self, parts: Sequence[_Part], progress: Progress) -> None:
         """Fill in the vectors of all parts: one call of the encoder for text, and one for speech, per language."""
