@@ -52,10 +52,6 @@ class Embedding(nn.Module):
         x = F.embedding(pieces, self.weight).float() * math.sqrt(self.weight.shape[1])
         return x + self.positions[start : start + pieces.shape[1]]
 
-    def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """fp32 scores of every piece."""
-        return F.linear(state.to(self.weight.dtype), self.weight).float()
-
 
 def position_table(sizes: Sizes) -> Float[Tensor, "P D"]:
     """fairseq's table of sinusoidal positions: all sines, then all cosines."""
@@ -206,7 +202,8 @@ class Decoder(nn.Module):
 
     def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """fp32 scores of every next piece."""
-        return self.embed.logits(state)
+        weight = self.embed.weight
+        return F.linear(state.to(weight.dtype), weight).float()
 
 
 class SonarText(nn.Module):

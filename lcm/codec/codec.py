@@ -32,8 +32,8 @@ SLACK = 8
 """Pieces that a decoded sentence may be longer than the longest encoded one, where the codec sets no limit."""
 PIECES = {"cpu": 1024, "cuda": 32768}
 """Pieces in an encoder batch, padding included, by device type. The fastest on a CPU; not tuned on CUDA."""
-ROWS = {"cpu": 1024, "cuda": 1024}
-"""Hypotheses in a decoder batch, by device type; not tuned on CUDA."""
+ROWS = 1024
+"""Hypotheses in a decoder batch; not tuned on CUDA."""
 CACHE_BYTES = {"cpu": 4 << 30, "cuda": 8 << 30}
 """Upper bound on the keys and values of a decoder batch in which every hypothesis reaches its longest length."""
 MULTIPLE = 8
@@ -196,9 +196,9 @@ class Codec:
         return Rules(self.tokenizer.end, self.tokenizer.banned, limit=min(most, self._model.sizes.positions - 2))
 
     def _decoder_rows(self) -> int:
-        sizes, kind = self._model.sizes, self.device.type
+        sizes, limit = self._model.sizes, CACHE_BYTES.get(self.device.type, CACHE_BYTES["cpu"])
         row_bytes = 2 * sizes.decoder_layers * sizes.dim * (2 + self.rules.limit) * self.dtype.itemsize
-        return max(1, min(ROWS.get(kind, ROWS["cpu"]), CACHE_BYTES.get(kind, CACHE_BYTES["cpu"]) // row_bytes))
+        return max(1, min(ROWS, limit // row_bytes))
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
         if beam < 1:

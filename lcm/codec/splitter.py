@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import nupunkt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from lcm.codec.sat import SatModel, count_emojis, sat_split
 from lcm.errors import UserError
@@ -20,13 +19,13 @@ PROMPT_SUFFIX = "[MODEL]:"
 SEPARATORS = (r"\.\.\.|…", r"\n", "[!！]", "[?？]", "[;；]", "[:：]", "[.。]", "[,，、]", r"\t", r"\s")  # noqa: RUF001
 """Separators at which a long sentence may be cut, strongest first. A separator stays with the piece on its left."""
 
+_CUTS = (*(rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS), *SEPARATORS)
+"""First each separator at the end of a word, then inside words. Compiled on first use, by the cache of `re`."""
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
 
 
-class SplitterSettings(BaseModel):
+class SplitterSettings(BaseModel, extra="forbid", frozen=True):
     """Settings of the splitter nupunkt. The manifest and the configuration of every model record them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["nupunkt"] = "nupunkt"
     max_characters: int = Field(256, ge=1)
@@ -35,10 +34,8 @@ class SplitterSettings(BaseModel):
         return self.name
 
 
-class SatSettings(BaseModel):
+class SatSettings(BaseModel, extra="forbid", frozen=True):
     """Settings of SaT Capped (paper §2.2). fingerprint: hash of the model's files; empty for any model of this name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["sat"] = "sat"
     model: str = "sat-3l"
@@ -129,14 +126,8 @@ def _best_cut(sentence: str, target: int) -> int:
     """
     first = len(sentence) - len(sentence.lstrip())
     last = len(sentence.rstrip())
-    for pattern in _patterns():
-        places = [m.end() for m in pattern.finditer(sentence, first, last) if first < m.end() < last]
+    for pattern in _CUTS:
+        places = [m.end() for m in re.compile(pattern).finditer(sentence, first, last) if first < m.end() < last]
         if places:
             return min(places, key=lambda place: abs(place - target))
     return min(max(target, first + 1), last - 1)
-
-
-@cache
-def _patterns() -> tuple[re.Pattern[str], ...]:
-    at_word_ends = [rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS]
-    return tuple(re.compile(pattern) for pattern in (*at_word_ends, *SEPARATORS))

@@ -148,13 +148,8 @@ class Columns:
 
 def split_of(id: str) -> str:
     """The split of a document that names none, by a hash of its id: a sixteenth each for validation and test."""
-    match hashlib.sha1(id.encode("utf-8")).hexdigest()[-1]:
-        case "0":
-            return "validation"
-        case "1":
-            return "test"
-        case _:
-            return "train"
+    sixteenth = hashlib.sha1(id.encode("utf-8")).hexdigest()[-1]
+    return {"0": "validation", "1": "test"}.get(sixteenth, "train")
 
 
 def add_names(columns_seen: dict[str, None], columns: Iterable[str]) -> None:

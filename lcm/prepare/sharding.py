@@ -187,24 +187,24 @@ class Sharding:
 
     def check_not_empty(self) -> None:
         """Raise UserError, with the likely reason, where all shards are finished and no document is left."""
-        if not self.missing() and not self.splits():
-            raise UserError(_nothing_left(self.refused(), self.sources))
+        if self.missing() or self.splits():
+            return
+        columns, seen, refused = self.sources.columns, self.sources.columns_seen, self.refused()
+        missing = [column for column in columns.needed if column not in seen]
+        if seen and missing:
+            raise UserError(
+                f"no row has a column '{missing[0]}'; only {', '.join(seen)}; "
+                f"name yours by {_option_of(missing[0], columns)}"
+            )
+        raise UserError(
+            f"no document is left: {describe(refused)}" if refused else "--input: the files hold no document"
+        )
 
 
 def describe(refused: dict[str, RefusedRecord]) -> str:
     """'3 refused: 2 empty (first: a.jsonl:7), 1 not text (first: …)'"""
     reasons = [f"{record.count:,} {reason} (first: {record.first})" for reason, record in refused.items()]
     return f"{sum(record.count for record in refused.values()):,} refused: {', '.join(reasons)}"
-
-
-def _nothing_left(refused: dict[str, RefusedRecord], sources: Sources | DatasetRows) -> str:
-    missing = [column for column in sources.columns.needed if column not in sources.columns_seen]
-    if sources.columns_seen and missing:
-        return (
-            f"no row has a column '{missing[0]}'; only {', '.join(sources.columns_seen)}; "
-            f"name yours by {_option_of(missing[0], sources.columns)}"
-        )
-    return f"no document is left: {describe(refused)}" if refused else "--input: the files hold no document"
 
 
 def _option_of(column: str, columns: Columns) -> str:
