@@ -44,7 +44,6 @@ def atomic(path: Path, *, scratch: Path | None = None, many_writers: bool = Fals
     """`atomic_path`, opened for writing bytes."""
     with atomic_path(path, scratch=scratch, many_writers=many_writers) as part, part.open("wb") as file:
         yield file
-        file.flush()
 
 
 def _flush(path: Path) -> None:

@@ -113,7 +113,7 @@ class RowOrder:
         # Enough for a step of two epochs, or of two groups.
         self._turns = lru_cache(2)(lambda epoch: self._permutation(self.bundles, epoch, SHARDS, 0).tolist())
         self._epoch = lru_cache(2)(self._number_rows)
-        self._shuffled = lru_cache(2)(self._shuffle)
+        self._shuffled = lru_cache(2)(lambda epoch, group, rows: self._permutation(rows, epoch, ROWS, group))
         self._packed = lru_cache(2 * self._bundles_per_group)(self._pack)
 
     @property
@@ -225,10 +225,6 @@ class RowOrder:
         return np.concatenate(indexes), np.repeat(members, [len(index) for index in indexes])
 
     # ---- randomness ----
-
-    def _shuffle(self, epoch: int, group: int, rows: int) -> Int[np.ndarray, " R"]:
-        """The order in which the rows of a group are trained, by their places in it."""
-        return self._permutation(rows, epoch, ROWS, group)
 
     def _permutation(self, count: int, epoch: int, what: int, number: int) -> Int[np.ndarray, " n"]:
         """A permutation of `count` things that is a function of (seed, epoch, what, number).

@@ -151,11 +151,8 @@ class OpenFile:
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
         """descriptor: of the file, if it is open already. Raises UserError if it cannot be opened."""
         self.path = path
-        if descriptor is not None:
-            self.descriptor = descriptor
-            return
         try:
-            self.descriptor = os.open(path, os.O_RDONLY)
+            self.descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
         except OSError as error:
             raise UserError(
                 f"{path}: {error.strerror}, but the manifest names it; 'lcm verify {path.parent}' says what is broken"
