@@ -40,9 +40,6 @@ class Source:
         if self.text is not None and not self.text.strip():
             raise UserError("--text is empty; expected at least one sentence")
 
-    def prompts(self) -> list[Prompt]:
-        return [Prompt(id="text", text=self.text)] if self.text is not None else read_prompts(self.input or "")
-
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOptions:
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, GenerateOptions), sampling=options_from(args, Sampling))
     if source.text is not None and command.output:
         raise UserError(f"--output={command.output} goes with --input; the continuation of --text is printed")
-    prompts = source.prompts()
+    prompts = [Prompt(id="text", text=source.text)] if source.text is not None else read_prompts(source.input or "")
     lcm = load(command.model, codec=command.codec)
     if command.bank:
         lcm.bank = Bank.from_shards(command.bank, codec=lcm.record.fingerprint)
@@ -103,7 +100,12 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, row in read_rows(path):
         if isinstance(row, Refused):
             raise UserError(f"--input={row.example}: {row.reason}; expected {{id, text}}")
-        prompts.append(_prompt(f"--input={path}:{number}", number, row))
+        text, name = row.get("text"), row.get("id", number)
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f'--input={path}:{number}: expected {{"id": …, "text": "…"}} with a text that is not empty')
+        if not isinstance(name, str | int):
+            raise UserError(f"--input={path}:{number}: id={name!r}: expected text or a number")
+        prompts.append(Prompt(id=name, text=text))
     if not prompts:
         raise UserError(f"--input={path}: empty; expected one {{id, text}} a line")
     return prompts
@@ -128,12 +130,3 @@ def plain(generation: Generation) -> str:
         return generation.text
     rows = zip(generation.sentences, generation.nearest, generation.similarity, strict=True)
     return "\n".join(f"{sentence}\n    nearest {similarity:.2f}: {near}" for sentence, near, similarity in rows)
-
-
-def _prompt(place: str, number: int, row: dict[str, Any]) -> Prompt:
-    text, name = row.get("text"), row.get("id", number)
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f'{place}: expected {{"id": …, "text": "…"}} with a text that is not empty')
-    if not isinstance(name, str | int):
-        raise UserError(f"{place}: id={name!r}: expected text or a number")
-    return Prompt(id=name, text=text)

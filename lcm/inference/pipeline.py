@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcm.codec import Codec, load_codec
 from lcm.codec.splitter import Splitter, splitter_settings
-from lcm.config import CodecRecord, Config
+from lcm.config import Config
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
@@ -97,8 +97,15 @@ class LCM:
     """A trained `.model` with its `.codec` and `.config`; continues texts by `.generate` and `.generate_many`."""
 
     def __init__(self, model: ConceptModel, codec: Codec, config: Config) -> None:
-        self.record = _codec_record(config, codec)
-        self.model, self.codec, self.config = model.eval(), codec, config
+        """Raises UserError if `codec` is not the one that the model was trained on."""
+        record = config.codec
+        assert record is not None, "load() refuses a model without one"
+        if codec.fingerprint != record.fingerprint:
+            raise UserError(
+                f"codec '{record.name}' is not the one that the model was trained on: fingerprint {codec.fingerprint}, "
+                f"expected {record.fingerprint}; put back the codec of the training data, or prepare and train again"
+            )
+        self.model, self.codec, self.config, self.record = model.eval(), codec, config, record
         fits = partial(codec.fits, lang=self.record.lang)
         self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
 
@@ -269,15 +276,3 @@ def load(folder: str | Path, device: str | None = None, codec: str | Path | None
             f"{folder}/config.yaml: has no codec section, so its concepts mean nothing; train on lcm prepare's data"
         )
     return LCM(model.to(device), load_codec(codec or config.codec.name, device=device), config)
-
-
-def _codec_record(config: Config, codec: Codec) -> CodecRecord:
-    """The codec that the model was trained on. Raises UserError if `codec` is another one."""
-    record = config.codec
-    assert record is not None, "load() refuses a model without one"
-    if codec.fingerprint != record.fingerprint:
-        raise UserError(
-            f"codec '{record.name}' is not the one that the model was trained on: fingerprint {codec.fingerprint}, "
-            f"expected {record.fingerprint}; put back the codec of the training data, or prepare and train again"
-        )
-    return record

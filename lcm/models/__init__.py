@@ -6,7 +6,7 @@ common part of one_tower and quantized. What only makes generation faster is in 
 trains, or knows text.
 """
 
-from lcm.models.build import build_from_tensors, build_model, load_model, save_model, save_state
+from lcm.models.build import build_from_tensors, build_model, load_model, save_model
 from lcm.models.interface import ConceptModel, Normalizer, Sampling, resolve_sampling
 from lcm.models.transformer import BlockHook
 
@@ -23,6 +23,5 @@ __all__ = [
     "quantizer_fitting",
     "resolve_sampling",
     "save_model",
-    "save_state",
     "schedules",
 ]

@@ -27,9 +27,6 @@ class LayerCache:
         self.keys[rows, :, at] = keys.transpose(1, 2)
         self.values[rows, :, at] = values.transpose(1, 2)
 
-    def select(self, rows: Int[Tensor, " R"]) -> "LayerCache":
-        return LayerCache(self.keys[rows], self.values[rows])
-
     def grown(self, slots: int) -> "LayerCache":
         """A copy with room for `slots` slots."""
         room = (0, 0, 0, slots - self.keys.shape[2])
@@ -45,7 +42,7 @@ class KVCache:
 
     def select(self, rows: Int[Tensor, " R"]) -> "KVCache":
         """A copy of these rows, in this order; rows may be dropped and repeated."""
-        return KVCache([layer.select(rows) for layer in self.layers], self.lengths[rows])
+        return KVCache([LayerCache(layer.keys[rows], layer.values[rows]) for layer in self.layers], self.lengths[rows])
 
     def reserve(self, slots: int) -> "KVCache":
         """The cache with room for at least `slots` concepts a row. Room doubles, so that growing stays cheap."""

@@ -55,13 +55,8 @@ def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptMo
 MODEL, CONFIG = "model.safetensors", "config.yaml"
 
 
-def save_model(folder: str | Path, model: ConceptModel, config: Config) -> None:
-    """Write the model (parameters and buffers) and its configuration into `folder`, each file atomically."""
-    save_state(folder, model.state_dict(), config)
-
-
-def save_state(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
-    """`save_model`, from the model's `state_dict()`."""
+def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
+    """Write a model's `state_dict()` and its configuration into `folder`, each file atomically."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / CONFIG) as partial:

@@ -54,7 +54,8 @@ class TwoTowerLCM(ConceptModel):
         index = batch.targets(self.predicts_first).flatten().nonzero()[:, 0]
         memory = self.contextualize(z, batch, index, noising.dropped)
         noisy = self.diffusion.noisy(z, noising, index)
-        out = self.denoise(noisy.x_t, noisy.t, memory)
+        timesteps, which = torch.unique(noisy.t, return_inverse=True)
+        out = self.denoiser(noisy.x_t, self.denoiser.modulations(timesteps), which, memory)
         return self.diffusion.losses(out, noisy, self.normalizer)
 
     def contextualize(
@@ -75,11 +76,6 @@ class TwoTowerLCM(ConceptModel):
             before = before & ~dropped[:, :, None]
         mask = pad(before, (1, 0), value=True)
         return Memory(self.denoiser.project_kv(states), mask[:, None], index)
-
-    def denoise(self, x_t: Float[Tensor, "N D"], t: Int[Tensor, " N"], memory: Memory) -> Float[Tensor, "N D"]:
-        """The second tower: its output for noisy concepts, each at its own timestep beside its own context."""
-        timesteps, which = torch.unique(t, return_inverse=True)
-        return self.denoiser(x_t, self.denoiser.modulations(timesteps), which, memory)
 
     @torch.no_grad()
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lcm.config import TrainerConfig
 from lcm.errors import UserError
-from lcm.models import save_state
+from lcm.models import save_model
 from lcm.training import signals
 from lcm.training.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy
 from lcm.training.engine import collective_timeout
@@ -199,4 +199,4 @@ class Checkpoints(Checkpoint):
         assert isinstance(module, LCMModule)
         state = trainer.strategy.lightning_module_state_dict()  # a collective: every rank calls it
         if trainer.is_global_zero:
-            save_state(self.folder, {name.removeprefix("model."): t for name, t in state.items()}, module.config)
+            save_model(self.folder, {name.removeprefix("model."): t for name, t in state.items()}, module.config)

@@ -215,7 +215,7 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False)
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model = build_from_tensors(config, tensors, Path(checkpoint_path))
     output = Path(output)
-    save_model(output, model, config)
+    save_model(output, model.state_dict(), config)
     write_card(output, sum(p.numel() for p in model.parameters()), config, checkpoint)
     return output
 

@@ -188,7 +188,7 @@ def saved(tmp_path):
         codec=CodecRecord(**facts, stop_threshold=codec.stop_threshold),
     )
     torch.manual_seed(0)
-    save_model(tmp_path / "run", build_model(config.model), config)
+    save_model(tmp_path / "run", build_model(config.model).state_dict(), config)
     return tmp_path / "run", config
 
 

@@ -47,7 +47,7 @@ def leftovers(folder):
 
 
 def test_what_is_loaded_is_what_was_saved(model, config, tmp_path):
-    save_model(tmp_path / "new/folder", model, config)
+    save_model(tmp_path / "new/folder", model.state_dict(), config)
     loaded, loaded_config = load_model(tmp_path / "new/folder")
     assert loaded_config == config
     assert not loaded.training
@@ -60,7 +60,7 @@ def test_what_is_loaded_is_what_was_saved(model, config, tmp_path):
 
 
 def test_the_file_holds_parameters_and_buffers_under_their_own_names(model, config, tmp_path):
-    save_model(tmp_path, model, config)
+    save_model(tmp_path, model.state_dict(), config)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         names = set(file.keys())
     assert names == set(model.state_dict())
@@ -68,7 +68,7 @@ def test_the_file_holds_parameters_and_buffers_under_their_own_names(model, conf
 
 
 def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monkeypatch):
-    save_model(tmp_path, model, config)
+    save_model(tmp_path, model.state_dict(), config)
     before = (tmp_path / "model.safetensors").read_bytes()
 
     def half(tensors, path):
@@ -78,7 +78,7 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
     monkeypatch.setattr("lcm.models.build.save_file", half)
     model.end_of_text.zero_()
     with pytest.raises(KeyboardInterrupt):
-        save_model(tmp_path, model, config)
+        save_model(tmp_path, model.state_dict(), config)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     load_model(tmp_path)
 
@@ -97,7 +97,7 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
     ids=["no model", "no config", "garbage", "truncated", "width", "layers", "broken config"],
 )
 def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(spoil, message, model, config, tmp_path):
-    save_model(tmp_path, model, config)
+    save_model(tmp_path, model.state_dict(), config)
     spoil(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
         load_model(tmp_path)
@@ -116,7 +116,7 @@ def other_config(folder, override):
 
 
 def test_a_file_with_too_many_tensors_belongs_to_another_model(model, config, tmp_path):
-    save_model(tmp_path, model, config)
+    save_model(tmp_path, model.state_dict(), config)
     save_config(parse_config(config.model_dump(mode="json"), ["model.dim=4"], where="test"), tmp_path / "config.yaml")
     with pytest.raises(UserError, match="the file belongs to another model"):
         load_model(tmp_path)

@@ -73,14 +73,14 @@ def test_a_model_folder_loads_after_a_kill_at_random_moments(tmp_path):
     config = tiny_config(tmp_path, tmp_path)
     torch.manual_seed(0)
     model = build_model(config.model)
-    save_model(tmp_path, model, config)
+    save_model(tmp_path, model.state_dict(), config)
     generator = random.Random(0)
     for _ in range(20):
         child = os.fork()
         if child == 0:
             try:
                 while True:
-                    save_model(tmp_path, model, config)
+                    save_model(tmp_path, model.state_dict(), config)
             finally:
                 os._exit(1)
         time.sleep(generator.uniform(0.001, 0.03))
