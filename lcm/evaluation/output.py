@@ -1,4 +1,4 @@
-"""What every evaluation writes: its folder, the seconds of its stages, numbers for JSON, and pages from templates.
+"""Output of every evaluation: its folder, the seconds of its stages, numbers for JSON, and pages from templates.
 
 page.html is the frame with the style sheet, macros.html has tables, cards, facts, charts. A chart is laid out by `plot`
 and drawn as SVG by a macro: no script, and its colors follow the page.

@@ -1,4 +1,4 @@
-"""What attention reads: a cache of keys and values, and packed documents, under a mask or one by one.
+"""Inputs of attention: a cache of keys and values, and packed documents, under a mask or one by one.
 
 Shapes.  B rows · S slots · L slots of the cache · N slots that are not empty · H heads · K head width
          R selected rows, or documents of one length; lists have one entry for each document length n
