@@ -105,11 +105,7 @@ def judge(
         raise UserError("codec report: no sentences to judge")
     coder, stages, seed = Coder(codec, options.beam), Stages(), options.seed
     chosen = drawn(sentences, options.limit, seed)
-    if unknown := [s for s in chosen if s.lang not in codec.languages]:
-        raise UserError(
-            f"sentence {unknown[0].row} is in {unknown[0].lang!r}, which codec {codec.name!r} does not know; name the "
-            "column of FLORES codes by --lang-column (one that is not there: all are in --lang)"
-        )
+    _check_languages(codec, chosen)
     with stages.of("encoding", f"{len(chosen):,} of {len(sentences):,} sentences"):
         sample = Sample.encoded(coder, chosen)
     if not bool(sample.vectors.isfinite().all()):
@@ -145,6 +141,14 @@ def judge(
     speed = {name: len(sample) / max(stages.seconds[name], 0.01) for name in ("encoding", "decoding")}
     results |= {"speed": speed | {"threads": torch.get_num_threads()}, "seconds": stages.seconds}
     return Judged(results, _rows(codec, measured, closeness))
+
+
+def _check_languages(codec: Codec, sentences: Sequence[Sentence]) -> None:
+    if unknown := [s for s in sentences if s.lang not in codec.languages]:
+        raise UserError(
+            f"sentence {unknown[0].row} is in {unknown[0].lang!r}, which codec {codec.name!r} does not know; name the "
+            "column of FLORES codes by --lang-column (one that is not there: all are in --lang)"
+        )
 
 
 def _codec(codec: Codec) -> dict[str, Any]:
