@@ -87,7 +87,7 @@ def kept_bytes(context: TwoTowerContext) -> int:
     """Keys and values of the concepts that are there, not of the room for more."""
     return sum(
         int(cache.lengths.sum()) * 2 * layer.keys[0, :, 0].numel() * layer.keys.element_size()
-        for cache in (context.context, context.memory)
+        for cache in (context.cache, context.memory)
         for layer in cache.layers
     )
 
