@@ -1,4 +1,4 @@
-"""How fast vectors become sentences, beside sonar-space's own pipeline on the same weights, vectors and threads.
+"""Measure how fast vectors become sentences, beside sonar-space's pipeline on the same weights, vectors and threads.
 
     python benchmarks/decode.py --size S --beam 5          (needs pip install 'lcm-train[sonar]')
 

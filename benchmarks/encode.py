@@ -1,4 +1,4 @@
-"""How fast sentences become vectors, beside sonar-space's own pipeline on the same weights, sentences and threads.
+"""Measure how fast sentences become vectors, beside sonar-space on the same weights, sentences and threads.
 
     python benchmarks/encode.py --size S          (needs pip install 'lcm-train[sonar]')
 

@@ -1,4 +1,4 @@
-"""How fast Two-Tower generates, beside a plain implementation with equal weights and noise, by length of the context.
+"""Measure how fast Two-Tower generates, beside a plain implementation with equal weights and noise.
 
     python benchmarks/generate.py --size S
 
@@ -54,7 +54,7 @@ def ours(model: TwoTowerLCM, prompts: Tensor, count: int, steps: int) -> tuple[T
 
 
 def noise_of(model: TwoTowerLCM, prompts: Tensor, count: int) -> list[Tensor]:
-    """What our model starts each concept from."""
+    """The noise that our model starts each concept from."""
     number, length = prompt_number(model.normalizer(prompts[:, -1])), prompts.shape[1]
     keys = [torch.stack([number, torch.full_like(number, length + i)], dim=1) for i in range(count)]
     return [Draws(0, key).gaussian(0, model.dim) for key in keys]

@@ -1,4 +1,4 @@
-"""What one GPU does: training, sampling, encoding and decoding at the sizes of the paper and of SONAR, random weights.
+"""Measure one GPU: training, sampling, encoding and decoding at the sizes of the paper and of SONAR, random weights.
 
     python benchmarks/gpu.py [--only train sample encode decode] [--minutes 6]
     python benchmarks/gpu.py --tiny          (the toy configurations, on whatever there is: tries the script)
@@ -97,7 +97,7 @@ def train_family(bench: Bench, family: str) -> None:
 
 
 def trained(bench: Bench, module: LCMModule, optimizer: Optimizer, rows: list[int]) -> Case:
-    """Of the most rows that fit; those that do not are taken off `rows`."""
+    """Measure with the most rows that fit; those that do not are taken off `rows`."""
     slots = module.config.data.slots // (8 if bench.tiny else 1)
     while rows:
         try:

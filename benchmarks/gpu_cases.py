@@ -1,4 +1,4 @@
-"""What gpu.py and gpu_codec.py share: the device, the time that is left, and cases that may fail without the next."""
+"""Parts of gpu.py and gpu_codec.py: the device, the time that is left, and cases that may fail without the next."""
 
 import gc
 import json

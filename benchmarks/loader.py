@@ -1,4 +1,4 @@
-"""How fast training data is read: order, read and collate, beside webdataset's own pipeline doing the same.
+"""Measure how fast training data is read: order, read and collate, beside webdataset's own pipeline doing the same.
 
     python benchmarks/loader.py --size S
 
@@ -35,7 +35,7 @@ SENTENCE = "A sentence of a text has some eighty characters, more or less, and i
 
 
 def write_shards(folder: Path, shards: int, documents: int) -> list[Shard]:
-    """What `lcm prepare` would write, with random vectors."""
+    """Write shards as `lcm prepare` would, with random vectors."""
     rng = np.random.default_rng(0)
     pool = rng.standard_normal((4096, DIM), dtype=np.float32).astype(np.float16)
     lengths = rng.integers(4, 65, (shards, documents)).tolist()
@@ -65,7 +65,7 @@ def ours(shards: list[Shard], workers: int = 0) -> Iterable[Batch]:
 
 
 def one_of_many(shards: list[Shard], ranks: int, workers: int) -> Callable[[], Iterator[Batch]]:
-    """What the first of `ranks` ranks does in an epoch that is `ranks` times as long: as much as one rank alone."""
+    """Read as the first of `ranks` ranks in an epoch `ranks` times as long: as much as one rank alone reads."""
     shards = shards * ranks
     counted = order_of(shards).rows_in
 
@@ -83,7 +83,7 @@ def order_of(shards: list[Shard]) -> RowOrder:
 
 
 def batches_of(order: RowOrder, ranks: int, workers: int) -> Batches:
-    """Those of the first rank in an epoch, dealt while they are read, as in training."""
+    """Micro-batches of the first rank in an epoch, dealt while they are read, as in training."""
 
     def deal() -> Iterator[MicroBatch]:
         for step in takewhile(lambda step: step.epoch == 0, order.steps(Position(), ranks * ROWS)):
@@ -94,7 +94,7 @@ def batches_of(order: RowOrder, ranks: int, workers: int) -> Batches:
 
 
 def plain_webdataset(shards: list[Shard]) -> Iterator[Batch]:
-    """What its documentation shows, and the least work that makes the same kind of batch of it."""
+    """The pipeline of its documentation, and the least work that makes the same kind of batch of it."""
     urls = [str(shard.path) for shard in shards]
     samples = wds.WebDataset(urls, shardshuffle=len(urls), seed=1).shuffle(1000, seed=1).decode()
     rows: list[list[tuple[np.ndarray, int]]] = [[]]

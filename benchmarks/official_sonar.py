@@ -54,7 +54,7 @@ class OfficialPipelines:
 
 
 def pipelines_of(codec: Codec) -> OfficialPipelines:
-    """The same weights as `codec`, in sonar-space's own classes and with fairseq2's NLLB tokenizer."""
+    """Load the weights of `codec` into sonar-space's own classes and with fairseq2's NLLB tokenizer."""
     require()
     from fairseq2.data.tokenizers import VocabularyInfo
     from sonar.models.sonar_text.config import SonarTextDecoderConfig, SonarTextEncoderConfig

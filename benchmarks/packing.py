@@ -1,4 +1,4 @@
-"""How much of the rows stays empty, and how fast their order is made, beside the plainest packing there is.
+"""Measure the empty part of the rows, and how fast their order is made, beside the plainest packing there is.
 
     python benchmarks/packing.py --documents 480000
 
@@ -54,7 +54,7 @@ def made_up(kind: str, documents: int, per_shard: int) -> list[Shard]:
 
 
 def plain_rows(shards: list[Shard], slots: int) -> int:
-    """How many rows there are where the next document that does not fit begins a new one."""
+    """Count the rows where the next document that does not fit begins a new one."""
     rows, free = 0, 0
     for shard in shards:
         for length in shard.load()[:, CONCEPTS].tolist():

@@ -1,4 +1,4 @@
-"""How fast a whole optimizer step is, packed as `lcm train` packs, beside a plain implementation with equal weights.
+"""Measure an optimizer step, packed as `lcm train` packs, beside a plain implementation with equal weights.
 
     python benchmarks/train_step.py --size S --model two_tower
 
@@ -42,7 +42,7 @@ def config_of(model: str, size: str) -> ModelConfig:
 
 
 def packed(documents: list[Tensor]) -> Batch:
-    """As the plan packs them."""
+    """Rows of documents, packed as in training."""
     chosen = best_fit(np.array([len(d) for d in documents]), SLOTS)
     rows = int(chosen.max()) + 1
     emb, doc = torch.zeros(rows, SLOTS, DIM), torch.full((rows, SLOTS), PAD)

@@ -19,7 +19,7 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, dataclass, fields
 from itertools import pairwise
 from types import NoneType
@@ -37,12 +37,14 @@ class Option:
     metavar:     stands for the value in --help (numbers have one: N for int, X for float)
     least, most: bounds of a number, included; `check_bounds` checks them
     several:     for a tuple: values follow one flag ("--input A B"), the flag is repeated, or commas separate them
+    parse:       turns the text into the value, in place of the field's type; may raise UserError
     """
 
     metavar: str | None = None
     least: int | float = -math.inf
     most: int | float = math.inf
     several: Literal["in a row", "repeated", "by commas"] = "in a row"
+    parse: Callable[[str], Any] | None = None
 
 
 def option_name(field: str) -> str:
@@ -66,6 +68,9 @@ def add_options(parser: argparse._ActionsContainer, record: type[Any], skip: Col
 def options_from(args: argparse.Namespace, record: type[OptionsT]) -> OptionsT:
     """The record with what was given on the command line; its own defaults stand for the rest."""
     given = {field.name: getattr(args, field.name) for field in fields(record) if hasattr(args, field.name)}  # type: ignore[arg-type]
+    for name, hint in get_type_hints(record, include_extras=True).items():
+        if name in given and (parse := option_of(hint).parse):
+            given[name] = parse(given[name])
     return record(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
@@ -124,7 +129,7 @@ def _add(parser: argparse._ActionsContainer, field: "Field[Any]", hint: Any, tex
     elif get_origin(kind) is tuple:
         settings |= _SEVERAL[option.several]
     else:
-        settings["type"] = kind
+        settings["type"] = str if option.parse else kind
     parser.add_argument(option_name(field.name), **settings)
 
 

@@ -16,7 +16,7 @@ LONGEST = (
     "training/test_strategies", "training/test_module", "test_readme", "codec/test_sonar", "training", "plan",
     "prepare",
 )  # fmt: skip
-"""What begins first, so that no process is left with a long file when the other has nothing more to do."""
+"""Files that begin first, so that no process is left with a long file when the other has nothing more to do."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,7 +48,7 @@ def _lacks(item: pytest.Item) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where LCM_FAIL_ON_SKIP is set, a skipped test is a failure: a check that did not run proves nothing."""
+    """Fail a run with a skipped test if LCM_FAIL_ON_SKIP is set: a check that did not run proves nothing."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if os.environ.get("LCM_FAIL_ON_SKIP") and skipped and exitstatus == 0:

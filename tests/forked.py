@@ -71,7 +71,7 @@ def lcm(words: list[str], printed: Path, cwd: Path | None = None, **environment:
 
 
 def printed_by(process: Forked, what: str) -> str:
-    """What goes to stdout of a process that must not fail."""
+    """Run a process that must not fail, and return its stdout."""
     out, err = process.communicate()
     assert process.returncode == 0, f"{what}\n{err}"
     return out
@@ -103,7 +103,7 @@ def _begin(target, arguments, out, err, cwd, environment) -> None:
 
 
 class _searched:
-    """Where the server, which is started with the first process, finds the modules of the tests."""
+    """Let the server, which starts with the first process, find the modules of the tests."""
 
     def __enter__(self) -> None:
         self.before = os.environ.get("PYTHONPATH")
@@ -118,6 +118,6 @@ class _searched:
 
 @atexit.register
 def _end() -> None:
-    """What a test that failed has left would be waited for."""
+    """Kill processes that a failed test left behind, which would be waited for."""
     for process in multiprocessing.active_children():
         process.kill()

@@ -13,7 +13,7 @@ from lcm.options import Option, add_options, check_bounds, options_from
 @dataclass(frozen=True, kw_only=True)
 class Base:
     output: Annotated[str, Option("DIR")]
-    """Where 100% of it goes,
+    """Folder for 100% of it,
     made new."""
 
 
@@ -82,7 +82,7 @@ def test_help_is_the_docstring_with_the_default(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     lines = " ".join(capsys.readouterr().out.split())
-    assert "--output DIR Where 100% of it goes, made new --files F [F ...]" in lines
+    assert "--output DIR Folder for 100% of it, made new --files F [F ...]" in lines
     assert "--size N Documents in a shard (default: 10,000)" in lines
     assert "--seed N Seed of the draw (default: 0)" in lines
     assert "--share P Share (default: all) --kind {a,b} Which kind (default: a)" in lines

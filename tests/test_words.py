@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [*sorted((ROOT / "lcm").rglob("*.py")), *sorted((ROOT / "data_prep").glob("*.py"))]
+ROOMS = ("lcm", "data_prep", "benchmarks")
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FRAGMENT = re.compile(r"(Of|What|Than|Those|The same|As|Whether|Where|How|Which|Who|So many|By|Until|Because)\b")
 """Beginnings that only make sense after the name of what they describe."""
 

@@ -6,6 +6,7 @@ lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from lcm.config import Config
 from lcm.data.dataset import PreparedData
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.options import Option, add_options, check_bounds, options_from
+from lcm.options import Option, add_options, options_from
 from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
 from lcm.settings import from_command_line
 from lcm.training.checkpoint import checkpoint_bytes
@@ -34,23 +35,38 @@ GPUS = {
 """Row of Lightning's table of peaks, and GiB as torch reports them: somewhat less than the name says."""
 
 
+def number(option: str, text: str, most: float) -> float:
+    """A number above 0, `most` at most. Raises UserError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= most:
+        raise UserError(f"{option}={text}: expected a number above 0, and {most:,.0f} at most")
+    return value
+
+
+def count(option: str, text: str) -> int:
+    """A whole number from 1. Raises UserError."""
+    if not text.isdecimal() or not 0 < int(text) <= 2**20:
+        raise UserError(f"{option}={text}: expected a whole number from 1")
+    return int(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """The options of `lcm plan` beside the configuration."""
 
-    nodes: Annotated[int, Option("N", least=1, most=100_000)] = 1
+    nodes: Annotated[int, Option("N", parse=partial(count, "--nodes"))] = 1
     """Nodes of the job; trainer.nodes does not count (default: 1)."""
-    gpus_per_node: Annotated[int, Option("G", least=1, most=100_000)] = 8
+    gpus_per_node: Annotated[int, Option("G", parse=partial(count, "--gpus-per-node"))] = 8
     """GPUs of each node; trainer.devices does not count (default: 8)."""
     gpu: Annotated[str, Option("NAME")] = "h100"
     """h100, h100-pcie, h200, a100, a100-40, l40, l4; with --memory any in Lightning's table (default: h100)."""
-    memory: Annotated[float | None, Option("GiB", least=0.1, most=100_000)] = None
+    memory: Annotated[float | None, Option("GiB", parse=partial(number, "--memory", most=1e6))] = None
     """Memory of each GPU, instead of what is known of it."""
-    mfu: Annotated[float, Option("PART", least=0.001, most=1)] = 0.4
+    mfu: Annotated[float, Option("PART", parse=partial(number, "--mfu", most=1.0))] = 0.4
     """Model FLOPs utilization: the part of the peak that training reaches (default: 0.4)."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 class GPU(NamedTuple):

@@ -51,7 +51,7 @@ def printed(program, *words, **environment):
 
 @pytest.fixture(scope="module")
 def every_shape(converted_folder, tmp_path_factory):
-    """What EVERY_SHAPE prints, and the hash of three vectors after it."""
+    """The output of EVERY_SHAPE, and the hash of three vectors after it."""
     cache = str(tmp_path_factory.mktemp("cache"))
     return printed(EVERY_SHAPE + HASH, converted_folder, TORCHINDUCTOR_CACHE_DIR=cache).splitlines()
 

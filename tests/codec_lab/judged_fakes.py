@@ -28,7 +28,7 @@ class Perfect(FakeCodec):
         self.languages = ("eng_Latn", "fra_Latn", "zho_Hans")
         self.max_pieces = 20
         self.decoded: list[Tensor] = []
-        """What it was asked to decode, call after call."""
+        """Vectors that it decoded, call after call."""
 
     def pieces(self, sentence):
         return len(sentence.split())

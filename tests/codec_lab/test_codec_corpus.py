@@ -1,4 +1,4 @@
-"""What is held out never reaches training, and nothing else is lost."""
+"""Held-out text never reaches training, and nothing else is lost."""
 
 import json
 

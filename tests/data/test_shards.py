@@ -213,7 +213,7 @@ def test_records_never_change():
 
 @pytest.mark.parametrize("documents", [0, 1, 4, 12_345])
 def test_an_index_is_what_numpy_reads(documents, tmp_path, monkeypatch):
-    """By numpy's own reader where it is not as we write it."""
+    """Indexes that we would not write are read by numpy's own reader."""
     index = np.random.default_rng(0).integers(0, 2**40, (documents, 3))
     path = tmp_path / "train-000000.tar"
     np.save(index_path(path), np.asfortranarray(index))

@@ -19,7 +19,7 @@ def build(layers=2, random=True):
 
 
 def before(slots):
-    """Of one document of so many slots: the zero vector, and the slots before each."""
+    """The context of one document of so many slots: the zero vector, and the slots before each."""
     return torch.ones(slots, slots + 1, dtype=torch.bool).tril()[None, None]
 
 

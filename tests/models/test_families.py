@@ -81,7 +81,7 @@ def test_an_answer_sees_its_whole_question_and_the_answer_so_far(family):
 
 
 def predictions(model, batch, family):
-    """Of Quant-LCM, where another context may lead to the same units: what the network says first."""
+    """Compare the network's first output for Quant-LCM, where another context may lead to the same units."""
     if family not in QUANTS:
         return model.predict(batch, sampling(family))
     said = []
@@ -200,7 +200,7 @@ def test_padding_changes_nothing(family, monkeypatch):
 
 @every_family
 def test_rows_may_be_split_over_batches_and_reordered(family):
-    """What a row draws depends on its number alone, not on its place or company; and not on the global seed."""
+    """A row's draws depend on its number alone, not on its place or company; and not on the global seed."""
     model, batch = build(family).train(), pack([[4, 2], [6], [3, 3]], slots=6)
     whole = model.loss(batch).per_target
     torch.manual_seed(99)
@@ -221,7 +221,7 @@ def test_another_row_number_draws_other_steps(family):
 
 @generative
 def test_each_target_may_lose_its_context_in_training_and_none_in_evaluation(family):
-    """Where training and evaluation disagree, the context was dropped: of short documents and first answers, too."""
+    """Training and evaluation disagree only where a context was dropped, of short documents and first answers too."""
     model, batch = build(family), pack([[1, 2, 3, 4] for _ in range(300)], slots=10)
     batch.is_target[:, 6] = False  # of the last document, the first concept is the question
     evaluated, trained = model.loss(batch).per_target, model.train().loss(batch).per_target

@@ -48,7 +48,7 @@ def test_a_fast_linear_is_the_linear_layer(packing):
 
 
 def test_norm_times_its_folded_scale_is_rms_norm():
-    """Of vectors of any length: near nothing, eps rules."""
+    """Vectors of any length: for those near zero, eps dominates."""
     norm = RMSNorm(16, eps=1e-3)
     torch.nn.init.normal_(norm.weight)
     for length in (0.0, 1e-3, 1.0, 1e3):

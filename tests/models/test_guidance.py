@@ -77,7 +77,7 @@ def test_unit_guidance_is_no_guidance_at_all(rescale):
 
 @pytest.mark.parametrize("run", [ddim, dpm_solver])
 def test_guidance_costs_one_call_a_step(run):
-    """Of both at once; at pure noise, of the one with context."""
+    """The network is called once for both; at pure noise, for the one with context."""
     both, pairs = seen(lambda x, t: (towards(1.5)(x, t), torch.zeros_like(x)))
     alone, calls = seen(towards(1.5))
     found = run(guided(both, alone, FORTY, 3.0, 0.7), torch.randn(2, 3), FORTY)

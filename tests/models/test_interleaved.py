@@ -92,7 +92,7 @@ def test_clean_concepts_are_a_causal_model_of_their_own_document():
 
 @KINDS
 def test_packed_documents_give_what_each_gives_alone(positions):
-    """Those asked for, of two rows, against each document by itself."""
+    """States of two rows against those of each document by itself."""
     model, clean = build(positions), torch.randn(2, 6, WIDTH)
     rows = [row([3, 2], 6), row([6], 6)]
     doc, pos = (torch.cat(parts) for parts in zip(*rows, strict=True))
@@ -109,7 +109,7 @@ def test_packed_documents_give_what_each_gives_alone(positions):
 
 @KINDS
 def test_masked_rows_equal_attention_document_by_document(positions):
-    """What a GPU and a compiler are given; values and gradients, with empty slots and dropped contexts."""
+    """The dense form, for a GPU and a compiler; values and gradients, with empty slots and dropped contexts."""
     model, clean, index = build(positions), torch.randn(3, 6, WIDTH), torch.tensor([1, 2, 5, 8, 12, 14])
     rows = [row([3, 3], 6), row([1, 3], 6), row([5], 6)]
     doc, pos = (torch.cat(parts) for parts in zip(*rows, strict=True))
@@ -211,7 +211,7 @@ def test_dropout_acts_on_the_output_of_each_part(part):
 
 
 def test_dropout_acts_on_clean_concepts():
-    """Of two blocks, the first drops out what clean concepts pass on: the last one's keys and values differ."""
+    """The first of two blocks drops out what clean concepts pass on: the last one's keys and values differ."""
     model, clean = build(dropout=0.5, layers=2).train(), torch.randn(1, 3, WIDTH)
     doc, pos = row([3], 3)
     first, second = (model.clean_kv(doc, pos, clean)[1].keys for _ in range(2))

@@ -32,7 +32,7 @@ def table(name, *parameters, steps=100):
 
 
 def by_hand(name, *parameters, steps=100):
-    """The same in numpy's longest precision, from the formulas of paper §2.3.2; without the last rescaling, too."""
+    """The table in numpy's longest precision, from the formulas of paper §2.3.2; without the last rescaling, too."""
     u = np.arange(steps + 1, dtype=np.longdouble) / steps
     ramp = np.arange(steps, dtype=np.longdouble) / (steps - 1)
     if name == "cosine":

@@ -29,7 +29,7 @@ def test_no_number_is_drawn_twice():
 
 
 def test_concepts_at_some_slots_get_the_numbers_of_their_slots():
-    """Which others are drawn for changes nothing; two slots never share."""
+    """Other slots change nothing; two slots never share numbers."""
     keys, slots = torch.tensor([[5], [6]]), 4
     every = Draws(0, keys, slots, torch.arange(8))
     some = torch.tensor([1, 2, 7])

@@ -82,7 +82,7 @@ def by_hand_ddim(levels, scaling=1.0):
 
 
 def by_hand_dpm(levels):
-    """The same for DPM-Solver++(2M), with λ and its infinities as its paper writes them."""
+    """A plain form of DPM-Solver++(2M), with λ and its infinities as its paper writes them."""
     with np.errstate(divide="ignore"):
         alpha, sigma = np.sqrt([*levels, 1.0]), np.sqrt(1 - np.array([*levels, 1.0]))
         lam = np.log(alpha) - np.log(sigma)
@@ -157,7 +157,7 @@ def mixture(levels):
 
 
 def mixture_quantile(q, ab):
-    """Where the distribution function of the mixture, noised to ᾱ, is q; by bisection."""
+    """Quantile q of the mixture noised to ᾱ, by bisection."""
     parts = [NormalDist(ab**0.5 * c, (ab * s**2 + 1 - ab) ** 0.5) for c, s in zip(CENTRES, WIDTHS, strict=True)]
     low, high = -10.0, 10.0
     for _ in range(60):

@@ -153,9 +153,11 @@ def test_checkpoint_sizes_are_those_checked_before_training():
     [
         (["--gpu", "h1000"], "--gpu=h1000: expected one of h100, "),
         (["--gpu", "v100 sxm", "--memory", "32"], "does not compute in trainer.precision=bf16"),
-        (["--mfu", "40"], "--mfu=40.0: expected 0.001 to 1"),
-        (["--memory", "-3"], "--memory=-3.0: expected 0.1 to 100000"),
-        (["--nodes", "0"], "--nodes=0: expected 1 to 100000"),
+        (["--mfu", "40"], "--mfu=40: expected a number above 0, and 1 at most"),
+        (["--mfu", "much"], "--mfu=much: expected a number"),
+        (["--memory", "-3"], "--memory=-3: expected a number above 0"),
+        (["--nodes", "0"], "--nodes=0: expected a whole number from 1"),
+        (["--gpus-per-node", "2.5"], "--gpus-per-node=2.5: expected a whole number from 1"),
         (["--trainer.max_step", "5"], "did you mean 'trainer.max_steps'?"),
     ],
 )

@@ -58,7 +58,7 @@ def of_the_same_documents(slots, doc):
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("steps", [3, 12, 20])
 def test_a_position_saved_while_a_shard_was_dead_holds_when_it_is_back(steps, group, config, server, folder):
-    """By the numbers of the documents: nothing twice, and of the dead shard what comes after the position."""
+    """Documents by their numbers: nothing twice, and of the dead shard what comes after the position."""
     whole = opened(a_config(folder, data__rows=1))
     rows = len(whole.order)
     order = [numbers_of([batch]) for batch in trained(whole, rows)]
