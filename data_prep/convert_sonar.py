@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from lcm.cli import run_command
 from lcm.codec import LANGUAGES, convert
-from lcm.errors import existing_file, run_command
-from lcm.files import disk_errors
+from lcm.files import disk_errors, existing_file
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from lcm.cli import run_command
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report import Sentence, read_results, read_sentences
 from lcm.codec_lab.report.fragility import LEVELS, noise_scores
 from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data.statistics import fit as fit_normalizer
-from lcm.errors import UserError, existing_file, run_command
+from lcm.errors import UserError
+from lcm.files import existing_file
 from lcm.models import Normalizer
 from lcm.models.fragility import FragilityNetwork, save_fragility
 

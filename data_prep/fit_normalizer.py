@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from lcm.cli import run_command
 from lcm.data.manifest import SPLITS, Manifest, open_dataset
 from lcm.data.statistics import SAMPLE, fit_normalizer, sample_vectors
-from lcm.errors import UserError, run_command
+from lcm.errors import UserError
 from lcm.models import Normalizer
 
 QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)

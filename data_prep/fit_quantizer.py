@@ -20,13 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.cli import run_command
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report.text_scores import scores
 from lcm.data.dataset import PreparedData
 from lcm.data.manifest import local_folder
 from lcm.data.shards import read_shard
 from lcm.data.statistics import sample_vectors
-from lcm.errors import UserError, run_command
+from lcm.errors import UserError
 from lcm.models import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
 from lcm.models.quantizer_fitting import fit_quantizer, variance

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lcm.cli import run_command
 from lcm.codec import load_codec
 from lcm.data.manifest import SPLITS, Manifest, open_dataset
 from lcm.data.shards import CONCEPTS, Encoded, load_index, read_documents, read_sample
-from lcm.errors import UserError, run_command
+from lcm.errors import UserError
 
 SENTENCE_SAMPLE = 2000
 """Documents whose sentences are measured."""

@@ -8,10 +8,10 @@ The same command resumes an interrupted run.
 import argparse
 import sys
 
+from lcm.cli import run_command
 from lcm.codec_lab.training.ablation import ablate
 from lcm.codec_lab.training.settings import load_settings
 from lcm.codec_lab.training.training import dry_run_codec, train_codec
-from lcm.errors import run_command
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,11 +1,15 @@
-"""The batch that every model reads, which of its slots are targets, and what may see what.
+"""The batch that every model reads: its targets, what may see what, and the seeds of its randomness.
 
-Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
+A seed comes from numbers that identify what is drawn: a row has the same noise on any rank, in any micro-batch.
+
+Shapes.  B rows · S slots · D concept width · M model width · k numbers of a key
 """
 
-from dataclasses import dataclass, fields, replace
+import hashlib
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -34,11 +38,10 @@ class Batch:
     step_targets: Int[Tensor, ""]
 
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        return replace(self, **moved)
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
     def pin_memory(self) -> "Batch":
-        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
     def before(self, state: Float[Tensor, "B S M"]) -> Float[Tensor, "B S M"]:
         """The state from which each slot is predicted: that of the slot before it, and zero at position 0.
@@ -62,3 +65,19 @@ def document_mask(doc: Int[Tensor, "B S"]) -> Bool[Tensor, "B S S"]:
     slots = doc.shape[1]
     causal = torch.ones(slots, slots, dtype=torch.bool, device=doc.device).tril()
     return (doc[:, :, None] == doc[:, None, :]) & causal
+
+
+def derive_seed(*numbers: int) -> int:
+    """A generator's seed from several non-negative numbers, such as a run's seed and a step; none correlate."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def row_seed(seed: int, epoch: int, number: int) -> int:
+    """The 63-bit seed of everything random about a row. It knows neither rank, worker nor micro-batch."""
+    digest = hashlib.blake2b(b"%d/%d/%d" % (seed, epoch, number), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generators(seed: int, keys: Int[Tensor, "B k"]) -> list[torch.Generator]:
+    """One generator for each row of keys, on the CPU whatever the device of the keys."""
+    return [torch.Generator().manual_seed(derive_seed(seed, *key)) for key in keys.tolist()]

@@ -3,13 +3,15 @@
 Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wrong usage · 130 interrupted.
 """
 
-import argparse
 import json
+import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lcm.errors import UserError, existing_file, run_command
+from lcm.errors import UserError
+from lcm.files import existing_file
 
 COMMANDS = {
     "doctor": "what is installed, what works, what to run to fix it",
@@ -44,7 +46,28 @@ def _overview() -> str:
     return "\n".join(["usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)", "", *lines])
 
 
+def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """Run `work` and return its exit status. A user's mistake ends in one line on stderr, never in a traceback.
+
+    1 for a UserError · 130 for Ctrl-C, with `interrupted` as the line
+    """
+    try:
+        return work()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"{program}: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: {interrupted}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
 def _run(name: str, rest: list[str]) -> int:
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
     match name:
         case "train":
             from lcm.training.signals import listen
@@ -58,56 +81,36 @@ def _run(name: str, rest: list[str]) -> int:
 
             return plan(rest)
         case "doctor":
-            from lcm import doctor
-
-            return _parsed(name, rest, doctor.add_arguments, doctor.run)
+            from lcm.doctor import add_arguments, run
         case "prepare":
-            from lcm.prepare import command as prepare
-
-            return _parsed(name, rest, prepare.add_arguments, prepare.run)
+            from lcm.prepare.command import add_arguments, run
         case "verify":
-            from lcm.data import verify
-
-            return _parsed(name, rest, verify.add_arguments, verify.run)
+            from lcm.data.verify import add_arguments, run
         case "generate":
-            from lcm.inference import command as generate
-
-            return _parsed(name, rest, generate.add_arguments, generate.run)
+            from lcm.inference.command import add_arguments, run
         case "evaluate":
-            from lcm.evaluation import command as evaluate
-
-            return _parsed(name, rest, evaluate.add_arguments, evaluate.run)
+            from lcm.evaluation.command import add_arguments, run
         case "encode":
-            return _parsed(name, rest, _encode_arguments, _encode)
+            add_arguments, run = _encode_arguments, _encode
         case "decode":
-            return _parsed(name, rest, _decode_arguments, _decode)
+            add_arguments, run = _decode_arguments, _decode
         case "export":
-            from lcm.training import checkpoint
-
-            return _parsed(name, rest, checkpoint.add_arguments, checkpoint.run)
-    raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")
-
-
-def _parsed(
-    name: str,
-    rest: list[str],
-    add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], int],
-) -> int:
-    """Parse a command's own options and run it."""
-    parser = argparse.ArgumentParser(prog=f"lcm {name}", description=COMMANDS[name], allow_abbrev=False)
+            from lcm.training.checkpoint import add_arguments, run
+        case _:
+            raise UserError(f"no such command; one of: {', '.join(COMMANDS)}")
+    parser = ArgumentParser(prog=f"lcm {name}", description=COMMANDS[name], allow_abbrev=False)
     add_arguments(parser)
     return run(parser.parse_args(rest))
 
 
-def _encode_arguments(parser: argparse.ArgumentParser) -> None:
+def _encode_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="F.txt", help="UTF-8 text, one sentence a line")
     parser.add_argument("--output", required=True, metavar="F.npy", help="(lines, dim) float32")
     parser.add_argument("--compile", action="store_true", help="compile the encoder first: for many sentences")
     _codec_arguments(parser)
 
 
-def _encode(args: argparse.Namespace) -> int:
+def _encode(args: Namespace) -> int:
     import numpy as np
 
     from lcm.codec import load_codec
@@ -127,14 +130,14 @@ def _encode(args: argparse.Namespace) -> int:
     return 0
 
 
-def _decode_arguments(parser: argparse.ArgumentParser) -> None:
+def _decode_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--input", required=True, metavar="F.npy", help="(n, dim) vectors")
     parser.add_argument("--output", metavar="F.txt", help="one sentence a line (default: stdout)")
     parser.add_argument("--beam", type=int, default=1, metavar="N", help="1 is greedy (default: 1)")
     _codec_arguments(parser)
 
 
-def _decode(args: argparse.Namespace) -> int:
+def _decode(args: Namespace) -> int:
     import numpy as np
     import torch
 
@@ -157,7 +160,7 @@ def _decode(args: argparse.Namespace) -> int:
     return 0
 
 
-def _codec_arguments(parser: argparse.ArgumentParser) -> None:
+def _codec_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--codec", default="mini", help="'mini', 'sonar', or a codec's folder (default: mini)")
     parser.add_argument("--lang", default="eng_Latn", help="FLORES code of the language (default: eng_Latn)")
 

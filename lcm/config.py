@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from lcm.settings import Section, Settings, load, parse
+from lcm.options import Section, Settings, load, parse
 
 
 class DiffusionConfig(Section):
@@ -95,7 +95,7 @@ class TwoTowerConfig(Widths):
     """Number of layers of the contextualizer."""
     denoiser_layers: int = Field(13, gt=0)
     """Number of layers of the denoiser."""
-    diffusion: DiffusionConfig = DiffusionConfig()
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
 
 
 class InterleavedConfig(Widths):
@@ -117,7 +117,7 @@ class OneTowerConfig(InterleavedConfig):
     """One-Tower diffusion LCM: one transformer that sees every concept twice, clean and noisy (paper §2.3.3)."""
 
     kind: Literal["one_tower"]
-    diffusion: DiffusionConfig = DiffusionConfig()
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
 
 
 class QuantConfig(InterleavedConfig):

@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lcm.batch import PAD, Batch
+from lcm.batch import PAD, Batch, row_seed
 from lcm.data.order import Row
 from lcm.data.packing import SPAN
 from lcm.data.shards import OpenFile
-from lcm.seeds import row_seed
 
 OPEN_FILES = 128
 """Shards that are kept open: well above a group, well below what a process may open."""

@@ -17,7 +17,8 @@ from lcm.data.dataset import RemoteShard, Shard, shards_at
 from lcm.data.manifest import open_dataset
 from lcm.data.shard_cache import ShardCache
 from lcm.data.shards import CONCEPTS, SOURCE, read_sample
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError
+from lcm.files import existing_file
 from lcm.inference import LCM
 from lcm.prepare import Columns, Document, Refused, Sources
 

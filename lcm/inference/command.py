@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError
+from lcm.files import existing_file
 from lcm.inference.nearest import Bank
 from lcm.inference.pipeline import GenerateOptions, Generation, load
 from lcm.models import Sampling

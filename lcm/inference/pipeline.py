@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.batch import derive_seed
 from lcm.codec import Codec, load_codec
 from lcm.codec.splitter import Splitter, splitter_settings
 from lcm.config import Config
@@ -24,7 +25,6 @@ from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
 from lcm.models import ConceptModel, Sampling, load_model, resolve_sampling
 from lcm.options import Option, check_bounds
-from lcm.seeds import derive_seed
 
 ROWS = 64
 """Prompts in a batch."""

@@ -22,8 +22,8 @@ from lcm.config import (
     load_config,
     save_config,
 )
-from lcm.errors import UserError, existing_file
-from lcm.files import atomic_path
+from lcm.errors import UserError
+from lcm.files import atomic_path, existing_file
 from lcm.models.base import BaseLCM
 from lcm.models.interface import ConceptModel
 from lcm.models.one_tower import OneTowerLCM

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lcm.errors import UserError, existing_file
-from lcm.files import atomic_path
+from lcm.errors import UserError
+from lcm.files import atomic_path, existing_file
 from lcm.models.interface import Normalizer
 
 DISTANCES = 2**24

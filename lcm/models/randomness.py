@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from lcm.batch import generators
 from lcm.models.interface import Normalizer
-from lcm.seeds import generators
 
 THREADS = 8
 """Upper bound on the threads that draw a batch's random numbers."""

@@ -16,9 +16,8 @@ from lcm.config import Config
 from lcm.data.dataset import PreparedData
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.options import Option, add_options, options_from
+from lcm.options import Option, add_options, from_command_line, options_from
 from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
-from lcm.settings import from_command_line
 from lcm.training.checkpoint import checkpoint_bytes
 from lcm.training.engine import check_strategy
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lcm.config import Config, parse_config
-from lcm.errors import UserError, existing_file
-from lcm.files import atomic_path
+from lcm.errors import UserError
+from lcm.files import atomic_path, existing_file
 from lcm.models import build_from_tensors, save_model
 
 LAST, BEST = "last.ckpt", "best.ckpt"

@@ -17,11 +17,10 @@ from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from lcm import __version__
-from lcm.batch import PAD, Batch
+from lcm.batch import PAD, Batch, derive_seed
 from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.seeds import derive_seed
 from lcm.training.engine import Engine, build_optimizer, engine_of, learning_rate
 from lcm.training.loggers import peak_flops
 

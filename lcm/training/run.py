@@ -26,7 +26,7 @@ from lcm.config import Config
 from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.settings import from_command_line
+from lcm.options import from_command_line
 from lcm.training import signals
 from lcm.training.callbacks import Checkpoints, Stopped
 from lcm.training.checkpoint import (

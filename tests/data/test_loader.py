@@ -9,12 +9,11 @@ import torch
 from made_up_data import DIM, END, write_data
 
 import lcm.data.loader
-from lcm.batch import PAD
+from lcm.batch import PAD, row_seed
 from lcm.data.loader import Batches, MicroBatch, RowReader, split
 from lcm.data.order import Row
 from lcm.data.packing import SPAN
 from lcm.data.shards import load_index
-from lcm.seeds import row_seed
 
 
 def a_span(offset: int, *, first=0, count=1, slot=0, doc=0, pos=0, prompt=0, shard=0) -> np.ndarray:

@@ -6,8 +6,8 @@ import pytest
 from ranks import Run, train_together
 from synthetic import tiny_config, write_data
 
+from lcm.batch import row_seed
 from lcm.data.datamodule import ConceptData
-from lcm.seeds import row_seed
 
 PARTS = [(1, 3, 0, 5), (2, 1, 2, 10), (4, 2, 1, 14), (3, 2, 2, 20)]
 """Processes, accumulation, workers, and the step that a part of the run ends before."""

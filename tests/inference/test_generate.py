@@ -10,6 +10,7 @@ from fakes import FakeCodec, reciting, write_dataset
 
 import lcm
 import lcm.inference.command
+from lcm.batch import derive_seed
 from lcm.codec import load_codec
 from lcm.codec.splitter import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
@@ -20,7 +21,6 @@ from lcm.models import build_model
 from lcm.models.base import BaseSampling
 from lcm.models.build import save_model
 from lcm.models.interface import Sampling
-from lcm.seeds import derive_seed
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
 

@@ -6,12 +6,11 @@ from synthetic import DIM, pack
 from torch import nn
 from torch.nn.functional import pad
 
-from lcm.batch import PAD, Batch
+from lcm.batch import PAD, Batch, derive_seed
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.models.interface import Sampling
-from lcm.seeds import derive_seed
 
 GREEDY = Sampling()
 

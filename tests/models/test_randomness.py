@@ -2,8 +2,8 @@
 
 import torch
 
+from lcm.batch import generators
 from lcm.models.randomness import Draws, gaussian_rows, prompt_number
-from lcm.seeds import generators
 
 KEYS = torch.tensor([[5, 0], [6, 0], [5, 1]])
 

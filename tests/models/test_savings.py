@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from naive import in_parts, naive_of
 from naive_diffusion import Noising
 
+from lcm.batch import generators
 from lcm.config import BaseLCMConfig, DiffusionConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.models import build_model
 from lcm.models.denoiser import Memory
@@ -19,7 +20,6 @@ from lcm.models.diffusion import DiffusionSampling
 from lcm.models.fast import FastDenoiser
 from lcm.models.interface import Sampling
 from lcm.models.randomness import Draws, prompt_number
-from lcm.seeds import generators
 
 SIZE = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.0}
 NOISE = DiffusionConfig(context_drop=0.3)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError
+from lcm.files import existing_file
 from lcm.prepare import DamagedFile, Refused, opened, read_rows
 
 COMPRESSIONS = (".gz", ".xz", ".zst")

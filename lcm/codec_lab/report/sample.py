@@ -3,6 +3,7 @@
 Shapes.  n sentences · D concept width
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from lcm.codec import Codec
 from lcm.codec_lab.report.reading import Sentence
-from lcm.seeds import text_seed
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,17 @@ def drawn(sentences: Sequence[Sentence], limit: int, seed: int) -> list[Sentence
     So no result depends on the order of the input, neighbours in this order are a random pair, and its beginning is a
     random sample.
     """
-    return sorted(sentences, key=lambda s: (text_seed(seed, "order", s.text), s.lang, s.row))[:limit]
+    return sorted(sentences, key=lambda s: (_text_seed(seed, "order", s.text), s.lang, s.row))[:limit]
 
 
 def noise_of(texts: Sequence[str], dim: int, seed: int, purpose: str) -> Float[Tensor, "n D"]:
     """N(0, I) for each sentence: a function of seed, purpose and sentence, whatever the other sentences are."""
     noise = torch.empty(len(texts), dim)
     for row, text in zip(noise, texts, strict=True):
-        row.normal_(generator=torch.Generator().manual_seed(text_seed(seed, purpose, text)))
+        row.normal_(generator=torch.Generator().manual_seed(_text_seed(seed, purpose, text)))
     return noise
+
+
+def _text_seed(seed: int, purpose: str, text: str) -> int:
+    """The 56-bit seed of everything drawn for `purpose` about a text: the same beside any other texts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{purpose}|{text}".encode("utf-8", "surrogatepass")).digest()[:7])

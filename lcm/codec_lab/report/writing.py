@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from lcm.codec_lab.report.judging import Judged
 from lcm.codec_lab.report.page import report_page
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError
 from lcm.evaluation import finite, output_folder
+from lcm.files import existing_file
 
 RESULTS, PAGE, SENTENCES = "results.json", "report.html", "sentences.parquet"
 COLUMNS = pa.schema(

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from lcm.codec.splitter import Splitter, SplitterSettings
 from lcm.codec_lab.training.settings import CorpusSettings
-from lcm.errors import UserError, existing_file
+from lcm.errors import UserError
+from lcm.files import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
 
 PAIR_COLUMNS = ("source", "target", "source_lang", "target_lang")

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from lcm.batch import derive_seed
 from lcm.codec_lab.training import protection, terms
 from lcm.codec_lab.training.batches import PieceBatch, padded
 from lcm.codec_lab.training.rates import parameter_groups, rate, share_done
@@ -25,7 +26,6 @@ from lcm.codec_lab.training.start import Start
 from lcm.codec_lab.training.teacher import Teacher
 from lcm.errors import UserError
 from lcm.models import Normalizer
-from lcm.seeds import derive_seed
 
 
 class CodecModule(L.LightningModule):
