@@ -8,10 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcm.codec.splitter import AnySplitter
-from lcm.config import RETRIES
 from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
-from lcm.files import atomic
+from lcm.files import RETRIES, atomic
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
