@@ -12,8 +12,7 @@ sonar_space alone imports its libraries. Nothing here knows shards or concept mo
 from lcm.codec.codec import Codec, Progress, load_codec
 from lcm.codec.official import LANGUAGES, RELEASES, convert
 from lcm.codec.sonar_space import SonarSpeech
-from lcm.codec.splitter import Splitter
-from lcm.codec.tokenizer import Tokenizer
+from lcm.codec.text import Splitter, Tokenizer
 
 __all__ = [
     "LANGUAGES",

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lcm.codec.splitter import AnySplitter
+from lcm.codec.text import AnySplitter
 from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
 from lcm.files import RETRIES, atomic
