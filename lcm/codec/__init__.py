@@ -4,8 +4,8 @@
     vectors = codec.encode(["The sea was calm."])        # (1, codec.dim)
     codec.decode(vectors)                                # ["The sea was calm."]
 
-A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search and beam_cache
-(decoding), tokenizer and storage. splitter and sat cut text. official fetches and converts SONAR's own weights;
+A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search (decoding),
+text (splitter and tokenizer; sat is another splitter) and storage. official fetches and converts SONAR's own weights;
 sonar_space alone imports its libraries. Nothing here knows shards or concept models.
 """
 
@@ -25,6 +25,6 @@ __all__ = [
     "architecture",
     "convert",
     "load_codec",
-    "splitter",
     "storage",
+    "text",
 ]
