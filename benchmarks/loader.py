@@ -23,10 +23,9 @@ import torch
 import webdataset as wds
 
 from lcm.batch import PAD, Batch
-from lcm.data.dataset import Shard
 from lcm.data.loader import Batches, MicroBatch, RowReader, split
 from lcm.data.order import Position, RowOrder
-from lcm.data.shards import Encoded, shard_name, write_shard
+from lcm.data.shards import Encoded, Shard, shard_name, write_shard
 
 DIM, SLOTS, ROWS = 1024, 128, 8
 SIZES = {"S": (8, 500), "M": (32, 1000)}
@@ -152,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lcm-loader-", dir=args.folder) as folder:
         print("writing shards ...", file=sys.stderr)
         shards = write_shards(Path(folder), *SIZES[args.size])
-        total = sum(shard.concepts for shard in shards)
+        total = sum(shard.record.concepts for shard in shards)
         for shard in shards:
             shard.path.read_bytes()
         speeds: dict[str, list[float]] = {"ours": [], "other": []}

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lcm.data.dataset import PreparedData, Shard
+from lcm.data.dataset import PreparedData
 from lcm.data.manifest import ShardRecord
 from lcm.data.order import Position, RowOrder
-from lcm.data.shards import CONCEPTS
+from lcm.data.shards import CONCEPTS, Shard
 
 ROWS = 8
 LONGEST = 4000
@@ -85,7 +85,7 @@ def main() -> None:
     if args.data:
         sets = {args.data: list(PreparedData([args.data]).shards("train"))}
     for name, shards in sets.items():
-        concepts = sum(shard.concepts for shard in shards)
+        concepts = sum(shard.record.concepts for shard in shards)
         rows, *seconds = ordered(shards, args.slots)
         full = [100 * concepts / (count * args.slots) for count in (rows, plain_rows(shards, args.slots))]
         result = {

@@ -29,7 +29,7 @@ from lcm.codec_lab.report import Sentence, read_results, read_sentences
 from lcm.codec_lab.report.fragility import LEVELS, noise_scores
 from lcm.codec_lab.report.sample import Coder, Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
-from lcm.data.statistics import fit as fit_normalizer
+from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.files import existing_file
 from lcm.models import Normalizer
@@ -171,7 +171,7 @@ def fit_fragility(args: argparse.Namespace) -> int:
         scored(codec, scores, args.limit, args.seed) if scores else measured(codec, found, args.limit, args.seed)
     )
     normalizer = Normalizer(codec.dim)
-    normalizer.set(*fit_normalizer(vectors))
+    normalizer.set(*location_and_scale(vectors))
     fitted = fit(normalizer(vectors), truth, lr=args.lr, epochs=args.epochs, seed=args.seed)
     save_fragility(args.output, fitted.network, normalizer, codec.name, codec.fingerprint)
     results: dict[str, Any] = {"sentences": len(vectors), "held_out": fitted.held_out, "epoch": fitted.epoch}

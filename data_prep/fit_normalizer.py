@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from lcm.cli import run_command
-from lcm.data.manifest import SPLITS, Manifest, open_dataset
-from lcm.data.statistics import SAMPLE, fit_normalizer, sample_vectors
+from lcm.data.manifest import SAMPLE, SPLITS, Manifest, open_dataset
+from lcm.data.shards import Shard, fit_normalizer, sample_vectors
 from lcm.errors import UserError
 from lcm.models import Normalizer
 
@@ -24,7 +24,7 @@ def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float,
     """(quantile, raw value, normalized value), over all channels."""
     split = next(name for name in SPLITS if manifest.shards(name))
     dim = manifest.codec.dim
-    raw = torch.from_numpy(sample_vectors(folder, manifest.shards(split), dim, limit)).float()
+    raw = torch.from_numpy(sample_vectors([Shard(folder, s) for s in manifest.shards(split)], dim, limit)).float()
     normalizer = Normalizer(dim)
     normalizer.set(torch.tensor(manifest.normalizer.location), torch.tensor(manifest.normalizer.scale))
     columns = [numbers.flatten().sort().values for numbers in (raw, normalizer(raw))]

@@ -25,8 +25,7 @@ from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report.text_scores import scores
 from lcm.data.dataset import PreparedData
 from lcm.data.manifest import local_folder
-from lcm.data.shards import read_shard
-from lcm.data.statistics import sample_vectors
+from lcm.data.shards import read_shard, sample_vectors
 from lcm.errors import UserError
 from lcm.models import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
@@ -84,13 +83,12 @@ def normalizer_of(data: PreparedData) -> Normalizer:
 
 def training_vectors(data: PreparedData, most: int, normalizer: Normalizer) -> Float[Tensor, "n D"]:
     """Normalized vectors, evenly spread: from each folder every k-th, in proportion to its size."""
-    sizes = {folder: sum(s.concepts for s in data.shards("train", folder)) for folder in data.manifests}
+    sizes = {folder: sum(s.record.concepts for s in data.shards("train", folder)) for folder in data.manifests}
     parts = []
     for folder, size in sizes.items():
         limit = max(1, most * size // sum(sizes.values()))
-        records = [shard.record for shard in data.shards("train", folder)]
-        if records:
-            parts.append(torch.from_numpy(sample_vectors(folder, records, data.codec.dim, limit)))
+        if shards := data.shards("train", folder):
+            parts.append(torch.from_numpy(sample_vectors(shards, data.codec.dim, limit)))
     vectors = torch.empty(sum(map(len, parts)), data.codec.dim)
     for rows, part in zip(torch.split(vectors, [len(part) for part in parts]), parts, strict=True):
         for place in range(0, len(part), 2**16):

@@ -1,7 +1,7 @@
 """The data of a training run: which rows each rank trains, and exactly where training stands.
 
     data = ConceptData(config, predicts_first=model.predicts_first)
-    data.setup()  # opens manifests and fetches remote indexes: data.codec, data.dim, data.normalizer
+    data.setup()  # opens manifests and fetches remote indexes: data.prepared
     trainer.fit(LCMModule(config, model), datamodule=data)
 
 The rows of a step depend on the numbers of ranks and micro-batches and on data.rows; workers change nothing but speed.
@@ -19,16 +19,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from lcm.config import CodecRecord, Config
-from lcm.data.dataset import PreparedData, RemoteShard, Shard
+from lcm.config import Config
+from lcm.data.dataset import PreparedData
 from lcm.data.loader import Batches, MicroBatch, RowReader, split
 from lcm.data.order import Position, RowOrder
-from lcm.data.prefetch import Prefetcher, check_cache, fetch_indexes
-from lcm.data.shard_cache import ShardCache
+from lcm.data.prefetch import OpenShards, Prefetcher, check_cache, fetch_indexes
+from lcm.data.shard_cache import RemoteShard, ShardCache
+from lcm.data.shards import Shard
 from lcm.errors import UserError
 
 VALIDATION_SEED = 0
 """Seed of the order of validation: the same rows in every run, whatever the run's own seed."""
+
+NOT_REMOTE = OpenShards({}, frozenset())
+"""For local data: the reader opens shards itself, and none is dead."""
 
 
 class ConceptData(L.LightningDataModule):
@@ -49,19 +53,17 @@ class ConceptData(L.LightningDataModule):
         self.steps = 0  # optimizer steps trained
         self._micro_batches = 0  # trained since the last whole step
         self._dealt: deque[Position] = deque()  # positions after the steps that are dealt, but not yet trained
-        self._is_counted = False
-
-    # ---- what the data is ----
 
     def setup(self, stage: str = "fit") -> None:
         """Open the data. Raises UserError if there is none, or it does not fit the model or the cache."""
         if self.trainer:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
-        if self.dim != self.config.model.dim:
-            folder = next(iter(self.prepared.manifests))
+        codec = self.prepared.codec
+        if codec.dim != self.config.model.dim:
             raise UserError(
-                f"model.dim={self.config.model.dim}, but the concepts of {folder} have {self.dim} channels "
-                f"(codec '{self.codec.name}'); set model.dim={self.dim}, or data.path to data of another codec"
+                f"model.dim={self.config.model.dim}, but the concepts of {next(iter(self.prepared.manifests))} have "
+                f"{codec.dim} channels (codec '{codec.name}'); set model.dim={codec.dim}, or data.path to data of "
+                "another codec"
             )
         if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
             check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
@@ -69,23 +71,9 @@ class ConceptData(L.LightningDataModule):
 
     @cached_property
     def prepared(self) -> PreparedData:
+        """The folders: their codec, normalizer and end-of-text vector."""
         data = self.config.data
         return PreparedData(data.path, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
-
-    @property
-    def dim(self) -> int:
-        """Width of a concept."""
-        return self.codec.dim
-
-    @property
-    def codec(self) -> CodecRecord:
-        """The part of the model's configuration that says what it was trained on."""
-        return self.prepared.codec
-
-    @property
-    def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-        """(location, scale), for `model.normalizer.set`."""
-        return self.prepared.normalizer
 
     @property
     def end_of_text(self) -> Float[Tensor, " D"]:
@@ -115,6 +103,7 @@ class ConceptData(L.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         trainer = self.config.trainer
+        self._count(self.order)
         # The length is that of the whole run: Lightning adds the batches of earlier parts to its own count.
         return self._batches(self.order, self.micro_batches, length=trainer.max_steps * trainer.accumulate)
 
@@ -126,14 +115,11 @@ class ConceptData(L.LightningDataModule):
         trainer = self.config.trainer
         self._micro_batches = 0
         self._dealt.clear()
-        if not self._is_counted:
-            self._count(self.order)
-            self._is_counted = True
         steps = self.order.steps(self.position, self.world_size * trainer.accumulate * self.config.data.rows)
         missing = trainer.max_steps - self.steps
         while missing > 0:
             step = next(steps)
-            files, dead = self._prefetcher.open(step) if self._prefetcher else (None, frozenset[int]())
+            files, dead = self._prefetcher.open(step) if self._prefetcher else NOT_REMOTE
             if dead and not any(len(row.spans) for row in self.order.rows(step.epoch, step.rows, dead)):
                 continue
             missing -= 1
@@ -212,7 +198,7 @@ class ConceptData(L.LightningDataModule):
         self._count(order)
         step = order.step(Position(), self.config.trainer.validation_rows, multiple=together)
         prefetcher = self._prefetcher_of(order, ahead=False)
-        files, dead = prefetcher.open(step) if prefetcher else (None, frozenset[int]())
+        files, dead = prefetcher.open(step) if prefetcher else NOT_REMOTE
         mine = list(order.rows(step.epoch, step.share(self.rank, self.world_size), dead))
         micro_batches = split(mine, len(step.rows) // together, files)
         return self._batches(order, lambda: micro_batches, len(micro_batches))
@@ -231,7 +217,7 @@ class ConceptData(L.LightningDataModule):
 
     def _batches(self, order: RowOrder, deal: Callable[[], Iterable[MicroBatch]], length: int) -> Batches:
         paths = [shard.path for shard in order.shards]
-        reader = RowReader(paths, dim=self.dim, slots=order.slots, seed=order.seed)
+        reader = RowReader(paths, dim=self.prepared.codec.dim, slots=order.slots, seed=order.seed)
         return Batches(reader, deal, length, self.config.data.workers)
 
     def _say(self, text: str) -> None:

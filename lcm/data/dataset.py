@@ -1,119 +1,26 @@
 """Prepared folders, local and remote, opened together: one codec, one dimension, one end-of-text vector.
 
-Shapes.  N documents of one shard · D concept width
+Shapes.  D concept width
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lcm.config import CodecRecord
-from lcm.data.manifest import Manifest, ShardRecord, is_url, open_dataset
+from lcm.data.manifest import Manifest, is_url, open_dataset
 from lcm.data.remote import Unreachable
-from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import OpenFile, load_index, read_vectors, totals
+from lcm.data.shard_cache import RemoteShard, ShardCache, shards_at
+from lcm.data.shards import Shard
 from lcm.errors import UserError
 
 Place = Path | str
 """A data set's local folder, or its URL."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar of a prepared folder."""
-
-    folder: Path
-    record: ShardRecord
-
-    @property
-    def path(self) -> Path:
-        """The tar on this machine."""
-        return self.folder / self.record.name
-
-    @property
-    def place(self) -> Place:
-        """The data set that the shard belongs to."""
-        return self.folder
-
-    def open(self, wait: bool = True) -> OpenFile | None:
-        """The open file. Raises UserError if there is none."""
-        return OpenFile(self.path)
-
-    def fetch(self) -> Path:
-        """The path, where the shard and its index are on this machine now. Raises as `open`."""
-        return self.path
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def documents(self) -> int:
-        return self.record.documents
-
-    @property
-    def concepts(self) -> int:
-        return self.record.concepts
-
-    def load(self) -> Int[np.ndarray, "N 3"]:
-        """The index. Raises UserError if it does not agree with the manifest: documents would silently be lost."""
-        index = load_index(self.path)
-        documents, _, concepts = totals(index)
-        if (documents, concepts) != (self.documents, self.concepts):
-            raise UserError(
-                f"{self.path}: the index lists {documents} documents with {concepts} concepts, the manifest "
-                f"{self.documents} with {self.concepts}; 'lcm verify {self.place}' says what is broken"
-            )
-        return index
-
-    def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
-        """The vectors that start at this byte."""
-        return read_vectors(self.fetch(), offset, concepts, dim)
-
-
-@dataclass(frozen=True)
-class RemoteShard(Shard):
-    """One tar behind a URL. It is read from the cache, whose folder `folder` is."""
-
-    url: str
-    cache: ShardCache
-
-    @property
-    def path(self) -> Path:
-        return self.cache.path(self.url, self.record)
-
-    @property
-    def place(self) -> Place:
-        return self.url
-
-    def open(self, wait: bool = True) -> OpenFile | None:
-        """The open file, fetched if it is not in the cache.
-
-        wait: for another process that is fetching it; without, None is returned in that case
-        Raises Unreachable; UserError if the cache has no room, or its disk fails.
-        """
-        descriptor = self.cache.open(self.url, self.record, wait)
-        return None if descriptor is None else OpenFile(self.path, descriptor)
-
-    def fetch(self) -> Path:
-        return self.cache.fetch(self.url, self.record)
-
-    def load(self) -> Int[np.ndarray, "N 3"]:
-        self.cache.index(self.url, self.record)
-        return super().load()
-
-
-def shards_at(place: Place, records: Sequence[ShardRecord], cache: ShardCache) -> list[Shard]:
-    """The shards of a data set with these records."""
-    if isinstance(place, str) and is_url(place):
-        return [RemoteShard(cache.folder, record, place, cache) for record in records]
-    return [Shard(Path(place), record) for record in records]
 
 
 class PreparedData:
@@ -133,7 +40,8 @@ class PreparedData:
         _check_that_they_agree(self.manifests)
         if not self.shards("train"):
             raise UserError(f"data.path={', '.join(map(str, folders))}: there is no document to train on")
-        self._main = max(self.manifests, key=lambda folder: sum(s.concepts for s in self.shards("train", folder)))
+        sizes = {place: sum(s.concepts for s in manifest.shards("train")) for place, manifest in self.manifests.items()}
+        self._main = max(sizes, key=sizes.__getitem__)
 
     def shards(self, split: str, folder: Place | None = None) -> list[Shard]:
         """The shards of a split that hold concepts, in one folder or in all."""
@@ -141,21 +49,17 @@ class PreparedData:
             shard
             for place, manifest in self.manifests.items()
             for shard in shards_at(place, manifest.shards(split), self.cache)
-            if folder in (None, place) and shard.concepts
+            if folder in (None, place) and shard.record.concepts
         ]
 
-    @property
+    @cached_property
     def codec(self) -> CodecRecord:
         """The facts about the codec that a model trained on this data keeps."""
         manifest = self.manifests[self._main]
         only_pairs = all(shard.record.pairs == shard.record.documents for shard in self.shards("train"))
         return CodecRecord(
-            name=manifest.codec.name,
-            fingerprint=manifest.codec.fingerprint,
-            dim=manifest.codec.dim,
-            lang=manifest.codec.lang,
+            **manifest.codec.model_dump(exclude={"end_of_text"}),
             splitter=manifest.splitter.model_dump(),
-            stop_threshold=manifest.codec.stop_threshold,
             default_task="answer" if only_pairs else "continue",
         )
 

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lcm.batch import PAD, Batch, row_seed
-from lcm.data.order import Row
-from lcm.data.packing import SPAN
+from lcm.data.packing import SPAN, Row
 from lcm.data.shards import OpenFile
 
 OPEN_FILES = 128
@@ -29,7 +28,7 @@ class MicroBatch:
     """The rows that one rank trains at a time.
 
     targets: those of the rank's whole step, over all of its micro-batches
-    files:   the open shards, by number; if None, the reader opens them itself
+    files:   the open shards, by number; without any, the reader opens them itself
     """
 
     rows: Sequence[Row]
@@ -62,7 +61,7 @@ class RowReader:
         row = np.repeat(np.arange(len(rows)), [len(r.spans) for r in rows])
         start = row * self.slots + spans["slot"]
         doc, pos, is_target = layout(spans, start, len(rows) * self.slots)
-        vectors = self._vectors(spans, start, doc == PAD, self._open if files is None else files.__getitem__)
+        vectors = self._vectors(spans, start, doc == PAD, files.__getitem__ if files else self._open)
         return Batch(
             emb=vectors.view(len(rows), self.slots, self.dim),
             doc=torch.from_numpy(doc).view(len(rows), self.slots),

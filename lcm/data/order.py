@@ -26,10 +26,10 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
-from lcm.data.dataset import Shard
-from lcm.data.packing import SPAN, PackedRows, pack, row_count
+from lcm.data.packing import SPAN, PackedRows, Row, pack, row_count
+from lcm.data.shards import Shard
 
 VERSION = 3
 """Incremented whenever the same data, settings and seed make other rows: a resumed run then begins the next epoch."""
@@ -47,15 +47,6 @@ class Position:
 
     epoch: int = 0
     row: int = 0
-
-
-class Row(NamedTuple):
-    """One row: its number in the epoch, its spans (lcm.data.packing.SPAN), and the number of targets in them."""
-
-    epoch: int
-    number: int
-    spans: Shaped[np.ndarray, " Q"]
-    targets: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class RowOrder:
 
     def __init__(self, shards: Sequence[Shard], *, slots: int, group: int, seed: int, predicts_first: bool) -> None:
         """shards: each with a document at least. predicts_first: the first concept of a document counts as a target."""
-        concepts = sum(shard.concepts for shard in shards)
+        concepts = sum(shard.record.concepts for shard in shards)
         assert concepts, "there is nothing to order"
         self.shards = shards
         self.slots = slots
@@ -120,7 +111,7 @@ class RowOrder:
     def fingerprint(self) -> int:
         """A hash of everything that the order depends on: a position holds in an order of the same fingerprint only."""
         settings = [VERSION, self.slots, self.group, self.seed]
-        shards = [(shard.name, shard.documents, shard.concepts) for shard in self.shards]
+        shards = [(s.record.name, s.record.documents, s.record.concepts) for s in self.shards]
         return int(hashlib.sha256(repr((settings, shards)).encode()).hexdigest()[:15], 16)
 
     # ---- bundles and groups ----

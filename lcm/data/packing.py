@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -28,6 +29,15 @@ SPAN = np.dtype(
 """Concepts that are neighbors both in a shard and in a row. A piece is one span, or two if its prompt was shortened."""
 
 
+class Row(NamedTuple):
+    """One row: its number in the epoch, its spans, and the number of targets in them."""
+
+    epoch: int
+    number: int
+    spans: Shaped[np.ndarray, " Q"]
+    targets: int
+
+
 @dataclass(frozen=True)
 class PackedRows:
     """The rows of a bundle. Row r has the spans spans[bounds[r] : bounds[r + 1]].
@@ -43,14 +53,12 @@ class PackedRows:
     @cached_property
     def targets(self) -> Int[np.ndarray, " R"]:
         """Targets in each row."""
-        before = np.concatenate([[0], self.span_targets.cumsum(dtype=np.int64)])
-        return np.diff(before[self.bounds])
+        return np.diff(_before(self.span_targets)[self.bounds])
 
     def without(self, shards: Collection[int]) -> "PackedRows":
         """The rows with empty slots for the documents of these shards. Nothing else moves, and no row disappears."""
         kept = ~np.isin(self.spans["shard"], list(shards))
-        before = np.concatenate([[0], kept.cumsum()])
-        return PackedRows(self.spans[kept], self.span_targets[kept], before[self.bounds])
+        return PackedRows(self.spans[kept], self.span_targets[kept], _before(kept)[self.bounds])
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -68,7 +76,7 @@ def loses_prompt(index: Int[np.ndarray, "N 3"], slots: int) -> Bool[np.ndarray, 
 
 
 def row_count(index: Int[np.ndarray, "N 3"], slots: int) -> int:
-    """The number of rows that `pack` makes of these documents in any order."""
+    """The number of rows that `pack` makes of these documents, in any order."""
     one_row = loses_prompt(index, slots)
     concepts = index[~one_row, CONCEPTS]
     how_many = np.bincount(concepts % slots, minlength=slots + 1)
@@ -190,5 +198,10 @@ def pack(index: Int[np.ndarray, "N 3"], shard: Int[np.ndarray, " N"], slots: int
 
 def _running_total(values: Shaped[np.ndarray, " Q"], bounds: Int[np.ndarray, " _"]) -> Int[np.ndarray, " Q"]:
     """The sum of the values before each span in its row."""
-    before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    before = _before(values)
     return before[:-1] - np.repeat(before[bounds[:-1]], np.diff(bounds))
+
+
+def _before(values: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " _"]:
+    """The sum of the values before each of them, and before the end."""
+    return np.append(0, np.cumsum(values, dtype=np.int64))

@@ -15,11 +15,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
-from lcm.data.dataset import RemoteShard, Shard
 from lcm.data.order import RowOrder, Step
 from lcm.data.remote import Unreachable
-from lcm.data.shard_cache import ShardCache, gigabytes
-from lcm.data.shards import OpenFile, index_path
+from lcm.data.shard_cache import RemoteShard, ShardCache, gigabytes
+from lcm.data.shards import OpenFile, Shard, index_path
 from lcm.errors import UserError
 
 SHARD_THREADS = 4
@@ -55,10 +54,8 @@ def _largest(shards: Sequence[Shard], count: int) -> int:
 
 
 def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
-    """Fetch the indexes that are not in the cache.
-
-    Raises UserError for one that cannot be fetched, whatever data.skip_dead says: the rows, and so the meaning of a
-    position, follow from all indexes.
+    """Fetch the indexes that are not in the cache. Raises UserError for one that cannot be fetched, even with
+    data.skip_dead: the rows, and so the meaning of a position, follow from all indexes.
     """
 
     def index_of(shard: RemoteShard, wait: bool) -> bool:
@@ -91,14 +88,11 @@ class Fetch(Generic[_T]):
         self.unreachable: dict[int, Unreachable] = {}
         self.error: Exception | None = None
         self._todo = deque((key, task, False) for key, task in tasks.items())
-        self._threads = [
-            threading.Thread(target=self._work, daemon=True, name="lcm-fetch") for _ in range(min(threads, len(tasks)))
-        ]
+        self._threads = [threading.Thread(target=self._work, daemon=True, name="lcm-fetch") for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def wait(self) -> "Fetch[_T]":
-        """Wait until all tasks are done."""
         for thread in self._threads:
             thread.join()
         return self
@@ -175,9 +169,8 @@ class Prefetcher:
         shards = self.order.shards_of(epoch, group)
         if self._ahead:
             self._ahead.wait()
-        fetch = Fetch(
-            {number: self.order.shards[number].open for number in self._rotated(shards)}, SHARD_THREADS
-        ).wait()
+        tasks = {number: self.order.shards[number].open for number in self._rotated(shards)}
+        fetch = Fetch(tasks, SHARD_THREADS).wait()
         if fetch.error:
             raise fetch.error
         reasons = {number: str(error) for number, error in fetch.unreachable.items()}
@@ -193,8 +186,8 @@ class Prefetcher:
         if self._fetches_ahead:
             following = (epoch, group + 1) if group + 1 < self.order.groups else (epoch + 1, 0)
             numbers = self._rotated(self.order.shards_of(*following))
-            tasks = {number: partial(_is_fetched, self.order.shards[number]) for number in numbers}
-            self._ahead = Fetch(tasks, SHARD_THREADS)
+            ahead = {number: partial(_is_fetched, self.order.shards[number]) for number in numbers}
+            self._ahead = Fetch(ahead, SHARD_THREADS)
         files = {number: file for number, file in fetch.done.items() if number not in reasons}
         return OpenShards(files, frozenset(reasons))
 

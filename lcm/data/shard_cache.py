@@ -1,8 +1,8 @@
 """A local folder of bounded size for remote shards. Each is fetched once for all processes of a machine.
 
     cache = ShardCache("/scratch/shards", most=100 * 10**9)
-    descriptor = cache.open("s3://bucket/data", record)      # the bytes stay readable until it is closed
-    path = cache.index("s3://bucket/data", record)
+    shards = shards_at("s3://bucket/data", manifest.shards("train"), cache)
+    file = shards[0].open()                                  # the bytes stay readable until it is closed
 
     NAME-KEY.tar         a whole shard, size and sha256 checked; its modification time says when it was last opened
     NAME-KEY.index.npy   its index; small, never removed, not counted
@@ -18,19 +18,21 @@ import io
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
-from lcm.data.manifest import ShardRecord, join
+from lcm.config import CACHE_GB, RETRIES
+from lcm.data.manifest import ShardRecord, is_url, join
 from lcm.data.remote import Unreachable, WrongBytes, download, read
-from lcm.data.shards import build_index, index_path, totals
+from lcm.data.shards import OpenFile, Shard, build_index, index_path, totals
 from lcm.errors import UserError
-from lcm.files import CACHE_GB, RETRIES, atomic, cache_folder, lock
+from lcm.files import atomic, cache_folder, lock
 
 _POLL = 0.1
 """Seconds between two checks for room."""
@@ -60,20 +62,21 @@ class ShardCache:
         key = hashlib.sha256(f"{url.rstrip('/')}\n{record.sha256}".encode()).hexdigest()[:20]
         return self.folder / f"{Path(record.name).stem}-{key}.tar"
 
-    def open(self, url: str, record: ShardRecord, wait: bool = True) -> int | None:
-        """A descriptor of the shard, which is fetched if it is not in the cache. The caller closes it.
+    def open(self, url: str, record: ShardRecord, wait: bool = True) -> OpenFile | None:
+        """The open shard, which is fetched if it is not in the cache.
 
         wait: for another process that is fetching it; without, None is returned in that case
-        Raises Unreachable, with the error of another process that was waited for; UserError if there is no room.
+        Raises Unreachable, with the error of another process that was waited for; UserError if the cache has no room,
+        or its disk fails.
         """
         path, started = self.path(url, record), time.time_ns()
-        if (descriptor := self._open_cached(path, record)) is not None:
-            return descriptor
+        if file := self._open_cached(path, record):
+            return file
         with self._locked(path, wait) as is_locked:
             if not is_locked:
                 return None
-            if (descriptor := self._open_cached(path, record)) is not None:
-                return descriptor
+            if file := self._open_cached(path, record):
+                return file
             if error := self._failure_since(path, started):
                 raise error
             return self._fetch_shard(url, record, path)
@@ -90,44 +93,32 @@ class ShardCache:
                     np.save(file, index)
         return path
 
-    def _open_cached(self, path: Path, record: ShardRecord) -> int | None:
-        """A descriptor of a shard that is in the cache and whole. Marks it as the most recently opened one."""
+    def _open_cached(self, path: Path, record: ShardRecord) -> OpenFile | None:
+        """A shard that is in the cache and whole. Marks it as the most recently opened one."""
         with self._disk_errors():
             try:
-                descriptor = os.open(path, os.O_RDONLY)
+                file = OpenFile(path, os.open(path, os.O_RDONLY))
             except FileNotFoundError:
                 return None
-            if os.fstat(descriptor).st_size != record.bytes:
-                os.close(descriptor)
+            if os.fstat(file.descriptor).st_size != record.bytes:
                 return None
             with suppress(PermissionError):  # another user's file
-                os.utime(descriptor)
-        return descriptor
-
-    def fetch(self, url: str, record: ShardRecord) -> Path:
-        """The path of a shard that was just fetched or opened, with its index beside it. Raises like `open`.
-
-        Read it soon: the file may be removed to make room.
-        """
-        self.index(url, record)
-        descriptor = self.open(url, record)
-        assert descriptor is not None, "open() waits"
-        os.close(descriptor)
-        return self.path(url, record)
+                os.utime(file.descriptor)
+        return file
 
     # ---- fetching ----
 
-    def _fetch_shard(self, url: str, record: ShardRecord, path: Path) -> int:
-        """A descriptor of the fetched shard. The caller holds its lock."""
+    def _fetch_shard(self, url: str, record: ShardRecord, path: Path) -> OpenFile:
+        """Fetch a shard and open it. The caller holds its lock."""
         part = path.with_suffix(f".{record.bytes}.part")
         part.unlink(missing_ok=True)
         try:
             with self._disk_errors():
                 self._reserve(part, record)
                 download(join(url, record.name), part, record.bytes, record.sha256, self.retries)
-                descriptor = os.open(part, os.O_RDONLY)  # before it may be removed to make room
-                os.utime(descriptor)
-                os.fsync(descriptor)
+                file = OpenFile(path, os.open(part, os.O_RDONLY))  # before it may be removed to make room
+                os.utime(file.descriptor)
+                os.fsync(file.descriptor)
                 with self._locked(self.folder / "room"):  # or another process would count both names, or neither
                     part.replace(path)
         except Unreachable as error:
@@ -136,13 +127,13 @@ class ShardCache:
             raise
         finally:
             part.unlink(missing_ok=True)
-        return descriptor
+        return file
 
     def _fetch_index(self, url: str, record: ShardRecord) -> np.ndarray:
         def parse(data: bytes) -> np.ndarray:
             with suppress(ValueError, EOFError, IndexError):
                 index = np.load(io.BytesIO(data), allow_pickle=False)
-                if totals(index) == (record.documents, record.pairs, record.concepts):
+                if totals(index) == record.counts:
                     return index
             raise WrongBytes("not the index of this shard")
 
@@ -151,12 +142,8 @@ class ShardCache:
         except Unreachable as error:
             if not error.final:
                 raise
-        descriptor = self.open(url, record)
-        assert descriptor is not None, "open() waits"
-        try:
-            return build_index(self.path(url, record))
-        finally:
-            os.close(descriptor)
+        self.open(url, record)
+        return build_index(self.path(url, record))
 
     def _failure(self, path: Path) -> Path:
         """The file that says why the last attempt to fetch a shard failed."""
@@ -236,3 +223,39 @@ class ShardCache:
 def gigabytes(size: int) -> str:
     """The size in GB, rounded up, so that a setting of this value is large enough."""
     return f"{-(-size // 10**6) / 1000:g}"
+
+
+@dataclass(frozen=True)
+class RemoteShard(Shard):
+    """One tar behind a URL. It is read from the cache, whose folder `folder` is."""
+
+    url: str
+    cache: ShardCache
+
+    @property
+    def path(self) -> Path:
+        return self.cache.path(self.url, self.record)
+
+    @property
+    def place(self) -> Path | str:
+        return self.url
+
+    def open(self, wait: bool = True) -> OpenFile | None:
+        return self.cache.open(self.url, self.record, wait)
+
+    def fetch(self) -> Path:
+        """The path of the shard, just fetched or opened. Read it soon: it may be removed to make room."""
+        self.cache.index(self.url, self.record)
+        self.open()
+        return self.path
+
+    def load(self) -> Int64[np.ndarray, "N 3"]:
+        self.cache.index(self.url, self.record)
+        return super().load()
+
+
+def shards_at(place: Path | str, records: Sequence[ShardRecord], cache: ShardCache) -> list[Shard]:
+    """The shards of a data set, in a folder or behind a URL, with these records."""
+    if isinstance(place, str) and is_url(place):
+        return [RemoteShard(cache.folder, record, place, cache) for record in records]
+    return [Shard(Path(place), record) for record in records]

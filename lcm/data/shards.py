@@ -10,17 +10,17 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 import webdataset as wds
 from jaxtyping import Float16, Int64
 
-from lcm.data.manifest import ShardRecord, open_dataset
+from lcm.data.manifest import SAMPLE, SPLITS, NormalizerInfo, ShardRecord, open_dataset
 from lcm.errors import UserError
 from lcm.files import atomic, sha256
 
@@ -64,10 +64,7 @@ def index_path(tar_path: Path) -> Path:
 
 
 def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None = None) -> ShardRecord:
-    """Write a tar and its index, each atomically. The bytes are a function of the documents.
-
-    scratch: as in lcm.files.atomic
-    """
+    """Write a tar and its index, each atomically (lcm.files.atomic). The bytes are a function of the documents."""
     with (
         atomic(path, scratch=scratch) as file,
         wds.TarWriter(file, user="lcm", group="lcm", mtime=0, encoder=False) as tar,
@@ -77,15 +74,11 @@ def write_shard(path: Path, documents: Iterable[Encoded], scratch: Path | None =
             card = json.dumps({name: getattr(document, name) for name in FIELDS}, ensure_ascii=False).encode("utf-8")
             tar.write({"__key__": KEY.format(document.number), "json": card, "npy": _npy(document.vectors)})
     index = build_index(path)
-    _write_index(path, index, scratch)
+    with atomic(index_path(path), scratch=scratch) as file:
+        np.save(file, index)
     count, pairs, concepts = totals(index)
     return ShardRecord(
-        name=path.name,
-        documents=count,
-        pairs=pairs,
-        concepts=concepts,
-        bytes=path.stat().st_size,
-        sha256=sha256(path),
+        name=path.name, documents=count, pairs=pairs, concepts=concepts, bytes=path.stat().st_size, sha256=sha256(path)
     )
 
 
@@ -102,23 +95,17 @@ def _npy(vectors: Float16[np.ndarray, "n D"]) -> bytes:
 
 
 def build_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
-    """The index of a tar, which is read from end to end. Its columns are OFFSET, CONCEPTS and SOURCE.
-
-    Raises UserError if the tar is truncated or not a shard.
-    """
+    """The index of a tar, which is read from end to end. Raises UserError if it is truncated or not a shard."""
     rows = []
     with _opened(tar_path) as tar:
         for card, vectors in _samples(tar, tar_path):
             n, _ = _npy_shape(_bytes(tar, vectors, _HEADER))
-            rows.append((vectors.offset_data + _HEADER, n, _fields(tar, card)["source_length"]))
+            rows.append((vectors.offset_data + _HEADER, n, json.loads(_bytes(tar, card))["source_length"]))
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def load_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
-    """The index beside a tar. If there is none, it is made, and stored if the folder is writable.
-
-    Raises UserError if the file is not an index.
-    """
+    """The index beside a tar; made, and stored if the folder is writable, if there is none. Raises UserError."""
     try:
         data = index_path(tar_path).read_bytes()
         documents = (len(data) - _HEADER) // 24
@@ -127,8 +114,8 @@ def load_index(tar_path: Path) -> Int64[np.ndarray, "N 3"]:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except FileNotFoundError:
         index = build_index(tar_path)
-        with suppress(OSError):
-            _write_index(tar_path, index, scratch=None)
+        with suppress(OSError), atomic(index_path(tar_path)) as file:
+            np.save(file, index)
         return index
     except (ValueError, EOFError) as error:
         raise UserError(f"{index_path(tar_path)}: not an index; delete it and it is made anew") from error
@@ -138,11 +125,6 @@ def _header(documents: int) -> bytes:
     """The bytes that numpy writes before the numbers of an index."""
     text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({documents}, 3), }}"
     return b"\x93NUMPY\x01\x00v\x00" + text.ljust(_HEADER - 11).encode() + b"\n"
-
-
-def _write_index(tar_path: Path, index: Int64[np.ndarray, "N 3"], scratch: Path | None) -> None:
-    with atomic(index_path(tar_path), scratch=scratch) as file:
-        np.save(file, index)
 
 
 class OpenFile:
@@ -173,11 +155,47 @@ class OpenFile:
             os.close(self.descriptor)
 
 
-def read_vectors(path: Path, offset: int, n: int, dim: int) -> Float16[np.ndarray, "n D"]:
-    """The n vectors of a shard that start at byte `offset`. Reads no other bytes. Raises UserError like OpenFile."""
-    vectors = np.empty((n, dim), np.float16)
-    OpenFile(path).fill(vectors.data.cast("B"), offset)
-    return vectors
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a prepared folder."""
+
+    folder: Path
+    record: ShardRecord
+
+    @property
+    def path(self) -> Path:
+        """The tar on this machine."""
+        return self.folder / self.record.name
+
+    @property
+    def place(self) -> Path | str:
+        """The data set that the shard belongs to: its folder or URL."""
+        return self.folder
+
+    def open(self, wait: bool = True) -> OpenFile | None:
+        """The open file. Raises UserError if there is none."""
+        return OpenFile(self.path)
+
+    def fetch(self) -> Path:
+        """The path, where the shard and its index are on this machine now. Raises as `open`."""
+        return self.path
+
+    def load(self) -> Int64[np.ndarray, "N 3"]:
+        """The index. Raises UserError if it does not agree with the manifest: documents would silently be lost."""
+        index, record = load_index(self.path), self.record
+        documents, _, concepts = totals(index)
+        if (documents, concepts) != (record.documents, record.concepts):
+            raise UserError(
+                f"{self.path}: the index lists {documents} documents with {concepts} concepts, the manifest "
+                f"{record.documents} with {record.concepts}; 'lcm verify {self.place}' says what is broken"
+            )
+        return index
+
+    def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
+        """The vectors that start at this byte. Raises UserError as OpenFile."""
+        vectors = np.empty((concepts, dim), np.float16)
+        OpenFile(self.fetch()).fill(vectors.data.cast("B"), offset)
+        return vectors
 
 
 def read_shard(tar_path: Path) -> Iterator[Encoded]:
@@ -230,12 +248,8 @@ def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[tarfile.TarInfo
 
 def _encoded(tar: tarfile.TarFile, card: tarfile.TarInfo, vectors: tarfile.TarInfo) -> Encoded:
     array = np.load(io.BytesIO(_bytes(tar, vectors)), allow_pickle=False)
-    return Encoded(number=int(card.name.split(".")[0]), vectors=array, **_fields(tar, card))
-
-
-def _fields(tar: tarfile.TarFile, card: tarfile.TarInfo) -> dict[str, Any]:
     fields = json.loads(_bytes(tar, card))
-    return {name: fields[name] for name in FIELDS}
+    return Encoded(int(card.name.split(".")[0]), vectors=array, **{name: fields[name] for name in FIELDS})
 
 
 def _npy_shape(header: bytes) -> tuple[int, int]:
@@ -253,3 +267,33 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int = -1) -> byt
     if file is None:
         raise ValueError("a sample is two files")
     return file.read(size)
+
+
+def sample_vectors(shards: Sequence[Shard], dim: int, limit: int = SAMPLE) -> Float16[np.ndarray, "n D"]:
+    """The vector of every k-th sentence, with the smallest k that gives at most `limit` vectors.
+
+    Excludes the constants that `lcm prepare` appends, "[MODEL]:" and "End of text.". A function of the data set: it is
+    read from finished shards, whatever the number of workers that wrote them.
+    """
+    total = sum(shard.record.concepts - shard.record.documents - shard.record.pairs for shard in shards)
+    stride = max(1, -(-total // limit))
+    sample = np.empty((-(-total // stride), dim), np.float16)
+    seen = taken = 0
+    for shard in shards:
+        for offset, n, source_length in shard.load().tolist():
+            sentences = [i for i in range(n - 1) if i != source_length - 1]
+            chosen = sentences[-seen % stride :: stride]
+            if chosen:
+                sample[taken : taken + len(chosen)] = shard.read(offset, n, dim)[chosen]
+            seen += len(sentences)
+            taken += len(chosen)
+    assert taken == len(sample), "shards hold what their records say"
+    return sample
+
+
+def fit_normalizer(
+    folder: Path, splits: dict[str, tuple[ShardRecord, ...]], dim: int, limit: int = SAMPLE
+) -> NormalizerInfo:
+    """The normalizer of a data set, fitted to its train split; to validation or test if there is no other."""
+    shards = [Shard(folder, record) for record in next(splits[name] for name in SPLITS if splits.get(name))]
+    return NormalizerInfo.fitted(torch.from_numpy(sample_vectors(shards, dim, limit)))

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from lcm.data.manifest import SPLITS, Manifest, ShardRecord, is_url, open_dataset
+from lcm.data.manifest import SPLITS, Manifest, ShardRecord, open_dataset
 from lcm.data.remote import Unreachable
-from lcm.data.shard_cache import ShardCache
+from lcm.data.shard_cache import ShardCache, shards_at
 from lcm.data.shards import Encoded, build_index, index_path, read_shard, totals
 from lcm.errors import UserError
 from lcm.files import sha256
@@ -45,23 +45,19 @@ def verify(folder: str | Path) -> VerifyReport:
     for shard, path in _local_paths(folder, shards):
         lines = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
         problems += [f"{shard.name}: {line}" for line in lines]
-    return VerifyReport(
-        str(folder), tuple(problems), manifest.documents, manifest.pairs, manifest.concepts, len(shards)
-    )
+    counts = manifest.documents, manifest.pairs, manifest.concepts
+    return VerifyReport(str(folder), tuple(problems), *counts, len(shards))
 
 
 def _local_paths(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
     """Each shard with the path to read it from, or with the error if it cannot be fetched."""
-    if not is_url(folder):
-        yield from ((shard, Path(folder) / shard.name) for shard in shards)
-        return
     with TemporaryDirectory() as scratch:
         cache = ShardCache(scratch, most=max((shard.bytes for shard in shards), default=0))
-        for shard in shards:
+        for shard in shards_at(folder, shards, cache):
             try:
-                yield shard, cache.fetch(str(folder), shard)
+                yield shard.record, shard.fetch()
             except Unreachable as error:
-                yield shard, error
+                yield shard.record, error
 
 
 def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[str]:
@@ -76,10 +72,8 @@ def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[st
         yield "corrupt: its sha256 is not the recorded one"
     try:
         index = build_index(path)
-        counts = totals(index)
-        recorded = (shard.documents, shard.pairs, shard.concepts)
-        if counts != recorded:
-            yield f"holds {counts} documents, pairs and concepts, expected {recorded}"
+        if totals(index) != shard.counts:
+            yield f"holds {totals(index)} documents, pairs and concepts, expected {shard.counts}"
         if index_path(path).is_file() and not _holds(index_path(path), index):
             yield f"{index_path(path).name} does not match; delete it and it is made anew"
         for document in read_shard(path):

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from lcm.data.dataset import Shard
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.data.remote import Unreachable
+from lcm.data.shards import Shard
 from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of

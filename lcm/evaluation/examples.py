@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.data.dataset import RemoteShard, Shard, shards_at
 from lcm.data.manifest import open_dataset
-from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import CONCEPTS, SOURCE, read_sample
+from lcm.data.shard_cache import RemoteShard, ShardCache, shards_at
+from lcm.data.shards import CONCEPTS, SOURCE, Shard, read_sample
 from lcm.errors import UserError
 from lcm.files import existing_file
 from lcm.inference import LCM
@@ -114,7 +113,7 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
             f"--data {' '.join(folders)}: no document in {' or '.join(shards)}; prepare more text, "
             "or score what the model was trained on with --split train"
         )
-    places = [(shard, i) for shard in shards[chosen] for i in range(shard.documents)]
+    places = [(shard, i) for shard in shards[chosen] for i in range(shard.record.documents)]
     examples = EvaluationSet(rows=len(places), split=chosen)
     for i in _draw(len(places), limit, seed):
         shard, number = places[i]
@@ -164,14 +163,14 @@ def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard
                 f"{folder} was encoded with codec '{made.name}' ({made.fingerprint}), the model was trained on "
                 f"'{wanted.name}' ({wanted.fingerprint}); prepare the text again with the model's codec"
             )
-        found += [s for s in shards_at(folder, manifest.shards(split), ShardCache()) if s.documents]
+        found += [s for s in shards_at(folder, manifest.shards(split), ShardCache()) if s.record.documents]
     return found
 
 
 def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:
     """The mean of about MEAN_CONCEPTS concepts of whole documents, without their end-of-text vectors."""
     shards = _spread(shards)
-    step = max(1, sum(shard.concepts for shard in shards) // MEAN_CONCEPTS)
+    step = max(1, sum(shard.record.concepts for shard in shards) // MEAN_CONCEPTS)
     total, count = np.zeros(dim), 0
     for shard in shards:
         for offset, concepts, _ in shard.load()[::step].tolist():

@@ -135,7 +135,7 @@ def _data(config: Config, concepts: int) -> str:
         raise UserError(
             f"model.dim={config.model.dim}, but the concepts of data.path have {prepared.codec.dim} numbers"
         )
-    size = sum(shard.concepts for shard in prepared.shards("train"))
+    size = sum(shard.record.concepts for shard in prepared.shards("train"))
     return f"{readable(vector * size)}: {size:,} concepts, each seen {concepts / size:,.2f} times"
 
 

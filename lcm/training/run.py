@@ -127,13 +127,13 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
     data.setup()
 
     def fill_buffers(model: ConceptModel) -> None:
-        model.normalizer.set(*data.normalizer)
+        model.normalizer.set(*data.prepared.normalizer)
         model.end_of_text.copy_(data.end_of_text)
-        model.load_fitted(data.codec.fingerprint)
+        model.load_fitted(data.prepared.codec.fingerprint)
 
     if not on_meta:
         fill_buffers(model)
-    config = config.model_copy(update={"codec": data.codec})
+    config = config.model_copy(update={"codec": data.prepared.codec})
     return LCMModule(config, model, fill_buffers if on_meta else None), data
 
 

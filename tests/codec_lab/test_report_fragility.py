@@ -8,7 +8,7 @@ from judged_fakes import Constant, FakePublic, Perfect, sample_of, sentences
 from lcm.codec_lab.report.fragility import LEVELS, fragility_examples, fragility_means, noise_scores
 from lcm.codec_lab.report.sample import Coder
 from lcm.codec_lab.report.text_scores import sentence_bleu
-from lcm.data.statistics import fit
+from lcm.data.manifest import location_and_scale
 from lcm.models.interface import Normalizer
 
 
@@ -39,7 +39,7 @@ def test_the_noise_follows_the_formula():
     sample.vectors[:] = sample.vectors * torch.linspace(0.1, 10, 3000) - 4
     noise_scores(Coder(codec), sample, sample.vectors, 0)
     normalizer = Normalizer(3000)
-    normalizer.set(*fit(sample.vectors))
+    normalizer.set(*location_and_scale(sample.vectors))
     z, noises = normalizer(sample.vectors), []
     for level, asked in zip(LEVELS, codec.decoded, strict=True):
         noise = (normalizer(asked) - (1 - level) ** 0.5 * z) / level**0.5

@@ -207,12 +207,12 @@ def test_vectors_arrive_as_they_are_stored(folder):
 def test_the_folder_with_the_most_training_concepts_decides(tmp_path, folder):
     small = write_data(tmp_path / "small", DOCUMENTS[:5], validation=DOCUMENTS * 2, mark=3)
     data = opened(a_config(small, folder))
-    location, scale = data.normalizer
+    location, scale = data.prepared.normalizer
     assert location.tolist() == [0.0] * DIM
     assert scale.tolist() == [2.0] * DIM
     assert data.end_of_text.tolist() == END.tolist()
-    assert data.dim == DIM
-    assert (data.codec.name, data.codec.fingerprint, data.codec.splitter["name"]) == ("toy", "f00", "nupunkt")
+    codec = data.prepared.codec
+    assert (codec.name, codec.fingerprint, codec.dim, codec.splitter["name"]) == ("toy", "f00", DIM, "nupunkt")
 
 
 # ---- validation ----
@@ -254,4 +254,4 @@ def test_validation_falls_back_on_the_test_split_and_then_on_nothing(tmp_path, c
     [([(9, 4), (5, 3)], "answer"), ([(9, 4), (5, 0)], "continue"), ([(9, 0)], "continue")],
 )
 def test_a_model_answers_by_default_only_where_it_has_seen_nothing_but_pairs(tmp_path, documents, task):
-    assert opened(a_config(write_data(tmp_path / "data", documents))).codec.default_task == task
+    assert opened(a_config(write_data(tmp_path / "data", documents))).prepared.codec.default_task == task

@@ -11,8 +11,7 @@ from made_up_data import DIM, END, write_data
 import lcm.data.loader
 from lcm.batch import PAD, row_seed
 from lcm.data.loader import Batches, MicroBatch, RowReader, split
-from lcm.data.order import Row
-from lcm.data.packing import SPAN
+from lcm.data.packing import SPAN, Row
 from lcm.data.shards import load_index
 
 

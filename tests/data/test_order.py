@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import lcm.data.order
-from lcm.data.dataset import Shard
 from lcm.data.manifest import ShardRecord
-from lcm.data.order import Position, Row, RowOrder, Step
+from lcm.data.order import Position, RowOrder, Step
+from lcm.data.packing import Row
+from lcm.data.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class MadeUpShard(Shard):
     loads: list[str] = field(default_factory=list)
 
     def load(self) -> np.ndarray:
-        self.loads.append(self.name)
+        self.loads.append(self.record.name)
         return self.index
 
 
@@ -96,7 +97,7 @@ def test_every_concept_exactly_once_an_epoch(seed, slots, group):
     """Pairs that fit and continuations of any length: only a shortened prompt would lose concepts."""
     order = an_order(seed=seed, slots=slots, group=group)
     trained = concepts_of(epoch_rows(order, Position(epoch=3)))
-    everything = {(number, i) for number, shard in enumerate(order.shards) for i in range(shard.concepts)}
+    everything = {(number, i) for number, shard in enumerate(order.shards) for i in range(shard.record.concepts)}
     assert len(trained) == len(set(trained))
     assert set(trained) <= everything
     if slots >= 64:
@@ -153,14 +154,14 @@ def test_only_one_group_of_shards_is_read_at_a_time_and_its_documents_are_mixed(
     log = loads_from_now_on(order)
     steps = epoch_steps(order, 1)
     first = [set(rows_of(order, step)[0].spans["shard"].tolist()) for step in steps[:20]]
-    assert set(log) == {order.shards[number].name for number in order.shards_of(0, 0)}
+    assert set(log) == {order.shards[number].record.name for number in order.shards_of(0, 0)}
     assert len(set.union(*first)) == len(set(log)) == 3
     if bundle_rows > 1:
         assert sum(len(shards) > 1 for shards in first) > 10
     else:
         assert sum(one != other for one, other in pairwise(first)) > 10
     rows_of(order, *steps[20:])
-    assert Counter(log) == {shard.name: 1 for shard in order.shards}
+    assert Counter(log) == {shard.record.name: 1 for shard in order.shards}
 
 
 def loads_from_now_on(order: RowOrder) -> list[str]:
@@ -206,7 +207,7 @@ def test_the_size_of_a_step_does_not_change_the_order_of_the_rows(rows):
 
 def test_small_shards_are_packed_together_so_that_few_slots_stay_empty(bundle_rows):
     order = an_order(shards=12, documents=20, slots=64, group=6)
-    fullest = -(-sum(shard.concepts for shard in order.shards) // 64)
+    fullest = -(-sum(shard.record.concepts for shard in order.shards) // 64)
     assert len(order) <= 1.02 * fullest if bundle_rows > 1 else len(order) > 1.02 * fullest
 
 

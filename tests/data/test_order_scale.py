@@ -9,7 +9,8 @@ import pytest
 from test_order import MadeUpShard, contents, loads_from_now_on, made_up, random_lengths
 
 import lcm.data.order
-from lcm.data.order import Position, Row, RowOrder
+from lcm.data.order import Position, RowOrder
+from lcm.data.packing import Row
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_a_rank_opens_only_the_shards_of_its_own_rows_each_once(shards, world_si
     log = loads_from_now_on(order)
     mine = of_one_rank(order, 1, world_size)
     needed = {number for rows in mine for row in rows for number in row.spans["shard"].tolist()}
-    assert sorted(log) == sorted(order.shards[number].name for number in needed)
+    assert sorted(log) == sorted(order.shards[number].record.name for number in needed)
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 16])

@@ -13,12 +13,11 @@ import pytest
 from made_up_data import some_documents, write_data
 from serving import ALWAYS, quick_waits, served
 
-from lcm.data.dataset import shards_at
 from lcm.data.manifest import open_dataset
 from lcm.data.prefetch import Fetch
 from lcm.data.remote import Unreachable
-from lcm.data.shard_cache import ShardCache
-from lcm.data.shards import load_index
+from lcm.data.shard_cache import ShardCache, shards_at
+from lcm.data.shards import OpenFile, load_index
 from lcm.errors import UserError
 
 SHARDS = 8
@@ -40,9 +39,11 @@ def records_of(folder: Path):
 
 
 def read_from(cache: ShardCache, url: str, record) -> bytes:
-    descriptor = cache.open(url, record)
-    with open(descriptor, "rb") as file:
-        return file.read()
+    return contents(cache.open(url, record))
+
+
+def contents(file: OpenFile) -> bytes:
+    return os.pread(file.descriptor, 10**9, 0)
 
 
 def in_cache(folder: Path) -> list[str]:
@@ -94,18 +95,17 @@ def test_the_least_recently_opened_makes_room(server, folder, tmp_path):
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=sum(record.bytes for record in records[:3]))
     for number in (0, 1, 2, 0, 3):
-        os.close(cache.open(server.url, records[number]))
+        cache.open(server.url, records[number])
     assert in_cache(cache.folder) == ["train-000000", "train-000002", "train-000003"]
 
 
 def test_an_open_shard_stays_readable_after_its_removal(server, folder, tmp_path):
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=records[0].bytes)
-    descriptor = cache.open(server.url, records[0])
-    os.close(cache.open(server.url, records[1]))
+    file = cache.open(server.url, records[0])
+    cache.open(server.url, records[1])
     assert in_cache(cache.folder) == ["train-000001"]
-    with open(descriptor, "rb") as file:
-        assert file.read() == (folder / records[0].name).read_bytes()
+    assert contents(file) == (folder / records[0].name).read_bytes()
 
 
 def test_shards_being_fetched_count_toward_the_bound(server, folder, tmp_path):
@@ -207,7 +207,7 @@ def test_processes_that_waited_for_a_failed_fetch_do_not_repeat_it(server, folde
     assert len(set(met)) == 1
     assert len(server.requests) == 4
     server.fails(record.name)
-    os.close(cache.open(server.url, record))
+    cache.open(server.url, record)
 
 
 def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_behind(server, folder, tmp_path):
@@ -224,14 +224,14 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_behind(server,
     assert left.name.endswith(f".{records[0].bytes}.part")
     with_room_for_all = ShardCache(cache.folder, most=sum(record.bytes for record in records) + 1)
     other = write_data(tmp_path / "other", some_documents(9))
-    os.close(with_room_for_all.open(f"file://{other}", records_of(other)[0]))
+    with_room_for_all.open(f"file://{other}", records_of(other)[0])
     assert not left.exists(), "its bytes are not set aside for ever"
     assert read_from(cache, server.url, records[0]) == (folder / records[0].name).read_bytes()
 
 
 def test_a_file_in_the_cache_that_was_cut_short_is_fetched_again(server, folder, tmp_path):
     record, cache = records_of(folder)[0], ShardCache(tmp_path / "cache")
-    os.close(cache.open(server.url, record))
+    cache.open(server.url, record)
     os.truncate(cache.path(server.url, record), 1000)
     assert read_from(cache, server.url, record) == (folder / record.name).read_bytes()
 
@@ -251,7 +251,7 @@ def test_an_index_is_fetched_once_and_without_its_shard(server, folder, tmp_path
 def test_an_index_that_is_not_there_is_made_from_the_shard(status, server, folder, tmp_path):
     server.fails("train-000000.index.npy", status)
     shard = shards_at(server.url, records_of(folder), ShardCache(tmp_path / "cache"))[0]
-    assert np.array_equal(shard.load(), load_index(folder / shard.name))
+    assert np.array_equal(shard.load(), load_index(folder / shard.record.name))
     assert server.requests == ["train-000000.index.npy", "train-000000.tar"]
 
 

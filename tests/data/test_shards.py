@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from lcm.codec.text import SplitterSettings
+from lcm.codec.splitter import SplitterSettings
 from lcm.data.manifest import (
     CodecInfo,
     InputFile,
@@ -22,13 +22,13 @@ from lcm.data.manifest import (
 )
 from lcm.data.shards import (
     Encoded,
+    Shard,
     build_index,
     index_path,
     load_index,
     read_documents,
     read_sample,
     read_shard,
-    read_vectors,
     write_shard,
 )
 from lcm.errors import UserError
@@ -87,12 +87,12 @@ def test_the_record_counts_what_is_in_the_shard(shard):
 
 
 def test_the_index_leads_to_every_document(shard):
-    path, _ = shard
+    path, record = shard
     index = load_index(path)
     assert index.dtype == np.int64
     assert index[:, 1:].tolist() == [[1, 0], [300, 7], [5, 0], [42, 0]]
     for i, (offset, n, _) in enumerate(index.tolist()):
-        assert np.array_equal(read_vectors(path, offset, n, DIM), DOCUMENTS[i].vectors)
+        assert np.array_equal(Shard(path.parent, record).read(offset, n, DIM), DOCUMENTS[i].vectors)
         assert_same(read_sample(path, i), DOCUMENTS[i])
 
 
@@ -139,7 +139,7 @@ def test_an_empty_shard_has_an_empty_index(tmp_path):
 
 @pytest.mark.parametrize("keep", [1.0, 0.999, 0.95, 0.9, 0.5, 0.01])
 def test_a_truncated_shard_is_named(keep, shard):
-    path, _ = shard
+    path, record = shard
     offset, n, _ = load_index(path)[-1].tolist()
     os.truncate(path, int((offset + n * DIM * 2) * keep))
     with pytest.raises(UserError, match=r"train-000000\.tar: damaged"):
@@ -148,7 +148,7 @@ def test_a_truncated_shard_is_named(keep, shard):
         list(read_shard(path))
     if keep < 1:
         with pytest.raises(UserError, match=r"train-000000\.tar: truncated"):
-            read_vectors(path, offset, n, DIM)
+            Shard(path.parent, record).read(offset, n, DIM)
 
 
 def test_other_tars_and_missing_ones_are_named(tmp_path):

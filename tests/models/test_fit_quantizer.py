@@ -81,7 +81,7 @@ def test_vectors_are_limited_in_proportion_to_each_folder(data, tmp_path, monkey
     found = fit_quantizer.training_vectors(both, 80, fit_quantizer.Normalizer(DIM))
     assert 50 <= len(found) <= 80
     assert found.tolist() == [row for part in parts for row in part.tolist()]
-    sizes = [sum(shard.concepts for shard in both.shards("train", folder)) for folder in both.manifests]
+    sizes = [sum(shard.record.concepts for shard in both.shards("train", folder)) for folder in both.manifests]
     assert len(parts[0]) / len(parts[1]) == pytest.approx(sizes[0] / sizes[1], rel=0.3)
 
 

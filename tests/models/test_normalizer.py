@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcm.data.statistics import fit
+from lcm.data.manifest import location_and_scale
 from lcm.models.interface import Normalizer
 
 
@@ -46,7 +46,7 @@ def test_fit_is_the_median_and_the_quartiles_of_numpy():
     """On an odd and an even count, and over more channels than one block holds."""
     for count in (101, 64, 1):
         vectors = np.random.default_rng(0).exponential(size=(count, 130))
-        location, scale = fit(torch.from_numpy(vectors))
+        location, scale = location_and_scale(torch.from_numpy(vectors))
         low, middle, high = np.quantile(vectors, [0.25, 0.5, 0.75], axis=0)
         np.testing.assert_allclose(location, middle, rtol=1e-6)
         if count > 1:
@@ -56,7 +56,7 @@ def test_fit_is_the_median_and_the_quartiles_of_numpy():
 def test_a_gaussian_gets_its_own_mean_and_spread():
     torch.manual_seed(0)
     spread, mean = torch.tensor([0.006, 1.0, 40.0]), torch.tensor([0.0, -3.0, 100.0])
-    location, scale = fit(torch.randn(200_000, 3) * spread + mean)
+    location, scale = location_and_scale(torch.randn(200_000, 3) * spread + mean)
     torch.testing.assert_close(scale, spread, rtol=0.01, atol=0)
     torch.testing.assert_close((location - mean) / spread, torch.zeros(3), rtol=0, atol=0.01)
 
@@ -64,7 +64,7 @@ def test_a_gaussian_gets_its_own_mean_and_spread():
 def test_an_exponential_distribution_tells_quartiles_from_tails():
     """Its interquartile range is ln 3. Quantiles 0.25% and 0.75% would give a scale 60 times smaller."""
     points = -torch.log1p(-(torch.arange(100_000) + 0.5) / 100_000)
-    location, scale = fit(points[:, None].double())
+    location, scale = location_and_scale(points[:, None].double())
     assert location.item() == pytest.approx(math.log(2), rel=1e-3)
     assert scale.item() == pytest.approx(math.log(3) / 1.3489795, rel=1e-3)
 
@@ -74,12 +74,12 @@ def test_outliers_change_nothing():
     vectors = torch.randn(10_000, 2)
     spoiled = vectors.clone()
     spoiled[vectors > 2.5] = 1e6
-    for clean, dirty in zip(fit(vectors), fit(spoiled), strict=True):
+    for clean, dirty in zip(location_and_scale(vectors), location_and_scale(spoiled), strict=True):
         torch.testing.assert_close(clean, dirty)
 
 
 def test_a_channel_that_never_varies_gets_scale_one():
-    location, scale = fit(torch.full((10, 2), 3.0))
+    location, scale = location_and_scale(torch.full((10, 2), 3.0))
     assert location.tolist() == [3.0, 3.0]
     assert scale.tolist() == [1.0, 1.0]
 
@@ -88,7 +88,7 @@ def test_fitted_data_has_median_zero_and_quartiles_of_a_unit_gaussian():
     torch.manual_seed(0)
     vectors = torch.rand(9_999, 3) * torch.tensor([1.0, 10.0, 0.01]) + 5
     normalizer = Normalizer(3)
-    normalizer.set(*fit(vectors))
+    normalizer.set(*location_and_scale(vectors))
     low, middle, high = torch.quantile(normalizer(vectors), torch.tensor([0.25, 0.5, 0.75]), dim=0)
     torch.testing.assert_close(middle, torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(high - low, torch.full((3,), 1.3489795), atol=1e-3, rtol=0)

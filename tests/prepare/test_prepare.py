@@ -11,9 +11,8 @@ import pytest
 import torch
 from stub_codec import StubCodec, load_another, use_codec
 
-from lcm.data import statistics
 from lcm.data.manifest import open_dataset
-from lcm.data.shards import load_index, read_documents, read_shard
+from lcm.data.shards import Shard, load_index, read_documents, read_shard, sample_vectors
 from lcm.data.verify import verify
 from lcm.errors import UserError
 from lcm.options import options_from
@@ -183,7 +182,7 @@ def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_pa
         all_vectors.append(np.delete(d.vectors, [d.source_length - 1, len(d.vectors) - 1], axis=0))
     expected = np.concatenate(all_vectors)
     step = -(-len(expected) // limit)
-    sample = statistics.sample_vectors(tmp_path / "data", manifest.shards("train"), 4, limit)
+    sample = sample_vectors([Shard(tmp_path / "data", record) for record in manifest.shards("train")], 4, limit)
     assert np.array_equal(sample, expected[::step])
     assert len(sample) <= limit
 

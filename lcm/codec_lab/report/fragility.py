@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lcm.codec_lab.report.sample import Coder, Sample, noise_of
 from lcm.codec_lab.report.text_scores import by_length, sentence_bleu
-from lcm.data.statistics import fit
+from lcm.data.manifest import location_and_scale
 from lcm.models import Normalizer
 
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -74,7 +74,7 @@ def noise_scores(
     score: sentence BLEU, and the cosine of the public encoder's vectors of w and w_{α, ε}.
     """
     normalizer = Normalizer(sample.vectors.shape[1])
-    normalizer.set(*fit(fitted_on))
+    normalizer.set(*location_and_scale(fitted_on))
     z = normalizer(sample.vectors)
     own = public(sample.texts) if public else None
     bleu, cosine, shown = [], [], list(sample.texts)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lcm.codec import storage
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
-from lcm.data.statistics import fit
+from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer
@@ -60,7 +60,7 @@ def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: 
     chosen, normalizer = settings.terms, Normalizer(vectors.shape[1])
     if len(vectors) < chosen.units:
         raise UserError(f"terms.units={chosen.units}, but there are only {len(vectors)} sentences to fit them to")
-    normalizer.set(*fit(vectors))
+    normalizer.set(*location_and_scale(vectors))
     quantizer = fit_quantizer(normalizer(vectors), chosen.codebooks, chosen.units, settings.run.seed)
     record = QuantizerRecord(settings.start, storage.fingerprint(start.folder), "normalised", normalizer)
     rounding = Rounding(quantizer, record)

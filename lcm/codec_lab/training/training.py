@@ -30,7 +30,7 @@ from lcm.codec_lab.training.rounding import Rounding, fit_rounding, load_roundin
 from lcm.codec_lab.training.settings import CodecTraining, LimitSettings
 from lcm.codec_lab.training.start import Start, make_start
 from lcm.codec_lab.training.teacher import make_teacher
-from lcm.data.statistics import fit
+from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer
 from lcm.models.quantizer import save_quantizer
@@ -131,7 +131,7 @@ def _bottleneck(settings: CodecTraining, start: Start, rows: PieceRows) -> Round
     if chosen.codebooks:
         return fit_rounding(vectors, settings, start)
     normalizer = Normalizer(start.model.sizes.dim)
-    normalizer.set(*fit(vectors))
+    normalizer.set(*location_and_scale(vectors))
     return normalizer
 
 

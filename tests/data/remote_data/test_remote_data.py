@@ -26,7 +26,7 @@ def test_batches_are_those_of_the_local_folder_for_whole_epochs(workers, folder,
     assert there.state_dict() == here.state_dict()
     assert as_rows(list(there.val_dataloader())) == as_rows(list(here.val_dataloader()))
     assert there.end_of_text.tolist() == here.end_of_text.tolist()
-    assert there.codec == here.codec
+    assert there.prepared.codec == here.prepared.codec
 
 
 @pytest.mark.parametrize("steps", [1, 7, 13])
