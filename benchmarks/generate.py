@@ -21,10 +21,10 @@ from naive import NaiveTwoTower, naive_of
 from torch import Tensor, nn
 from train_step import DIM, SIZES, config_of
 
+from lcm.batch import Draws
 from lcm.models import build_model
 from lcm.models.diffusion import DiffusionSampling
-from lcm.models.interface import Sampling
-from lcm.models.randomness import Draws, prompt_number
+from lcm.models.interface import Sampling, prompt_number
 from lcm.models.two_tower import TwoTowerContext, TwoTowerLCM
 
 CONTEXTS = (16, 128, 512)

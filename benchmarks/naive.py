@@ -23,7 +23,7 @@ from lcm.models.diffusion import Diffusion, DiffusionSampling
 from lcm.models.interface import ConceptModel, Normalizer
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCM
-from lcm.models.schedules import sampling_timesteps
+from lcm.models.samplers import sampling_timesteps
 from lcm.models.two_tower import TwoTowerLCM
 
 

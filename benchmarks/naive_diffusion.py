@@ -17,8 +17,8 @@ from naive_transformer import SwiGLU, heads_apart, heads_together
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.models.denoiser import FREQUENCIES, timestep_sinusoids
 from lcm.models.diffusion import DiffusionSampling
+from lcm.models.layers import FREQUENCIES, timestep_sinusoids
 
 Both = Callable[[Float[Tensor, "B D"], int], tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]]
 """(x_t, t) → the predictions of x_0 with the context and without it."""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from lcm.config import InterleavedConfig, OneTowerConfig, QuantConfig
-from lcm.models.denoiser import TimestepEmbedding
 from lcm.models.diffusion import Diffusion, DiffusionSampling
 from lcm.models.interface import Normalizer
+from lcm.models.layers import TimestepEmbedding
 from lcm.models.quantized import QuantSampling, sample_top_k
 from lcm.models.quantizer import ResidualQuantizer
-from lcm.models.schedules import sampling_timesteps
+from lcm.models.samplers import sampling_timesteps
 
 
 def interleaved_mask(dropped: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S2 S2"]:

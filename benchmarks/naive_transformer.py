@@ -10,7 +10,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from lcm.models.transformer import ROPE_THETA, feed_forward_width
+from lcm.models.layers import ROPE_THETA, feed_forward_width
 
 KeysAndValues = tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]
 

@@ -2,20 +2,26 @@
 
 A seed comes from numbers that identify what is drawn: a row has the same noise on any rank, in any micro-batch.
 
-Shapes.  B rows · S slots · D concept width · M model width · k numbers of a key
+Shapes.  B rows · S slots · D concept width · M model width · N concepts · k numbers of a key
 """
 
 import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 PAD = -1
 """The document number of an empty slot."""
+THREADS = 8
+"""Upper bound on the threads that draw a batch's random numbers."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,46 @@ def row_seed(seed: int, epoch: int, number: int) -> int:
 def generators(seed: int, keys: Int[Tensor, "B k"]) -> list[torch.Generator]:
     """One generator for each row of keys, on the CPU whatever the device of the keys."""
     return [torch.Generator().manual_seed(derive_seed(seed, *key)) for key in keys.tolist()]
+
+
+def draw_rows(
+    row: Int[Tensor, " B"], draw: Callable[[torch.Generator], tuple[Tensor, ...]]
+) -> list[Shaped[Tensor, "B ..."]]:
+    """The random numbers of a training batch: the results of `draw` for each row's own generator, stacked.
+
+    torch draws a row in one thread; several keep a GPU from waiting for all rows of the batch.
+    """
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        drawn = list(pool.map(draw, generators(0, row[:, None])))
+    return [torch.stack(parts).to(row.device) for parts in zip(*drawn, strict=True)]
+
+
+def random_rows(
+    draw: Callable[..., Tensor], seed: int, keys: Int[Tensor, "B k"], shape: Sequence[int]
+) -> Float[Tensor, "B ..."]:
+    """Numbers of torch.randn or torch.rand: row i, of this shape, is a function of (seed, keys[i]) alone."""
+    return torch.stack([draw(*shape, generator=g) for g in generators(seed, keys)]).to(keys.device)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of N concepts: one concept a row, or those at `index` among the slots of all rows."""
+
+    seed: int
+    keys: Int[Tensor, "B k"]
+    slots: int = 0
+    index: Int[Tensor, " N"] | None = None
+
+    def gaussian(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
+        """Standard Gaussian numbers, independent for each `number`."""
+        return self._draw(torch.randn, number, width)
+
+    def uniform(self, number: int, width: int) -> Float[Tensor, "N {width}"]:
+        """Numbers in [0, 1), independent for each `number`."""
+        return self._draw(torch.rand, number, width)
+
+    def _draw(self, draw: Callable[..., Tensor], number: int, width: int) -> Float[Tensor, "N {width}"]:
+        keys = pad(self.keys, (0, 1), value=number)
+        if self.index is None:
+            return random_rows(draw, self.seed, keys, (width,))
+        return random_rows(draw, self.seed, keys, (self.slots, width)).flatten(0, 1)[self.index]

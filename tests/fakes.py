@@ -14,7 +14,7 @@ from lcm.config import BaseLCMConfig, CodecRecord, Config, DataConfig
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard
 from lcm.inference.pipeline import LCM
-from lcm.models.interface import ConceptModel, Normalizer
+from lcm.models.interface import ConceptModel
 
 
 class FakeCodec(Codec):
@@ -59,10 +59,8 @@ class Reciter(ConceptModel):
     predicts_first = False
 
     def __init__(self, story: Tensor, end: Tensor) -> None:
-        super().__init__()
-        self.dim = len(end)
-        self.normalizer = Normalizer(self.dim)
-        self.register_buffer("end_of_text", end)
+        super().__init__(len(end))
+        self.end_of_text.copy_(end)
         self.story = torch.cat([story, end[None]])
         self.batch_sizes: list[int] = []
         """Rows of each call of `next`."""

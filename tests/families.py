@@ -7,15 +7,14 @@ from pydantic import TypeAdapter
 from synthetic import DIM
 from torch import nn
 
-from lcm.batch import Batch
+from lcm.batch import Batch, Draws
 from lcm.config import ModelConfig
 from lcm.models import build_model
+from lcm.models.denoiser import FastDenoiser
 from lcm.models.diffusion import Diffusion, Noising
-from lcm.models.fast import FastDenoiser
 from lcm.models.interface import Sampling
-from lcm.models.interleaved_blocks import Interleaved
+from lcm.models.interleaved import Interleaved
 from lcm.models.quantized import QuantLCM
-from lcm.models.randomness import Draws
 
 POSITIONS, CODEBOOKS, UNITS = 16, 3, 16
 INTERLEAVED = {"layers": 2, "step_width": 4, "max_positions": POSITIONS}

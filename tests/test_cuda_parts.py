@@ -15,8 +15,7 @@ from lcm.config import DiffusionConfig
 from lcm.models.diffusion import Diffusion
 from lcm.models.interface import Normalizer
 from lcm.models.quantizer import ResidualQuantizer
-from lcm.models.samplers import ddim, dpm_solver, guided
-from lcm.models.schedules import alpha_bar, sampling_timesteps
+from lcm.models.samplers import alpha_bar, ddim, dpm_solver, guided, sampling_timesteps
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from codec_sizes import sentences

@@ -14,7 +14,7 @@ import lcm
 from lcm.cli import main
 from lcm.config import load_config
 from lcm.inference.loop import StopRules, generate
-from lcm.models.build import load_model
+from lcm.models import load_model
 from lcm.models.interface import Sampling
 from lcm.training.run import train
 

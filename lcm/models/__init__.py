@@ -1,14 +1,39 @@
 """The concept models: `build_model` builds one, `ConceptModel` is the interface of them all.
 
 Read interface, then base, the simplest model, then two_tower and diffusion, which hold a diffusion model's objective.
-schedules, diffusion and samplers are its three seams; transformer and denoiser are its networks. interleaved is the
-common part of one_tower and quantized. What only makes generation faster is in fast. Nothing here reads data sets,
-trains, or knows text.
+samplers has its schedules and samplers; layers, transformer and denoiser are its networks. one_tower and quantized run
+the two streams of interleaved. Nothing here reads data sets, trains, or knows text.
+
+A trained model on disk is model.safetensors and config.yaml, all that generation and evaluation open; no pickle. Each
+file is complete or absent, whenever the process dies. CONTRIBUTING.md lists what a new family needs.
 """
 
-from lcm.models.build import build_from_tensors, build_model, load_model, save_model
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lcm.config import (
+    BaseLCMConfig,
+    Config,
+    ModelConfig,
+    OneTowerConfig,
+    QuantConfig,
+    TwoTowerConfig,
+    load_config,
+    save_config,
+)
+from lcm.errors import UserError
+from lcm.files import atomic_path, existing_file
+from lcm.models.base import BaseLCM
 from lcm.models.interface import ConceptModel, Normalizer, Sampling, resolve_sampling
-from lcm.models.transformer import BlockHook
+from lcm.models.one_tower import OneTowerLCM
+from lcm.models.quantized import QuantLCMc, QuantLCMd
+from lcm.models.transformer import BlockHook, no_hook
+from lcm.models.two_tower import TwoTowerLCM
 
 __all__ = [
     "BlockHook",
@@ -23,5 +48,69 @@ __all__ = [
     "quantizer_fitting",
     "resolve_sampling",
     "save_model",
-    "schedules",
 ]
+
+MODEL, CONFIG = "model.safetensors", "config.yaml"
+
+
+def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptModel:
+    """Build and initialize a model. Until they are set, its normalizer is the identity, its end-of-text vector zero.
+
+    Under `torch.device("meta")` it has shapes and counts, but takes no memory.
+
+    on_block: called with each block as soon as it is built, to shard it; must not draw random numbers
+    """
+    match config:
+        case BaseLCMConfig():
+            return BaseLCM(config, on_block)
+        case TwoTowerConfig():
+            return TwoTowerLCM(config, on_block)
+        case OneTowerConfig():
+            return OneTowerLCM(config, on_block)
+        case QuantConfig(kind="quant_c"):
+            return QuantLCMc(config, on_block)
+        case QuantConfig():
+            return QuantLCMd(config, on_block)
+
+
+def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
+    """Write a model's `state_dict()` and its configuration into `folder`, each file atomically."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / CONFIG) as partial:
+        save_config(config, partial)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(folder / MODEL) as partial:
+        save_file(tensors, partial)
+
+
+def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
+    """Read the model of `save_model`, on the CPU and in evaluation mode, and its configuration.
+
+    Raises UserError if a file is missing, broken or of another model.
+    """
+    path = Path(folder, MODEL)
+    if not path.is_file():
+        raise UserError(f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export")
+    config = load_config(existing_file(Path(folder, CONFIG), "the model's configuration"))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
+    return build_from_tensors(config, tensors, path), config
+
+
+def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:
+    """Build the model of `config` around these tensors, without initializing it. Raises UserError for a misfit."""
+    with torch.device("meta"):
+        model = build_model(config.model)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            raise UserError(
+                f"{path}: {name} is {shapes.get(name, 'missing')}, but the model of its configuration has "
+                f"{expected.get(name, 'no such tensor')}; the file belongs to another model"
+            )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()

@@ -11,13 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lcm.batch import Batch
+from lcm.batch import Batch, random_rows
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.fast import with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Normalizer, Sampling, resolve_sampling
-from lcm.models.randomness import gaussian_rows, read_prompts
-from lcm.models.transformer import BlockHook, Transformer, no_hook
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, read_prompts, resolve_sampling
+from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,7 @@ class BaseLCM(ConceptModel):
     defaults: ClassVar[BaseSampling] = BaseSampling()
 
     def __init__(self, config: BaseLCMConfig, on_block: BlockHook = no_hook) -> None:
-        super().__init__()
-        self.dim = config.dim
-        self.normalizer = Normalizer(config.dim)
-        self.register_buffer("end_of_text", torch.zeros(config.dim))
+        super().__init__(config.dim)
         self.pre = nn.Linear(config.dim, config.width)
         self.transformer = Transformer(config.width, config.heads, config.layers, config.dropout, on_block)
         self.post = nn.Linear(config.width, config.dim)
@@ -49,8 +44,7 @@ class BaseLCM(ConceptModel):
         """
         z = self.normalizer(batch.emb)
         targets = batch.targets(self.predicts_first)
-        predicted = self.post(batch.before(self._states(z, batch))[targets]).float()
-        target = z[targets]
+        predicted, target = self.post(batch.before(self._states(z, batch))[targets]).float(), z[targets]
         l2 = self.normalizer.distance(predicted, target)
         return Losses((predicted - target).square().sum(-1), {"l2": l2})
 
@@ -58,7 +52,7 @@ class BaseLCM(ConceptModel):
     def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
         z = self.post(batch.before(self._states(self.normalizer(batch.emb), batch)))
         if temperature := resolve_sampling(sampling, self.defaults).temperature:
-            z = z + temperature * gaussian_rows(sampling.seed, batch.row[:, None], z.shape[1:])
+            z = z + temperature * random_rows(torch.randn, sampling.seed, batch.row[:, None], z.shape[1:])
         return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
 
     @torch.no_grad()
@@ -76,8 +70,7 @@ class BaseLCM(ConceptModel):
         assert isinstance(context, BaseContext)
         z = context.model.post(context.state)
         if temperature := resolve_sampling(sampling, self.defaults).temperature:
-            keys = torch.stack([context.prompt, context.lengths], dim=-1)
-            z = z + temperature * gaussian_rows(sampling.seed, keys, z.shape[1:])
+            z = z + temperature * random_rows(torch.randn, sampling.seed, context.keys, z.shape[1:])
         return self.normalizer.inverse(z)
 
     @torch.no_grad()

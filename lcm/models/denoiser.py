@@ -1,50 +1,30 @@
 """The second tower: denoises each concept by itself, attending to the context before it (paper §2.3.4).
 
-Shapes.  N concepts to denoise · B rows · S slots · L context entries · D concept width · M model width · H heads
-         K head width · U timesteps
+Shapes.  N concepts to denoise · G N, or 2N for the concepts with their context and then without it · U timesteps
+         B rows · S slots · L context entries · D concept width · M model width · H heads · K head width
 
 It does less than a plain transformer, at equal mathematics: a self-attention that sees one slot needs no queries and
 keys; modulations depend on the timestep alone, so they are computed once a timestep; keys and values of the context are
-projected once, not at every step; and only scores are computed for slots without a target. `fast` saves more for
-sampling, where the weights stay the same for many steps.
+projected once, not at every step; and only scores are computed for slots without a target.
+
+`FastDenoiser` is for sampling, where the weights stay the same for many steps, each bound by reading them. They are
+packed, and fewer: self-attention is one matrix, the product of two; attention to the zero vector alone is one vector,
+and needs no queries; a concept with and without its context is computed once until the first cross-attention; a norm
+and its modulation are one factor and one shift.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, addcmul, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.linalg import vector_norm
+from torch.nn.functional import embedding, pad, scaled_dot_product_attention, silu
 
-from lcm.models.attention import LayerCache
-from lcm.models.transformer import BlockHook, Dropout, RMSNorm, Stack, SwiGLU, count_parameters, no_hook
-
-FREQUENCIES = 128
-
-
-class TimestepEmbedding(nn.Module):
-    """Sinusoids of the timestep, then linear, SiLU, linear."""
-
-    def __init__(self, width: int, std: float | None = None) -> None:
-        """std: of the initial weights, with zero biases; None for torch's own initialization."""
-        super().__init__()
-        self.hidden, self.out = nn.Linear(2 * FREQUENCIES, width), nn.Linear(width, width)
-        if std is not None:
-            for linear in (self.hidden, self.out):
-                nn.init.normal_(linear.weight, std=std)
-                nn.init.zeros_(linear.bias)
-
-    def forward(self, t: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
-        out: Tensor = self.out(silu(self.hidden(timestep_sinusoids(t))))
-        return out
-
-
-def timestep_sinusoids(t: Int[Tensor, " U"]) -> Float[Tensor, "U 256"]:
-    """[cos, sin] of t · exp(-ln(10000) · i/128), i = 0..127."""
-    i = torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32)
-    angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / FREQUENCIES * i)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
+from lcm.models.layers import Dropout, LayerCache, RMSNorm, SwiGLU, TimestepEmbedding, xavier
+from lcm.models.transformer import BlockHook, FastLinear, Stack, count_parameters, no_hook
 
 
 @dataclass(frozen=True)
@@ -74,22 +54,18 @@ class Memory:
 
 
 class CrossAttention(nn.Module):
-    """Attention of each concept to the context before it and to one zero vector, whose key and value are the biases."""
+    """Multi-head attention of concepts to the entries of their `Memory`, without positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        for linear in (self.q, self.kv, self.out):
-            nn.init.xavier_uniform_(linear.weight, gain=1.0 if linear is self.out else math.sqrt(0.5))
-            nn.init.zeros_(linear.bias)
+        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        xavier(self.q, self.kv, gain=math.sqrt(0.5))
+        xavier(self.out)
 
     def project_kv(self, context: Float[Tensor, "B S M"]) -> LayerCache:
         """Keys and values of the context's slots."""
-        keys, values = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return LayerCache(keys, values)
+        return LayerCache(*self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
     def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
         out: Tensor = self.out(memory.attend(self.q(x), layer))
@@ -111,19 +87,14 @@ class DenoiserBlock(nn.Module):
         self.self_norm, self.cross_norm, self.feed_forward_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
         # A slot that sees itself alone attends to its own value, whatever its query and key.
         self.self_value, self.self_out = nn.Linear(width, width), nn.Linear(width, width)
-        for linear, gain in ((self.self_value, math.sqrt(0.5)), (self.self_out, 1.0)):
-            nn.init.xavier_uniform_(linear.weight, gain=gain)
-            nn.init.zeros_(linear.bias)
+        xavier(self.self_value, gain=math.sqrt(0.5))
+        xavier(self.self_out)
         self.cross = CrossAttention(width, heads)
         self.feed_forward = SwiGLU(width)
         self.dropout = Dropout(dropout)
 
     def forward(
-        self,
-        x: Float[Tensor, "N M"],
-        modulation: Float[Tensor, "N M9"],
-        memory: Memory,
-        layer: LayerCache,
+        self, x: Float[Tensor, "N M"], modulation: Float[Tensor, "N M9"], memory: Memory, layer: LayerCache
     ) -> Float[Tensor, "N M"]:
         shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
         self_attn = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
@@ -171,7 +142,7 @@ class Denoiser(Stack):
 
     def project_kv(self, context: Float[Tensor, "B S M"]) -> list[LayerCache]:
         """Keys and values of each layer, the zero vector's first: entry i + 1 is slot i."""
-        with_zero = nn.functional.pad(context, (0, 0, 1, 0))
+        with_zero = pad(context, (0, 0, 1, 0))
         return [block.cross.project_kv(with_zero) for block in self.layers]
 
     def forward(
@@ -184,8 +155,7 @@ class Denoiser(Stack):
         """which: each concept's timestep, as a row of `modulations`."""
         state = self.pre(x).float()
         for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
-            modulation = nn.functional.embedding(which, table)
-            state = self.run(block, state, modulation, memory, layer)
+            state = self.run(block, state, embedding(which, table), memory, layer)
         out: Tensor = self.post(self.norm(state)).float()
         return out
 
@@ -193,3 +163,111 @@ class Denoiser(Stack):
         """Modulations count for nothing: they are computed once a timestep, not once a concept."""
         once = [self.time, *(block.modulator for block in self.layers)]
         return super().training_flops(slots) - 6 * sum(count_parameters(part) for part in once)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """x / (√M · rms(x)). The next layer absorbs the rest of an `RMSNorm`, its `folded_scale`."""
+
+    floor: Float[Tensor, ""]
+    """√(M · eps): the square of ‖(x, floor)‖ is M · (rms(x)² + eps)."""
+
+    @staticmethod
+    def of(norm: RMSNorm) -> "Norm":
+        return Norm(norm.weight.new_tensor(math.sqrt(len(norm.weight) * norm.eps), dtype=torch.float32))
+
+    def __call__(self, x: Float[Tensor, "n M"]) -> Float[Tensor, "n M"]:
+        return x / vector_norm(x, dim=-1, keepdim=True).hypot(self.floor)
+
+
+def folded_scale(norm: RMSNorm) -> Float[Tensor, " M"]:
+    """The factor between `Norm` and the norm."""
+    return norm.weight * math.sqrt(len(norm.weight))
+
+
+Modulation = tuple[Float[Tensor, " M"], ...]
+"""A block's modulation at one timestep: for each of its three parts a shift, a factor of `Norm`, and a gate; and the
+gated cross-attention of a concept without context, which sees the zero vector alone."""
+
+
+@dataclass(frozen=True)
+class FastBlock:
+    """A `DenoiserBlock` with packed weights."""
+
+    block: DenoiserBlock
+    norm: Norm
+    self_attn: FastLinear
+    cross_q: FastLinear
+    cross_out: FastLinear
+    gate_and_inner: FastLinear
+    down: FastLinear
+
+    @staticmethod
+    def of(block: DenoiserBlock) -> "FastBlock":
+        value, out = block.self_value, block.self_out
+        linears = block.cross.q, block.cross.out, block.feed_forward.gate_and_inner, block.feed_forward.out
+        self_attn = FastLinear.of(out.weight @ value.weight, out(value.bias).to(value.bias.dtype))
+        fast = [FastLinear.of(linear.weight, linear.bias) for linear in linears]
+        return FastBlock(block, Norm.of(block.self_norm), self_attn, *fast)
+
+    def modulations(self, table: Float[Tensor, "U M9"]) -> list[Modulation]:
+        """One for each timestep, from the output of the block's modulator."""
+        block, parts = self.block, list(table.float().chunk(9, dim=1))
+        for number, norm in enumerate((block.self_norm, block.cross_norm, block.feed_forward_norm)):
+            parts[3 * number + 1] = (1 + parts[3 * number + 1]) * folded_scale(norm)
+        uncond_attn = block.cross.out(block.cross.kv.bias.chunk(2)[1]).float()
+        return list(zip(*parts, parts[5] * uncond_attn, strict=True))
+
+    def __call__(
+        self, x: Float[Tensor, "n M"], mod: Modulation, memory: Memory, entries: LayerCache, count: int, twice: bool
+    ) -> Float[Tensor, "G M"]:
+        """The first `count` concepts see their context. The rest, if any, are the same concepts without it."""
+        shift_s, factor_s, gate_s, shift_c, factor_c, gate_c, shift_f, factor_f, gate_f, uncond_attn = mod
+        x = addcmul(x, gate_s, self.self_attn(addcmul(shift_s, self.norm(x), factor_s)))
+        if twice and len(x) == count:
+            x = torch.cat([x, x])
+        q = self.cross_q(addcmul(shift_c, self.norm(x[:count]), factor_c))
+        x[:count].addcmul_(gate_c, self.cross_out(memory.attend(q, entries)))
+        x[count:].add_(uncond_attn)
+        gate, inner = self.gate_and_inner(addcmul(shift_f, self.norm(x), factor_f)).chunk(2, dim=-1)
+        return addcmul(x, gate_f, self.down(silu(gate) * inner))
+
+
+@dataclass(frozen=True)
+class FastDenoiser:
+    """A denoiser whose weights must not change while this is used. Keeps the modulations of every schedule."""
+
+    denoiser: Denoiser
+    pre: FastLinear
+    blocks: list[FastBlock]
+    norm: Norm
+    post: FastLinear
+    schedules: dict[tuple[int, ...], list[tuple[Modulation, ...]]] = field(default_factory=dict)
+
+    @staticmethod
+    @torch.no_grad()
+    def of(denoiser: Denoiser) -> "FastDenoiser":
+        pre, norm, post = denoiser.pre, denoiser.norm, denoiser.post
+        blocks = [FastBlock.of(block) for block in denoiser.layers]
+        folded = FastLinear.of(post.weight * folded_scale(norm), post.bias)
+        return FastDenoiser(denoiser, FastLinear.of(pre.weight, pre.bias), blocks, Norm.of(norm), folded)
+
+    @torch.no_grad()
+    def modulations(self, timesteps: Sequence[int]) -> list[tuple[Modulation, ...]]:
+        """For each timestep, the modulation of each block."""
+        key = tuple(timesteps)
+        if key not in self.schedules:
+            tables = self.denoiser.modulations(torch.tensor(key, device=self.norm.floor.device))
+            by_block = [block.modulations(table) for block, table in zip(self.blocks, tables, strict=True)]
+            self.schedules[key] = list(zip(*by_block, strict=True))
+        return self.schedules[key]
+
+    @torch.no_grad()
+    def __call__(
+        self, x: Float[Tensor, "N D"], modulations: Sequence[Modulation], memory: Memory, twice: bool = False
+    ) -> Float[Tensor, "G D"]:
+        """modulations: of each block at the timestep. twice: denoise with the context, then again without it."""
+        state = self.pre(x).float()
+        for block, mod, entries in zip(self.blocks, modulations, memory.layers, strict=True):
+            state = block(state, mod, memory, entries, len(x), twice)
+        return self.post(self.norm(state)).float()

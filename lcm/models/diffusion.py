@@ -3,7 +3,7 @@
 Shapes.  B rows · S slots · N concepts · D concept width · T timesteps of training
          G outputs: N, or 2N for the concepts with their context and then without it
 
-All of it happens in normalized space and in fp32, with coefficients from the float64 table of `schedules`.
+All of it happens in normalized space and in fp32, with coefficients from the float64 table ᾱ.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from lcm.batch import Draws, draw_rows
 from lcm.config import DiffusionConfig
 from lcm.errors import UserError
 from lcm.models.fragility import FragilityNetwork, load_fragility
 from lcm.models.interface import Losses, Normalizer
-from lcm.models.randomness import Draws, draw_rows
-from lcm.models.samplers import ddim, dpm_solver, guided
-from lcm.models.schedules import alpha_bar, beta_probabilities, sampling_timesteps
+from lcm.models.samplers import alpha_bar, beta_probabilities, ddim, dpm_solver, guided, sampling_timesteps
 
 Network = Callable[[Float[Tensor, "N D"], int, bool], Float[Tensor, "G D"]]
 """(x_t, number of the sampling step, twice) → its output with the context; `twice`: followed by that without it."""

@@ -1,23 +1,26 @@
 """The interface of every concept model: all that training, generation and evaluation know of one.
 
-Shapes.  B rows · S slots · D concept width · N targets in the batch · R selected rows
-         n vectors
+Shapes.  B rows · S slots · D concept width · N targets in the batch · R selected rows · n vectors
 
 Every vector that crosses these methods is a raw codec vector. Inside, all mathematics happens in normalized space.
 """
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from lcm.batch import Batch
 from lcm.errors import UserError
-from lcm.models.attention import KVCache
+from lcm.models.layers import KVCache
 from lcm.models.transformer import Stack, count_parameters
 from lcm.options import Option, check_bounds, option_name
 
@@ -126,6 +129,27 @@ class Context(Protocol):
         ...
 
 
+def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
+    """Identify each prompt by the signs of its last concept, which survive the rounding of another batch size."""
+    signs = np.packbits((z > 0).cpu().numpy(), axis=1)
+    return torch.tensor([zlib.crc32(row.tobytes()) for row in signs], device=z.device)
+
+
+def read_prompts(
+    prompts: Sequence[Float[Tensor, "_ D"]], normalizer: Normalizer
+) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Pad prompts of any lengths to one batch in normalized space; returns it, the lengths, and each `prompt_number`.
+
+    There is at least one slot, even if all prompts are empty.
+    """
+    device = normalizer.location.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    padded = pad_sequence([prompt.to(device) for prompt in prompts], batch_first=True)
+    z = normalizer(pad(padded, (0, 0, 0, max(0, 1 - padded.shape[1]))))
+    last = z[torch.arange(len(prompts), device=device), (lengths - 1).clamp(min=0)]
+    return z, lengths, prompt_number(last.where(lengths[:, None] > 0, 0))
+
+
 C = TypeVar("C", bound="CachedContext")
 
 
@@ -135,7 +159,7 @@ class CachedContext:
 
     A model's weights must not change while one of its contexts is in use: subclasses keep packed copies of them.
 
-    prompt: identifies each row's prompt, the seed of its noise; it follows the row through `select`
+    prompt: `prompt_number` of each row, the seed of its noise; it follows the row through `select`
     """
 
     cache: KVCache
@@ -145,6 +169,11 @@ class CachedContext:
     @property
     def lengths(self) -> Int[Tensor, " B"]:
         return self.cache.lengths
+
+    @property
+    def keys(self) -> Int[Tensor, "B 2"]:
+        """The seed of each row's next concept."""
+        return torch.stack([self.prompt, self.lengths], dim=1)
 
     def select(self: C, rows: Int[Tensor, " R"]) -> C:
         chosen: dict[str, Any] = {"consumed": False}
@@ -173,6 +202,11 @@ class ConceptModel(nn.Module, ABC):
     normalizer: Normalizer
     end_of_text: Float[Tensor, " D"]
     """The codec's vector of "End of text.", with which every document ends. A buffer, so it is in every checkpoint."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.normalizer = dim, Normalizer(dim)
+        self.register_buffer("end_of_text", torch.zeros(dim))
 
     def load_fitted(self, fingerprint: str) -> None:
         """Read the files that the configuration names, fitted to vectors of the codec with this fingerprint.

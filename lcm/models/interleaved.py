@@ -1,120 +1,242 @@
-"""The common part of One-Tower and Quant-LCM: contexts of clean concepts, and noisy concepts beside them.
+"""One transformer over two streams of concepts: clean ones as context, noisy ones to be predicted (paper §2.3.3).
 
-Shapes.  B rows · S slots · N noisy concepts · G N, or 2N for them with their context and then without it
-         D concept width · M model width · U steps
+Shapes.  B rows · S slots · L cached slots · N noisy concepts · D concept width · E step width · M model width
+         H heads · K head width · U steps
+
+The paper interleaves both in one sequence; here they stay apart. The clean stream is a plain causal transformer, which
+never sees the noisy one and is run once. A noisy concept is a leaf: it sees the clean concepts before it and itself. So
+no mask is larger than slots by slots, and slots that need no prediction cost nothing.
+
+In One-Tower a noisy concept is one under noise, in Quant-LCM the sum of the units chosen so far.
 """
 
-from abc import abstractmethod
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lcm.batch import PAD, Batch, document_mask
+from lcm.batch import document_mask
 from lcm.config import InterleavedConfig
-from lcm.models.attention import LayerCache
-from lcm.models.fast import with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Normalizer, Sampling
-from lcm.models.interleaved_blocks import Interleaved, NoisySlots
-from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import BlockHook
+from lcm.errors import UserError
+from lcm.models.layers import Documents, KVCache, LayerCache, Mask, RMSNorm, Rotation, attend
+from lcm.models.transformer import Block, BlockHook, Stack, count_parameters, no_hook
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """The context of N new concepts: clean keys and values, their slots and positions, and their random numbers."""
+class NoisySlots:
+    """The slots of the noisy concepts.
 
-    layers: list[LayerCache]
-    slots: NoisySlots
-    pos: Int[Tensor, " N"]
-    draws: Draws
-
-
-class InterleavedLCM(ConceptModel):
-    """Predicts every concept of a document, the first from nothing. Subclasses define the noisy concepts and steps.
-
-    Step 0 is a clean concept; the steps of a noisy one count from 1.
+    mask:      clean slots that each slot sees; none if its context is dropped. With `documents`, one mask a length
+    rotation:  of each slot
+    index:     slots of the noisy concepts, counted over all rows; None if there is one a row
+    documents: set where attention runs document by document
     """
 
-    predicts_first: ClassVar[bool] = True
+    mask: Bool[Tensor, "B 1 S L"] | list[Bool[Tensor, "_ 1 _ _"]]
+    rotation: Rotation
+    index: Int[Tensor, " N"] | None = None
+    documents: Documents | None = None
 
-    def __init__(self, config: InterleavedConfig, step_embedding: nn.Module, on_block: BlockHook) -> None:
+    @staticmethod
+    def of_documents(
+        documents: Documents, rotation: Rotation, index: Int[Tensor, " N"], dropped: Bool[Tensor, "B S"]
+    ) -> "NoisySlots":
+        """index, dropped: by the slots of the batch."""
+        parts = documents.split(dropped.flatten()[documents.index])
+        masks = [torch.ones(2 * part.shape[1:], dtype=torch.bool).tril(-1) & ~part[:, None, :, None] for part in parts]
+        place = torch.zeros(dropped.numel(), dtype=torch.long)
+        place[documents.index] = torch.arange(len(documents.index))
+        return NoisySlots(masks, rotation, place[index], documents)
+
+    def scatter(self, x: Float[Tensor, "N M"]) -> Float[Tensor, "B S M"]:
+        """Each concept at its slot, zeros elsewhere."""
+        rows, _, slots, _ = self.rotation.cos.shape
+        if self.index is None:
+            return x.view(rows, slots, -1)
+        return x.new_zeros(rows * slots, x.shape[1]).index_copy(0, self.index, x).view(rows, slots, x.shape[1])
+
+    def gather(self, x: Float[Tensor, "B S M"]) -> Float[Tensor, "N M"]:
+        """The inverse of `scatter`."""
+        return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
+
+    def attend(
+        self, q: Float[Tensor, "B H S K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], clean: LayerCache
+    ) -> Float[Tensor, "B H S K"]:
+        """Attention of noisy concepts to clean ones and to themselves."""
+        if isinstance(self.mask, Tensor):
+            return attend_with_self(q, k, v, clean.keys, clean.values, self.mask)
+        assert self.documents is not None
+        parts = [self.documents.unpack(x) for x in (q, k, v, clean.keys, clean.values)]
+        return self.documents.pack([attend_with_self(*part) for part in zip(*parts, self.mask, strict=True)])
+
+
+def attend_with_self(
+    q: Float[Tensor, "B H S K"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    keys: Float[Tensor, "B H L K"],
+    values: Float[Tensor, "B H L K"],
+    mask: Bool[Tensor, "B 1 S L"],
+) -> Float[Tensor, "B H S K"]:
+    """Attention to the clean concepts of the mask and, by one more column of scores, to oneself."""
+    q = q * (1 / math.sqrt(q.shape[-1]))
+    others = (q @ keys.to(q.dtype).transpose(2, 3)).masked_fill(~mask, -math.inf)
+    weights = torch.cat([(q * k).sum(-1, keepdim=True), others], dim=-1).float().softmax(-1).to(v.dtype)
+    return weights[..., :1] * v + weights[..., 1:] @ values.to(v.dtype)
+
+
+class TwinBlock(Block):
+    """A transformer block over both streams."""
+
+    def forward(  # type: ignore[override]  # one call for both streams, so that trainer.compile compiles all of it
+        self,
+        clean: Float[Tensor, "B S M"],
+        noisy: Float[Tensor, "N M"],
+        mask: Mask,
+        slots: NoisySlots,
+        last: bool,
+    ) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
+        """last: the clean stream ends here; only its keys and values are needed."""
+        q, kv = self.project(clean, slots.rotation)
+        noisy = self.noisy(noisy, kv, slots)
+        return clean if last else self.clean(clean, q, kv, mask), noisy
+
+    def project(self, clean: Float[Tensor, "B S M"], rotation: Rotation) -> tuple[Float[Tensor, "B H S K"], LayerCache]:
+        """Queries of the clean stream, and its keys and values."""
+        q, k, v = self.attention.project(self.attention_norm(clean), rotation)
+        return q, LayerCache(k, v)
+
+    def clean(
+        self, x: Float[Tensor, "B S M"], q: Float[Tensor, "B H S K"], kv: LayerCache, mask: Mask
+    ) -> Float[Tensor, "B S M"]:
+        """The clean stream after `project`."""
+        return self.finish(x + self.dropout(self.attention.merge(attend(q, kv.keys, kv.values, mask))))
+
+    def noisy(
+        self, x: Float[Tensor, "N M"], clean: LayerCache, slots: NoisySlots, without: int = 0
+    ) -> Float[Tensor, "N M"]:
+        """The noisy stream. The last `without` concepts have no context and attend to their own value."""
+        qkv = self.attention.qkv(self.attention_norm(x))
+        count = len(x) - without
+        q, k, v = self.attention.split(slots.scatter(qkv[:count]))
+        y = slots.attend(slots.rotation(q), slots.rotation(k), v, clean)
+        attended = slots.gather(y.transpose(1, 2).flatten(2))
+        if without:
+            attended = torch.cat([attended, qkv[count:, -attended.shape[1] :]])
+        return self.finish(x + self.dropout(self.attention.out(attended)))
+
+
+class Interleaved(Stack):
+    """Blocks over both streams, a final norm, and the input layer over concept, step embedding and position."""
+
+    def __init__(self, config: InterleavedConfig, on_block: BlockHook = no_hook) -> None:
         super().__init__()
-        self.dim = config.dim
-        self.normalizer = Normalizer(config.dim)
-        self.register_buffer("end_of_text", torch.zeros(config.dim))
-        self.step_embedding = step_embedding
-        self.trunk = Interleaved(config, on_block)
+        self.heads = config.heads
+        self.pre = nn.Linear(config.dim + config.step_width, config.width)
+        self.positions = nn.Embedding(config.max_positions, config.width) if config.positions == "learned" else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            on_block(block := TwinBlock(config.width, config.heads, config.dropout))
+            self.blocks.append(block)
+        self.norm = RMSNorm(config.width)
 
-    @abstractmethod
-    def sample(self, conditioning: Conditioning, sampling: Sampling) -> Float[Tensor, "N D"]:
-        """New concepts in normalized space."""
+    @property
+    def layers(self) -> list[TwinBlock]:
+        return [block for block in self.blocks if isinstance(block, TwinBlock)]
 
-    @torch.no_grad()
-    def predict(self, batch: Batch, sampling: Sampling) -> Float[Tensor, "B S D"]:
-        z, pos = self.normalizer(batch.emb), batch.pos
-        index = (batch.doc != PAD).flatten().nonzero()[:, 0]
-        slots = NoisySlots(document_mask(batch.doc).tril(-1).unsqueeze(1), self.trunk.rotation(pos), index)
-        layers = self.trunk.clean_kv(batch.doc, pos, self.clean_inputs(z, pos))
-        draws = Draws(sampling.seed, batch.row[:, None], z.shape[1], index)
-        new = self.sample(Conditioning(layers, slots, pos.flatten()[index], draws), sampling)
-        predicted = z.new_zeros(pos.numel(), self.dim)
-        predicted[index] = self.normalizer.inverse(new)
-        return predicted.view_as(z)
+    def step_inputs(self, embedded: Float[Tensor, "U E"]) -> Float[Tensor, "U M"]:
+        """Each step's part of the input layer, computed once for all concepts."""
+        table: Tensor = nn.functional.linear(embedded, self.pre.weight[:, -embedded.shape[1] :])
+        return table
 
-    @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "InterleavedContext":
-        """A prompt may be empty: then the first concept comes from nothing."""
-        z, lengths, number = read_prompts(prompts, self.normalizer)
-        pos = torch.arange(z.shape[1], device=z.device).expand(len(prompts), -1)
-        model = with_packed_weights(self)
-        cache = model.trunk.extend(model.clean_inputs(z, pos), model.trunk.empty_cache(*pos.shape), lengths)
-        return InterleavedContext(cache, number, model)
+    def inputs(
+        self, x: Float[Tensor, "*n D"], step: Float[Tensor, "*#n M"], pos: Int[Tensor, "*n"]
+    ) -> Float[Tensor, "*n M"]:
+        """linear(concept, step) + position. Call `check_positions` first."""
+        state = nn.functional.linear(x, self.pre.weight[:, : x.shape[-1]], self.pre.bias) + step
+        if self.positions is not None:
+            state = state + self.positions(pos)
+        return state.float()
 
-    @torch.no_grad()
-    def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
-        assert isinstance(context, InterleavedContext)
-        lengths, layers = context.lengths, list(context.cache.layers)
-        self.trunk.check_positions(lengths)
-        seen = torch.arange(layers[0].keys.shape[2], device=lengths.device) < lengths[:, None]
-        slots = NoisySlots(seen[:, None, None], self.trunk.rotation(lengths[:, None]))
-        draws = Draws(sampling.seed, torch.stack([context.prompt, lengths], dim=1))
-        return self.normalizer.inverse(context.model.sample(Conditioning(layers, slots, lengths, draws), sampling))
+    def check_positions(self, pos: Int[Tensor, "*n"]) -> None:
+        """Raises UserError for a position beyond the learned ones. Waits for a GPU: call it once a pass, not a step."""
+        if self.positions is None or not pos.numel():
+            return
+        longest, room = int(pos.max()) + 1, len(self.positions.weight)
+        if longest > room:
+            raise UserError(
+                f"a document of {longest} concepts: model.max_positions={room}; train with more, or with "
+                "model.positions=rotary"
+            )
 
-    @torch.no_grad()
-    def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> "InterleavedContext":
-        assert isinstance(context, InterleavedContext)
-        context.consume()
-        z = self.normalizer(concepts.to(self.end_of_text.device)).unsqueeze(1)
-        clean = context.model.clean_inputs(z, context.lengths[:, None])
-        cache = context.model.trunk.extend(clean, context.cache, torch.ones_like(context.lengths))
-        return InterleavedContext(cache, context.prompt, context.model)
+    def rotation(self, pos: Int[Tensor, "B S"]) -> Rotation:
+        """The identity if positions are learned."""
+        head_width = len(self.norm.weight) // self.heads
+        return Rotation.of(pos if self.positions is None else torch.zeros_like(pos), head_width)
 
-    def clean_inputs(self, z: Float[Tensor, "B S D"], pos: Int[Tensor, "B S"]) -> Float[Tensor, "B S M"]:
-        """The clean stream's input. Raises UserError for a document that is too long."""
-        self.trunk.check_positions(pos)
-        step = self.step_inputs(torch.zeros(1, dtype=torch.long, device=z.device))
-        return self.trunk.inputs(z, step.expand(*z.shape[:2], -1), pos)
+    def forward(
+        self,
+        clean: Float[Tensor, "B S M"],
+        noisy: Float[Tensor, "N M"],
+        doc: Int[Tensor, "B S"],
+        pos: Int[Tensor, "B S"],
+        index: Int[Tensor, " N"],
+        dropped: Bool[Tensor, "B S"],
+    ) -> Float[Tensor, "N M"]:
+        """The states of the noisy concepts at `index`, from the inputs of both streams."""
+        mask: Mask
+        if self.runs_per_document(doc):
+            mask = Documents.of(doc)
+            clean = clean.flatten(0, 1)[None, mask.index]
+            slots = NoisySlots.of_documents(mask, self.rotation(pos.flatten()[None, mask.index]), index, dropped)
+        else:
+            mask = document_mask(doc).unsqueeze(1)
+            slots = NoisySlots(mask.tril(-1) & ~dropped[:, None, :, None], self.rotation(pos), index)
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.layers):
+            clean, noisy = self.run(block, clean, noisy, mask, slots, number == last)
+        out: Tensor = self.norm(noisy)
+        return out
 
-    def step_inputs(self, number: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
-        """Each step's part of the input layer."""
-        return self.trunk.step_inputs(self.step_embedding(number))
+    def clean_kv(
+        self, doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"], clean: Float[Tensor, "B S M"]
+    ) -> list[LayerCache]:
+        """Keys and values of the clean stream in each layer."""
+        mask, rotation, layers = document_mask(doc).unsqueeze(1), self.rotation(pos), []
+        for number, block in enumerate(self.layers, start=1):
+            q, kv = block.project(clean, rotation)
+            layers.append(kv)
+            if number < len(self.blocks):  # the last states of the clean stream are never used
+                clean = block.clean(clean, q, kv, mask)
+        return layers
 
-    def states(
-        self, x: Float[Tensor, "N D"], step: Float[Tensor, "1 M"], conditioning: Conditioning, twice: bool = False
-    ) -> Float[Tensor, "G M"]:
-        """The states of noisy concepts, all at one step; `twice`: with the context, then again without it."""
-        inputs = self.trunk.inputs(x, step.expand(len(x), -1), conditioning.pos)
-        if twice:
-            inputs = torch.cat([inputs, inputs])
-        return self.trunk.noisy_states(inputs, conditioning.layers, conditioning.slots, len(inputs) - len(x))
+    def training_flops(self, slots: int) -> int:
+        """A concept goes through the blocks twice, once in each stream."""
+        attention = 12 * len(self.norm.weight) * slots * len(self.blocks)
+        return super().training_flops(slots) + 6 * count_parameters(self.blocks) + attention
 
+    def extend(
+        self, clean: Float[Tensor, "B S M"], cache: KVCache, lengths: Int[Tensor, " B"] | None = None
+    ) -> KVCache:
+        """Append S clean concepts to each row; row i keeps the first lengths[i] (default: all). Consumes the cache."""
+        cache, slots, mask = cache.extended(clean.shape[1], lengths)
+        rotation = self.rotation(slots)
+        for number, (block, layer) in enumerate(zip(self.layers, cache.layers, strict=True), start=1):
+            q, kv = block.project(clean, rotation)
+            layer.write(slots, kv)
+            if number < len(self.blocks):
+                clean = block.clean(clean, q, layer.first(mask.shape[-1]), mask)
+        return cache
 
-@dataclass
-class InterleavedContext(CachedContext):
-    """The clean concepts. model: with weights packed for few rows."""
-
-    model: InterleavedLCM
+    def noisy_states(
+        self, noisy: Float[Tensor, "N M"], layers: list[LayerCache], slots: NoisySlots, without: int = 0
+    ) -> Float[Tensor, "N M"]:
+        """The states of noisy concepts, from their inputs and `clean_kv`; the last `without` have no context."""
+        for block, layer in zip(self.layers, layers, strict=True):
+            noisy = block.noisy(noisy, layer, slots, without)
+        out: Tensor = self.norm(noisy)
+        return out

@@ -14,13 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding
 
-from lcm.batch import Batch
+from lcm.batch import Batch, draw_rows
 from lcm.config import QuantConfig
 from lcm.errors import UserError
 from lcm.models.interface import Losses, Sampling, resolve_sampling
-from lcm.models.interleaved import Conditioning, InterleavedLCM
+from lcm.models.one_tower import Conditioning, InterleavedLCM
 from lcm.models.quantizer import ResidualQuantizer, load_quantizer
-from lcm.models.randomness import draw_rows
 from lcm.models.transformer import BlockHook, no_hook
 
 

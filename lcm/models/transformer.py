@@ -1,23 +1,24 @@
-"""The causal transformer of every model family: RMSNorm, rotary attention, SwiGLU.
+"""The causal transformer of every model family, and a twin of it with weights laid out for few rows.
 
-Shapes.  B rows · S slots · M model width · H heads · K head width · P pairs of its channels · L slots of a cache
+Shapes.  B rows · S slots · M model width · L slots of a cache
+
+A step of generation is bound by reading the weights. So it uses a twin, without gradients, whose weights are in
+oneDNN's packed layout (`with_packed_weights`).
 """
 
-import math
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.attention import Documents, KVCache, LayerCache, attend
-
-ROPE_THETA = 10_000.0
+from lcm.models.layers import Attention, Documents, Dropout, KVCache, LayerCache, Mask, RMSNorm, Rotation, SwiGLU
 
 BlockHook = Callable[[nn.Module], None]
 """Called with each block of a model as soon as it is built, so that a model can be sharded while it is built."""
@@ -25,120 +26,6 @@ BlockHook = Callable[[nn.Module], None]
 
 def no_hook(block: nn.Module) -> None:
     """The `BlockHook` of a rank that holds the whole model."""
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) · weight, computed and returned in fp32 (Zhang and Sennrich 2019, eq. 4)."""
-
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
-        return rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Rotary position embedding: the angle of each slot for each pair of channels of a query or key."""
-
-    cos: Float[Tensor, "B 1 S P"]
-    sin: Float[Tensor, "B 1 S P"]
-
-    @staticmethod
-    def of(pos: Int[Tensor, "B S"], head_width: int) -> "Rotation":
-        """Pair i is rotated by pos · theta^(-2i/K) (Su et al. 2021, §3.2.2)."""
-        pair = torch.arange(0, head_width, 2, device=pos.device, dtype=torch.float32)
-        angle = pos[:, None, :, None].float() * ROPE_THETA ** (-pair / head_width)
-        return Rotation(angle.cos(), angle.sin())
-
-    def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
-        """Rotate the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
-        pairs = x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2)
-        if torch.compiler.is_compiling():  # the compiler fuses this into one pass, and has no complex numbers
-            even, odd = pairs.unbind(-1)
-            rotated = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
-        else:
-            rotated = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(self.cos, self.sin))
-        return rotated.flatten(-2).to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions. The mask, or the `Documents`, say which slots see which."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        for linear in (self.qkv, self.out):
-            # On the fused matrix this amounts to Xavier with gain 1/√2 for each of q, k and v.
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B S M"],
-        rotation: Rotation,
-        mask: Bool[Tensor, "B 1 S L"] | Documents,
-        cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
-    ) -> Float[Tensor, "B S M"]:
-        """cache: a layer and slots to write new keys and values to; attention is then to its first L slots."""
-        q, k, v = self.project(x, rotation)
-        if cache is not None:
-            layer, slots = cache
-            layer.write(slots, k, v)
-            assert isinstance(mask, Tensor), "a cache is read through a mask"
-            room = mask.shape[-1]
-            k, v = layer.keys[:, :, :room], layer.values[:, :, :room]
-        return self.merge(attend(q, k, v, mask))
-
-    def project(self, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Float[Tensor, "B H S K"]]:
-        """Rotated queries, rotated keys, and values."""
-        q, k, v = self.split(self.qkv(x))
-        return [rotation(q), rotation(k), v]
-
-    def split(self, qkv: Float[Tensor, "B S M3"]) -> Float[Tensor, "3 B H S K"]:
-        """Queries, keys and values by head."""
-        head_width = qkv.shape[-1] // (3 * self.heads)  # explicit: torch cannot infer it from a batch without rows
-        return qkv.view(*qkv.shape[:2], 3, self.heads, head_width).permute(2, 0, 3, 1, 4)
-
-    def merge(self, y: Float[Tensor, "B H S K"]) -> Float[Tensor, "B S M"]:
-        """The output projection of all heads."""
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
-
-
-def feed_forward_width(width: int) -> int:
-    """Two thirds of 4 · width, so that three matrices cost as much as two, rounded up to a multiple of 256."""
-    return 256 * math.ceil(int(4 * width * 2 / 3) / 256)
-
-
-class SwiGLU(nn.Module):
-    """out(silu(gate(x)) · inner(x)) (Shazeer 2020, eq. 6), with biases."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        hidden = feed_forward_width(width)
-        self.gate_and_inner = nn.Linear(width, 2 * hidden)
-        self.out = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
-        gate, inner = self.gate_and_inner(x).chunk(2, dim=-1)
-        return self.out(silu(gate) * inner)
-
-
-class Dropout(nn.Dropout):
-    """Dropout from 16 random bits a number on a CPU, p rounded to 1/65536: torch draws doubles, in a single thread."""
-
-    def forward(self, input: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
-        if not self.training or not self.p or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        threshold = min(round(self.p * 2**16), 2**16 - 1)
-        bits = torch.empty(-(-input.numel() // 4), dtype=torch.long).random_(-(2**63), None)
-        kept = bits.view(torch.int16)[: input.numel()].view(input.shape) >= threshold - 2**15
-        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - threshold))
 
 
 class Block(nn.Module):
@@ -156,7 +43,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B S M"],
         rotation: Rotation,
-        mask: Bool[Tensor, "B 1 S L"] | Documents,
+        mask: Mask,
         cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
     ) -> Float[Tensor, "B S M"]:
         h = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
@@ -235,9 +122,7 @@ class Transformer(Stack):
         states = self._run_blocks(x.flatten(0, 1)[None, index], pos.flatten()[None, index], documents)
         return states.new_zeros(x.flatten(0, 1).shape).index_copy(0, index, states[0]).view(x.shape)
 
-    def _run_blocks(
-        self, x: Float[Tensor, "B S M"], pos: Int[Tensor, "B S"], mask: Bool[Tensor, "B 1 S S"] | Documents
-    ) -> Float[Tensor, "B S M"]:
+    def _run_blocks(self, x: Float[Tensor, "B S M"], pos: Int[Tensor, "B S"], mask: Mask) -> Float[Tensor, "B S M"]:
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()
         for block in self.blocks:
@@ -251,15 +136,79 @@ class Transformer(Stack):
 
         Returns the state of each slot and the longer cache. The old cache must not be used again: both share memory.
         """
-        new = torch.arange(x.shape[1], device=x.device)
-        pos = cache.lengths[:, None] + new
-        longest = int(pos.max()) + 1
-        cache = cache.reserve(longest)
-        # Slots that a row does not keep come after those it keeps: the causal mask hides them until overwritten.
-        mask = (torch.arange(longest, device=x.device) <= pos[:, :, None]).unsqueeze(1)
-        rotation = Rotation.of(pos, x.shape[-1] // self.heads)
+        cache, slots, mask = cache.extended(x.shape[1], lengths)
+        rotation = Rotation.of(slots, x.shape[-1] // self.heads)
         x = x.float()
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, rotation, mask, (layer, pos))
-        used = lengths if lengths is not None else torch.full_like(cache.lengths, x.shape[1])
-        return self.norm(x), KVCache(cache.layers, cache.lengths + used)
+            x = block(x, rotation, mask, (layer, slots))
+        return self.norm(x), cache
+
+
+@dataclass(frozen=True)
+class FastLinear:
+    """x → x · weightᵀ + bias, in the precision of the autocast it was built under."""
+
+    weight: Float[Tensor, "to of"]
+    bias: Float[Tensor, " to"]
+
+    @staticmethod
+    def of(weight: Float[Tensor, "to of"], bias: Float[Tensor, " to"]) -> "FastLinear":
+        device = weight.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            return FastLinear(weight.to(dtype), bias.to(dtype))
+        if prefer_packed(weight):
+            return FastLinear(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias)
+        return FastLinear(weight, bias)
+
+    def __call__(self, x: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
+        x = x.to(self.weight.dtype)
+        if not self.weight.is_mkldnn:
+            return linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with a packed copy of its weights."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.fast = FastLinear.of(linear.weight, linear.bias)
+
+    def forward(self, input: Float[Tensor, "*n of"]) -> Float[Tensor, "*n to"]:
+        return self.fast(input)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def with_packed_weights(module: M) -> M:
+    """A twin of the module for few rows, without gradients; its linear layers have packed copies of their weights.
+
+    It must not be used after the weights change. The module itself, if packing does not help here.
+    """
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(weight.device.type) or not prefer_packed(weight):
+        return module
+    return _twin(module)
+
+
+def _twin(module: M) -> M:
+    twin = copy.copy(module)
+    parts = module._modules.items()
+    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _twin(p) for name, p in parts}
+    return twin
+
+
+def prefer_packed(weight: Tensor) -> bool:
+    """True for fp32 weights on a CPU."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and can_pack()
+
+
+def can_pack() -> bool:
+    """True if this build of torch has the operators of oneDNN's packed layout."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
+    return available and all(hasattr(torch.ops.mkldnn, name) for name in names)

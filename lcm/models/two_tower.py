@@ -12,15 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from lcm.batch import PAD, Batch, document_mask
+from lcm.batch import PAD, Batch, Draws, document_mask
 from lcm.config import TwoTowerConfig
-from lcm.models.attention import KVCache, LayerCache
-from lcm.models.denoiser import Denoiser, Memory
+from lcm.models.denoiser import Denoiser, FastDenoiser, Memory
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.fast import FastDenoiser, with_packed_weights
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Normalizer, Sampling, resolve_sampling
-from lcm.models.randomness import Draws, read_prompts
-from lcm.models.transformer import BlockHook, Transformer, no_hook
+from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, read_prompts, resolve_sampling
+from lcm.models.layers import KVCache
+from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""
@@ -33,10 +31,8 @@ class TwoTowerLCM(ConceptModel):
     defaults: ClassVar[DiffusionSampling] = DiffusionSampling()
 
     def __init__(self, config: TwoTowerConfig, on_block: BlockHook = no_hook) -> None:
-        super().__init__()
-        self.dim, self.config = config.dim, config
-        self.normalizer = Normalizer(config.dim)
-        self.register_buffer("end_of_text", torch.zeros(config.dim))
+        super().__init__(config.dim)
+        self.config = config
         self.diffusion = Diffusion(config.diffusion, config.dim)
         self.pre = nn.Linear(config.dim, config.width)
         sizes = config.width, config.heads
@@ -101,8 +97,10 @@ class TwoTowerLCM(ConceptModel):
     @torch.no_grad()
     def next(self, context: Context, sampling: Sampling) -> Float[Tensor, "B D"]:
         assert isinstance(context, TwoTowerContext)
-        draws = Draws(sampling.seed, torch.stack([context.prompt, context.lengths], dim=1))
-        return self.normalizer.inverse(self._sample(context.denoiser, filled(context.memory), draws, sampling))
+        layers, mask = context.memory.filled()
+        memory = Memory(layers, None if mask.all() else mask)
+        new = self._sample(context.denoiser, memory, Draws(sampling.seed, context.keys), sampling)
+        return self.normalizer.inverse(new)
 
     @torch.no_grad()
     def extend(self, context: Context, concepts: Float[Tensor, "B D"]) -> "TwoTowerContext":
@@ -110,12 +108,9 @@ class TwoTowerLCM(ConceptModel):
         context.consume()
         z = self.normalizer(concepts.to(self.end_of_text.device))
         states, cache = context.contextualizer.extend(self.pre(z).unsqueeze(1), context.cache)
-        at = context.memory.lengths[:, None]
-        memory = context.memory.reserve(int(at.max()) + 1)
+        memory, at, _ = context.memory.extended(1)
         for block, layer in zip(self.denoiser.layers, memory.layers, strict=True):
-            new = block.cross.project_kv(states)
-            layer.write(at, new.keys, new.values)
-        memory = KVCache(memory.layers, memory.lengths + 1)
+            layer.write(at, block.cross.project_kv(states))
         return TwoTowerContext(cache, context.prompt, context.contextualizer, context.denoiser, memory)
 
     def _sample(self, denoiser: FastDenoiser, memory: Memory, draws: Draws, sampling: Sampling) -> Float[Tensor, "N D"]:
@@ -139,12 +134,3 @@ class TwoTowerContext(CachedContext):
     contextualizer: Transformer
     denoiser: FastDenoiser
     memory: KVCache
-
-
-def filled(cache: KVCache) -> Memory:
-    """The filled part of a cache, masked only if rows differ in length."""
-    shortest, longest = (int(length) for length in cache.lengths.aminmax())
-    layers = [LayerCache(layer.keys[:, :, :longest], layer.values[:, :, :longest]) for layer in cache.layers]
-    if shortest == longest:
-        return Memory(layers, None)
-    return Memory(layers, (torch.arange(longest, device=cache.lengths.device) < cache.lengths[:, None])[:, None, None])

@@ -17,9 +17,8 @@ from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.inference.nearest import Bank
 from lcm.inference.pipeline import GenerateKeywords, GenerateOptions
-from lcm.models import build_model
+from lcm.models import build_model, save_model
 from lcm.models.base import BaseSampling
-from lcm.models.build import save_model
 from lcm.models.interface import Sampling
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]

@@ -7,7 +7,8 @@ import torch
 from families import close, randomize
 from torch.nn.functional import silu
 
-from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory, TimestepEmbedding, timestep_sinusoids
+from lcm.models.denoiser import Denoiser, DenoiserBlock, Memory
+from lcm.models.layers import TimestepEmbedding, timestep_sinusoids
 
 D, WIDTH, HEADS = 6, 16, 2
 

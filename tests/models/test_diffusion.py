@@ -6,7 +6,7 @@ import torch
 from lcm.config import DiffusionConfig
 from lcm.models.diffusion import Diffusion
 from lcm.models.fragility import FragilityNetwork
-from lcm.models.schedules import alpha_bar, beta_probabilities
+from lcm.models.samplers import alpha_bar, beta_probabilities
 
 COSINE = {"schedule": "cosine"}
 STEEP = {"schedule": "sigmoid", "gamma": 3.5, "delta": 0.0}

@@ -22,9 +22,9 @@ from families import (
 )
 from synthetic import DIM, pack
 
+from lcm.batch import Draws
 from lcm.errors import UserError
 from lcm.models.interface import Sampling, resolve_sampling
-from lcm.models.randomness import Draws
 
 COPIED = ("emb", "doc", "pos", "is_target")
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from families import close, randomize
 
-from lcm.models.denoiser import Denoiser, Memory
-from lcm.models.fast import FastDenoiser, FastLinear, Norm, can_pack, folded_scale
-from lcm.models.transformer import RMSNorm
+from lcm.models.denoiser import Denoiser, FastDenoiser, Memory, Norm, folded_scale
+from lcm.models.layers import RMSNorm
+from lcm.models.transformer import FastLinear, can_pack
 
 D, WIDTH, HEADS = 6, 16, 2
 TIMESTEPS = [90, 40, 7]
@@ -32,7 +32,7 @@ def packing(request, monkeypatch):
     """With oneDNN's order of weights, and as where torch has none."""
     assert can_pack(), "torch's builds for Linux have oneDNN"
     if not request.param:
-        monkeypatch.setattr("lcm.models.fast.can_pack", lambda: False)
+        monkeypatch.setattr("lcm.models.transformer.can_pack", lambda: False)
     return request.param
 
 

@@ -5,9 +5,8 @@ import torch
 from families import DIFFUSING, FAMILIES, build, generate, sampling
 from torch import nn
 
-from lcm.models.attention import KVCache
-from lcm.models.fast import PackedLinear, can_pack
-from lcm.models.transformer import Transformer
+from lcm.models.layers import KVCache
+from lcm.models.transformer import PackedLinear, Transformer, can_pack
 
 
 def transformer():
@@ -39,7 +38,7 @@ def test_generated_concepts_do_not_depend_on_the_layout_of_weights(family, count
         begun = [torch.cat([prompt, more[:done]]) for prompt, more in zip(prompts, written, strict=True)]
         quick = generate(model, begun, count, options)
         with monkeypatch.context() as patch:
-            patch.setattr("lcm.models.fast.can_pack", lambda: False)
+            patch.setattr("lcm.models.transformer.can_pack", lambda: False)
             plain = generate(model, begun, count, options)
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-5)
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lcm.models.samplers import ddim, dpm_solver, guided, guided_eps
-from lcm.models.schedules import alpha_bar, sampling_timesteps
+from lcm.models.samplers import alpha_bar, ddim, dpm_solver, guided, guided_eps, sampling_timesteps
 
 LEVELS = alpha_bar("cosine").tolist()
 """ᾱ at every timestep: step i is timestep i."""

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from lcm.batch import PAD
 from lcm.config import OneTowerConfig
 from lcm.errors import UserError
-from lcm.models.interleaved_blocks import Interleaved, NoisySlots
+from lcm.models.interleaved import Interleaved, NoisySlots
 from lcm.models.transformer import Block
 
 D, WIDTH, HEADS, STEP = 6, 16, 2, 4

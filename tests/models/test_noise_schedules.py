@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lcm.errors import UserError
-from lcm.models.schedules import alpha_bar, sampling_timesteps
+from lcm.models.samplers import alpha_bar, sampling_timesteps
 
 TIMES = (0, 9, 24, 49, 74, 89, 94, 98)
 SCHEDULES = {

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lcm.batch import PAD, document_mask
-from lcm.models.attention import Documents, attend
+from lcm.models.layers import Documents, attend
 
 DOC = torch.tensor([[0, 0, 0, 1, 1, PAD, PAD], [0, 1, 1, 1, 2, 2, PAD], [PAD] * 7])
 """Documents of 3 and 2, of 1, 3 and 2 slots, and a row without any."""
@@ -51,6 +51,6 @@ def test_attention_is_that_of_rows_with_a_mask():
 def test_a_batch_of_empty_slots_has_no_document_to_attend_in(rows):
     documents = Documents.of(torch.full((rows, 5), PAD))
     nothing = torch.randn(1, 2, 0, 4, requires_grad=True)
-    found = documents.attend(nothing, nothing, nothing)
+    found = attend(nothing, nothing, nothing, documents)
     assert found.shape == (1, 2, 0, 4)
     assert torch.autograd.grad(found.sum(), nothing)[0].shape == nothing.shape

@@ -2,19 +2,19 @@
 
 import torch
 
-from lcm.batch import generators
-from lcm.models.randomness import Draws, gaussian_rows, prompt_number
+from lcm.batch import Draws, generators, random_rows
+from lcm.models.interface import prompt_number
 
 KEYS = torch.tensor([[5, 0], [6, 0], [5, 1]])
 
 
 def test_each_row_s_numbers_depend_on_the_seed_and_its_keys_alone():
     torch.manual_seed(0)
-    numbers = gaussian_rows(3, KEYS, (4,))
+    numbers = random_rows(torch.randn, 3, KEYS, (4,))
     torch.manual_seed(1)
-    assert torch.equal(gaussian_rows(3, KEYS[[2, 0]], (4,)), numbers[[2, 0]])
-    assert torch.equal(gaussian_rows(3, KEYS[1:2], (4,)), numbers[1:2])
-    other = gaussian_rows(4, KEYS, (4,))
+    assert torch.equal(random_rows(torch.randn, 3, KEYS[[2, 0]], (4,)), numbers[[2, 0]])
+    assert torch.equal(random_rows(torch.randn, 3, KEYS[1:2], (4,)), numbers[1:2])
+    other = random_rows(torch.randn, 4, KEYS, (4,))
     assert len({tuple(row) for row in torch.cat([numbers, other]).tolist()}) == 6
 
 

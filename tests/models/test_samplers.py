@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcm.models.samplers import ddim, dpm_solver
-from lcm.models.schedules import alpha_bar, sampling_timesteps
+from lcm.models.samplers import alpha_bar, ddim, dpm_solver, sampling_timesteps
 
 COSINE = alpha_bar("cosine")
 MEAN, SPREAD = 1.5, 0.4

@@ -12,14 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from naive import in_parts, naive_of
 from naive_diffusion import Noising
 
-from lcm.batch import generators
+from lcm.batch import Draws, generators
 from lcm.config import BaseLCMConfig, DiffusionConfig, OneTowerConfig, QuantConfig, TwoTowerConfig
 from lcm.models import build_model
-from lcm.models.denoiser import Memory
+from lcm.models.denoiser import FastDenoiser, Memory
 from lcm.models.diffusion import DiffusionSampling
-from lcm.models.fast import FastDenoiser
-from lcm.models.interface import Sampling
-from lcm.models.randomness import Draws, prompt_number
+from lcm.models.interface import Sampling, prompt_number
 
 SIZE = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.0}
 NOISE = DiffusionConfig(context_drop=0.3)

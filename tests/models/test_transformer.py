@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.functional import softmax
 
 from lcm.batch import PAD
-from lcm.models.transformer import Attention, Block, Dropout, RMSNorm, Rotation, SwiGLU, Transformer, feed_forward_width
+from lcm.models.layers import Attention, Dropout, RMSNorm, Rotation, SwiGLU, feed_forward_width
+from lcm.models.transformer import Block, Transformer
 
 WIDTH, HEADS, SLOTS = 16, 2, 7
 

@@ -8,13 +8,13 @@ from families import build, close, decide, fresh, generate, one_document, sampli
 from synthetic import DIM, pack
 from torch import nn
 
+from lcm.batch import Draws
 from lcm.config import TwoTowerConfig
 from lcm.errors import UserError
 from lcm.models import build_model
 from lcm.models.diffusion import Diffusion
 from lcm.models.fragility import FragilityNetwork, save_fragility
 from lcm.models.interface import Sampling
-from lcm.models.randomness import Draws
 
 
 def count(module):
@@ -108,7 +108,7 @@ def test_sampling_gives_the_network_the_inputs_of_training(family, t, monkeypatc
     filled = batch.targets(True)
     z = model.normalizer(batch.emb)[filled]
     x_t = model.diffusion.noise(z, torch.full((9,), t), draws.eps[filled])
-    monkeypatch.setattr("lcm.models.randomness.Draws.gaussian", lambda self, number, width: x_t)
+    monkeypatch.setattr("lcm.batch.Draws.gaussian", lambda self, number, width: x_t)
     monkeypatch.setattr(Diffusion, "timesteps", lambda self, settings: [t])
     predicted = model.predict(batch, Sampling(initial_noise=1.0, guidance=1.0))
     error = (model.normalizer(predicted)[filled] - z).square().sum(1)
@@ -124,7 +124,7 @@ def test_guidance_scale_zero_is_the_prediction_without_context(monkeypatch):
         monkeypatch.setattr(Diffusion, "timesteps", lambda self, settings: [60, 20])
         noise = torch.randn(DIM)
         monkeypatch.setattr(
-            "lcm.models.randomness.Draws.gaussian",
+            "lcm.batch.Draws.gaussian",
             lambda self, number, width, noise=noise: noise.expand(
                 len(self.keys if self.index is None else self.index), -1
             ),

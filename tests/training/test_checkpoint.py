@@ -10,8 +10,7 @@ from synthetic import DIM, pack, tiny_config, write_data
 from lcm.cli import main
 from lcm.config import parse_config, save_config
 from lcm.errors import UserError
-from lcm.models import build_model
-from lcm.models.build import load_model, save_model
+from lcm.models import build_model, load_model, save_model
 from lcm.models.interface import Sampling
 from lcm.training.checkpoint import AtomicCheckpointIO, export, latest, open_checkpoint
 from lcm.training.run import train
@@ -75,7 +74,7 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
         path.write_bytes(before[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lcm.models.build.save_file", half)
+    monkeypatch.setattr("lcm.models.save_file", half)
     model.end_of_text.zero_()
     with pytest.raises(KeyboardInterrupt):
         save_model(tmp_path, model.state_dict(), config)

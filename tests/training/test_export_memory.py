@@ -8,8 +8,7 @@ import torch
 from synthetic import tiny_config
 
 from lcm.config import BaseLCMConfig
-from lcm.models import build_model
-from lcm.models.build import MODEL, load_model
+from lcm.models import MODEL, build_model, load_model
 from lcm.training.checkpoint import AtomicCheckpointIO
 
 EXPORTING = """

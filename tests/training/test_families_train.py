@@ -8,7 +8,7 @@ from synthetic import DIM, write_data
 
 from lcm.batch import Batch
 from lcm.errors import UserError
-from lcm.models.build import load_model
+from lcm.models import load_model
 from lcm.models.interface import Sampling
 from lcm.training.run import train
 

@@ -15,7 +15,7 @@ from synthetic import record_batches, tiny_config, train_until_killed, write_dat
 
 from lcm.config import save_config
 from lcm.errors import UserError
-from lcm.models.build import load_model
+from lcm.models import load_model
 from lcm.training.callbacks import Checkpoints
 from lcm.training.checkpoint import latest, open_checkpoint, resume_from
 from lcm.training.module import LCMModule

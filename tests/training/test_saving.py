@@ -13,8 +13,7 @@ from ranks import Run, full, start_together
 from synthetic import tiny_config, write_data
 
 from lcm.errors import UserError
-from lcm.models import build_model
-from lcm.models.build import load_model, save_model
+from lcm.models import build_model, load_model, save_model
 from lcm.training import checkpoint
 from lcm.training.checkpoint import AtomicCheckpointIO, check_disk_space, latest, open_checkpoint
 from lcm.training.run import train

@@ -10,7 +10,7 @@ from ranks import ENGINES, EVERY_STRATEGY, Run, train_together
 from synthetic import write_data
 
 from lcm.errors import UserError
-from lcm.models.build import load_model
+from lcm.models import load_model
 from lcm.training.checkpoint import latest, open_checkpoint
 from lcm.training.engine import choose
 

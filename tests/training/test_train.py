@@ -13,7 +13,7 @@ from lcm.cli import main
 from lcm.config import save_config
 from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError
-from lcm.models.build import load_model
+from lcm.models import load_model
 from lcm.models.interface import ConceptModel
 from lcm.training.checkpoint import open_checkpoint
 from lcm.training.module import LCMModule
