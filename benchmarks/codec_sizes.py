@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from lcm.codec import Codec, load_codec, storage
 from lcm.codec.architecture import SonarText
 from lcm.codec.codec import PACKAGED
-from lcm.codec.splitter import Splitter, SplitterSettings
+from lcm.codec.text import Splitter, SplitterSettings
 from lcm.prepare import Columns, Document, Sources, find_inputs
 
 SIZES = {

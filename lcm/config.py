@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from lcm.files import CACHE_GB, RETRIES
 from lcm.options import Section, Settings, load, parse
 
 
@@ -136,10 +137,6 @@ class QuantConfig(InterleavedConfig):
 
 
 ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantConfig, Field(discriminator="kind")]
-
-
-CACHE_GB, RETRIES = 100.0, 5
-"""Defaults for data behind URLs, also where there is no configuration."""
 
 
 class DataConfig(Section):

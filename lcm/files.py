@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from lcm.errors import UserError
 
+CACHE_GB, RETRIES = 100.0, 5
+"""Defaults for data behind URLs, also where there is no configuration."""
 _POLL = 0.1
 """Seconds between two attempts to get a lock."""
 

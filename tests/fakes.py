@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lcm.codec import Codec
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX, SplitterSettings
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SplitterSettings
 from lcm.config import BaseLCMConfig, CodecRecord, Config, DataConfig
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lcm.batch import Batch
-from lcm.codec.splitter import SplitterSettings
+from lcm.codec.text import SplitterSettings
 from lcm.config import Config, parse_config
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lcm.batch import PAD, Batch
-from lcm.codec.splitter import SplitterSettings
+from lcm.codec.text import SplitterSettings
 from lcm.config import Config, load_config, parse_config
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard

@@ -4,16 +4,15 @@
     vectors = codec.encode(["The sea was calm."])        # (1, codec.dim)
     codec.decode(vectors)                                # ["The sea was calm."]
 
-A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search and beam_cache
-(decoding), tokenizer and storage. splitter and sat cut text. official fetches and converts SONAR's own weights;
+A codec is a folder; `Codec.save` writes one. Read codec first, then architecture (the network), search (decoding),
+text (splitter and tokenizer; sat is another splitter) and storage. official fetches and converts SONAR's own weights;
 sonar_space alone imports its libraries. Nothing here knows shards or concept models.
 """
 
 from lcm.codec.codec import Codec, Progress, load_codec
 from lcm.codec.official import LANGUAGES, RELEASES, convert
 from lcm.codec.sonar_space import SonarSpeech
-from lcm.codec.splitter import Splitter
-from lcm.codec.tokenizer import Tokenizer
+from lcm.codec.text import Splitter, Tokenizer
 
 __all__ = [
     "LANGUAGES",
@@ -26,6 +25,6 @@ __all__ = [
     "architecture",
     "convert",
     "load_codec",
-    "splitter",
     "storage",
+    "text",
 ]

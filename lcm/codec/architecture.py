@@ -6,14 +6,18 @@ Shapes.  B rows (sentences or hypotheses) · P pieces · D width of model and co
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lcm.codec.beam_cache import Cache
+Attend = Callable[..., Tensor]
+"""Maps the queries, keys and values of a layer's pieces, each (B, H, P, K), to the attention's output."""
+causal = partial(F.scaled_dot_product_attention, is_causal=True)
 
 
 @dataclass(frozen=True)
@@ -71,23 +75,11 @@ class SelfAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B P D"],
-        mask: Bool[Tensor, "B 1 1 P"] | None = None,
-        causal: bool = False,
-        cache: Cache | None = None,
-        layer: int = 0,
-    ) -> Float[Tensor, "B P D"]:
-        """mask: True for keys that are not padding. cache: the keys before x; takes those of x, too."""
+    def forward(self, x: Float[Tensor, "B P D"], attend: Attend) -> Float[Tensor, "B P D"]:
         x = x.to(self.q_proj.weight.dtype)
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
-        if cache is None:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        else:
-            y = cache.attend(layer, q, k, v)
-        return self.output_proj(y.transpose(1, 2).flatten(2))
+        return self.output_proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class MemoryAttention(nn.Module):
@@ -126,7 +118,8 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(sizes.dim, sizes.encoder_ffn)
 
     def forward(self, x: Float[Tensor, "B P D"], mask: Bool[Tensor, "B 1 1 P"] | None) -> Float[Tensor, "B P D"]:
-        x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask)
+        x = x + self.self_attn(self.self_attn_layer_norm(x), attend)
         return x + self.ffn(self.ffn_layer_norm(x))
 
 
@@ -142,9 +135,9 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(sizes.dim, sizes.decoder_ffn)
 
     def forward(
-        self, x: Float[Tensor, "B P D"], memory: Float[Tensor, "B D"], cache: Cache | None, layer: int
+        self, x: Float[Tensor, "B P D"], memory: Float[Tensor, "B D"], attend: Attend
     ) -> Float[Tensor, "B P D"]:
-        x = x + self.self_attn(self.self_attn_layer_norm(x), causal=True, cache=cache, layer=layer)
+        x = x + self.self_attn(self.self_attn_layer_norm(x), attend)
         x = x + memory[:, None]
         return x + self.ffn(self.ffn_layer_norm(x))
 
@@ -178,26 +171,22 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.decoder_layers))
         self.layer_norm = nn.LayerNorm(sizes.dim)
 
-    def cache(self, rows: int, positions: int, beams: int = 1) -> Cache:
-        """An empty cache for `rows` sentences of at most `positions` pieces, with `beams` hypotheses each."""
-        return Cache(self.embed.weight, len(self.layers), self.sizes.decoder_heads, rows, positions, beams)
-
     def memory(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "L B D"]:
         """Output of each layer's cross-attention, equal for all pieces of a sentence, so computed once."""
         layers = [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
         return torch.stack([layer.encoder_decoder_attn(vectors) for layer in layers])
 
     def forward(
-        self, pieces: Int[Tensor, "B P"], memory: Float[Tensor, "L B D"], cache: Cache | None = None
+        self, pieces: Int[Tensor, "B P"], memory: Float[Tensor, "L B D"], cached: Attend | None = None, start: int = 0
     ) -> Float[Tensor, "B P D"]:
-        """States, for `logits`. With a cache, `pieces` follow the cached ones, and are added to it."""
-        start = cache.length if cache else 0
-        assert start == 0 or pieces.shape[1] == 1, "the causal mask has no offset"
+        """States, for `logits`.
+
+        cached: attention to earlier pieces, too, with the number of the layer before queries, keys and values
+        start:  position of the first piece
+        """
         x = self.embed(pieces, start)
         for number, layer in enumerate(self.layers):
-            x = layer(x, memory[number], cache, number)
-        if cache:
-            cache.advance(pieces.shape[1])
+            x = layer(x, memory[number], partial(cached, number) if cached else causal)
         return self.layer_norm(x)
 
     def logits(self, state: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:

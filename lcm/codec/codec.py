@@ -16,7 +16,7 @@ from lcm.codec import storage
 from lcm.codec.architecture import Decoder, Encoder, SonarText
 from lcm.codec.official import RELEASES, sonar_folder
 from lcm.codec.search import Rules, beam_search, greedy
-from lcm.codec.tokenizer import Tokenizer
+from lcm.codec.text import Tokenizer
 from lcm.errors import UserError
 
 PACKAGED = {"mini": Path(__file__).parent / "assets" / "mini"}

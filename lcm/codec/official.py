@@ -159,8 +159,8 @@ def convert(
         storage.write_json(partial / storage.CONFIG, _config(sizes, vocabulary, languages))
         origins = {path.name: sha256(path) for path in (encoder, decoder, vocabulary)}
         storage.write_json(partial / storage.CARD, {"stop_threshold": STOP_THRESHOLD, "converted_from_sha256": origins})
-        names = (storage.ENCODER, storage.DECODER, storage.VOCABULARY, storage.CONFIG)
-        storage.write_json(partial / storage.CHECKSUMS, {name: storage.checksum(partial / name) for name in names})
+        checksums = {name: storage.checksum(partial / name) for name in storage.CHECKED}
+        storage.write_json(partial / storage.CHECKSUMS, checksums)
         _publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from lcm.files import atomic_path, sha256
 WEIGHTS, ENCODER, DECODER = "codec.safetensors", "encoder.safetensors", "decoder.safetensors"
 VOCABULARY, CONFIG, CARD, CHECKSUMS = "spm.model", "config.json", "card.json", "checksums.json"
 NEEDED = (WEIGHTS, VOCABULARY, CONFIG)
+CHECKED = (ENCODER, DECODER, VOCABULARY, CONFIG)
+"""Files listed in checksums.json."""
 DEAD = ("encoder_decoder_attn.q_proj.", "encoder_decoder_attn.k_proj.", "encoder_decoder_attn_layer_norm.")
 """Parts of the names of weights without effect (see `MemoryAttention`), which a file may hold or not."""
 SHARED = "shared_embed.weight"
@@ -34,7 +37,7 @@ PARTS: tuple[Part, Part] = ("encoder", "decoder")
 
 def weight_file(folder: Path, part: Part) -> Path:
     """File with the weights of the encoder or the decoder."""
-    own = folder / {"encoder": ENCODER, "decoder": DECODER}[part]
+    own = folder / f"{part}.safetensors"
     return own if own.is_file() else folder / WEIGHTS
 
 
@@ -53,8 +56,8 @@ def fingerprint(folder: Path) -> str:
     path = weight_file(folder, "encoder")
     record = checksums(folder).get(path.name, {})
     known = record.get("encoder") if record.get("bytes") == path.stat().st_size else None
-    config = json.dumps(read_json(folder / CONFIG), sort_keys=True)
-    parts = (known or encoder_digest(path), sha256(folder / VOCABULARY), hashlib.sha256(config.encode()).hexdigest())
+    texts = (folder / VOCABULARY).read_bytes(), json.dumps(read_json(folder / CONFIG), sort_keys=True).encode()
+    parts = (known or encoder_digest(path), *(hashlib.sha256(text).hexdigest() for text in texts))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
@@ -132,38 +135,30 @@ def stored_name(name: str, shared_embedding: bool) -> str:
     return f"text_{side}/{inside}"
 
 
-def _by_file(model: SonarText, part: Part, folder: Path) -> dict[Path, dict[str, str]]:
-    """Places of the parameters of the encoder or the decoder: file → name in the module → name in the file."""
-    files: dict[Path, dict[str, str]] = {}
-    for name in getattr(model, part).state_dict():
-        stored = stored_name(f"{part}.{name}", model.sizes.shared_embedding)
-        path = weight_file(folder, "encoder" if stored == SHARED else part)
-        files.setdefault(path, {})[name] = stored
-    return files
+def _place(model: SonarText, part: Part, name: str, folder: Path) -> tuple[Path, str]:
+    """(file, name in the file) of a parameter of the encoder or the decoder."""
+    stored = stored_name(f"{part}.{name}", model.sizes.shared_embedding)
+    return weight_file(folder, "encoder" if stored == SHARED else part), stored
 
 
 def check_weights(model: SonarText, folder: Path) -> None:
     """Compare names and shapes, without reading any weight. Raises UserError for a broken file, and for a mismatch."""
-    parts: dict[Path, dict[str, torch.Size]] = {}
+    files: dict[Path, dict[str, tuple[int, ...]]] = {}
     for part in PARTS:
-        shapes = {name: value.shape for name, value in getattr(model, part).state_dict().items()}
-        for path, stored_names in _by_file(model, part, folder).items():
-            parts.setdefault(path, {}).update({stored: shapes[name] for name, stored in stored_names.items()})
-    for path, expected in parts.items():
+        for name, value in getattr(model, part).state_dict().items():
+            path, stored = _place(model, part, name, folder)
+            files.setdefault(path, {})[stored] = tuple(value.shape)
+    for path, expected in files.items():
         with open_weights(path) as file:
-            shapes_in_file = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-        missing = sorted(set(expected) - set(shapes_in_file))
-        unexpected = sorted(
-            name for name in set(shapes_in_file) - set(expected) if not any(dead in name for dead in DEAD)
-        )
-        for what, names in (("missing", missing), ("unexpected", unexpected)):
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+        unexpected = [name for name in found if name not in expected and not any(dead in name for dead in DEAD)]
+        for what, names in (("missing", expected.keys() - found), ("unexpected", unexpected)):
             if names:
-                raise UserError(
-                    f"{path}: {len(names)} {what} tensors, the first is {names[0]}; does config.json fit it?"
-                )
+                line = f"{path}: {len(names)} {what} tensors, the first is {min(names)}; does config.json fit it?"
+                raise UserError(line)
         for name, shape in expected.items():
-            if (found := shapes_in_file[name]) != tuple(shape):
-                raise UserError(f"{path}: {name} has shape {found}, expected {tuple(shape)} by config.json")
+            if found[name] != shape:
+                raise UserError(f"{path}: {name} has shape {found[name]}, expected {shape} by config.json")
 
 
 def load_part(model: SonarText, part: Part, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
@@ -171,11 +166,10 @@ def load_part(model: SonarText, part: Part, folder: Path, dtype: torch.dtype, de
 
     On the CPU, weights that are stored in their precision stay views of the file.
     """
-    module, state = getattr(model, part), {}
-    for path, names in _by_file(model, part, folder).items():
-        with open_weights(path) as file:
-            for name, stored in names.items():
-                state[name] = file.get_tensor(stored).to(device, torch.float32 if "layer_norm" in name else dtype)
+    module, state, opened = getattr(model, part), {}, cache(open_weights)
+    for name in module.state_dict():
+        path, stored = _place(model, part, name, folder)
+        state[name] = opened(path).get_tensor(stored).to(device, torch.float32 if "layer_norm" in name else dtype)
     module.load_state_dict(state, assign=True)
     module.to(device).requires_grad_(False).eval()
 
@@ -221,15 +215,14 @@ def save_decoder(folder: Path, start: Path, model: SonarText, card: Mapping[str,
         with open_weights(weight_file(start, "encoder")) as file:
             kept = {name: file.get_tensor(name) for name in _encoder_names(file)}
             save_file(kept, partial[ENCODER], metadata={"format": "pt"})
-        shared = model.sizes.shared_embedding
-        learned = {stored_name(f"decoder.{name}", shared): value for name, value in model.decoder.state_dict().items()}
-        learned.pop(SHARED, None)
+        learned = {}
         with open_weights(weight_file(start, "decoder")) as file:
-            for name, value in learned.items():
-                learned[name] = value.detach().to("cpu", file.get_tensor(name).dtype).contiguous()
+            for name, value in model.decoder.state_dict().items():
+                stored = stored_name(f"decoder.{name}", model.sizes.shared_embedding)
+                if stored != SHARED:
+                    learned[stored] = value.detach().to("cpu", file.get_tensor(stored).dtype).contiguous()
         save_file(learned, partial[DECODER], metadata={"format": "pt"})
-        listed = (ENCODER, DECODER, VOCABULARY, CONFIG)
-        write_json(partial[CHECKSUMS], {name: checksum(partial[name]) for name in listed})
+        write_json(partial[CHECKSUMS], {name: checksum(partial[name]) for name in CHECKED})
 
 
 @contextmanager

@@ -12,11 +12,10 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from lcm.codec.splitter import AnySplitter
-from lcm.config import RETRIES
+from lcm.codec.text import AnySplitter
 from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
-from lcm.files import atomic
+from lcm.files import RETRIES, atomic
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")

@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from lcm.config import CACHE_GB, RETRIES
 from lcm.data.manifest import ShardRecord, is_url, join
 from lcm.data.remote import Unreachable, WrongBytes, download, read
 from lcm.data.shards import OpenFile, Shard, build_index, index_path, totals
 from lcm.errors import UserError
-from lcm.files import atomic, cache_folder, lock
+from lcm.files import CACHE_GB, RETRIES, atomic, cache_folder, lock
 
 _POLL = 0.1
 """Seconds between two checks for room."""

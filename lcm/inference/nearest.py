@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.data.manifest import open_dataset
 from lcm.data.shard_cache import ShardCache, shards_at
 from lcm.data.shards import read_shard

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcm.batch import derive_seed
 from lcm.codec import Codec, load_codec
-from lcm.codec.splitter import Splitter, splitter_settings
+from lcm.codec.text import Splitter, splitter_settings
 from lcm.config import Config
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.codec import Codec, load_codec
-from lcm.codec.splitter import SatSettings, SplitterSettings, load_sat
+from lcm.codec.text import SatSettings, SplitterSettings, load_sat
 from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, local_folder, open_dataset
 from lcm.data.shards import fit_normalizer
 from lcm.errors import UserError

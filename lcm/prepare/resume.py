@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lcm.codec.splitter import AnySplitter
+from lcm.codec.text import AnySplitter
 from lcm.data.manifest import (
     MANIFEST,
     UNFINISHED,

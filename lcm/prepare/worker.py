@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lcm.codec import Codec, Progress, SonarSpeech, load_codec
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
 from lcm.data.manifest import UNFINISHED, RefusedRecord
 from lcm.data.shards import Encoded, write_shard
 from lcm.files import disk_errors

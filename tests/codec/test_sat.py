@@ -10,7 +10,7 @@ from tiny_sat import write_tiny_sat
 
 from lcm.codec import sat
 from lcm.codec.sat import SatModel, at_separators, count_emojis, cut_after, cut_long, sat_split, without_emojis
-from lcm.codec.splitter import SatSettings, Splitter, SplitterSettings, splitter_settings
+from lcm.codec.text import SatSettings, Splitter, SplitterSettings, splitter_settings
 from lcm.errors import UserError
 
 SEPARATORS = ["...", "\n", "!", "?", ";", ":", ".", ",", "\t", " "]

@@ -6,8 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from lcm.codec.beam_cache import Cache
-from lcm.codec.search import Rules, _compacted, _top, beam_search, greedy
+from lcm.codec.search import Cache, Rules, _compacted, _top, beam_search, greedy
 
 END = 3
 PREFIX = [END, 10]
@@ -78,10 +77,10 @@ def test_decoding_with_a_cache_equals_decoding_without(toy, vectors):
     tokens = torch.randint(0, 11, (16, 9), generator=torch.Generator().manual_seed(0))
     memory = decoder.memory(vectors)
     whole = decoder(tokens, memory)
-    cache = decoder.cache(rows=16, positions=9)
+    cache = Cache(decoder, rows=16, positions=9)
     parts = [
-        decoder(tokens[:, :2], memory, cache),
-        *(decoder(tokens[:, i : i + 1], memory, cache) for i in range(2, 9)),
+        cache.extend(tokens[:, :2], memory),
+        *(cache.extend(tokens[:, i : i + 1], memory) for i in range(2, 9)),
     ]
     assert (torch.cat(parts, dim=1) - whole).abs().max() <= 1e-5 * whole.abs().max()
 
@@ -90,10 +89,10 @@ def test_a_selected_cache_continues_as_its_rows_would(toy, vectors):
     decoder = toy.decoder
     tokens = torch.randint(0, 11, (6, 5), generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([4, 1, 1, 0])
-    cache = decoder.cache(rows=6, positions=5)
-    decoder(tokens[:, :4], decoder.memory(vectors[:6]), cache)
+    cache = Cache(decoder, rows=6, positions=5)
+    cache.extend(tokens[:, :4], decoder.memory(vectors[:6]))
     cache.select(rows)
-    after = decoder(tokens[rows, 4:], decoder.memory(vectors[rows]), cache)
+    after = cache.extend(tokens[rows, 4:], decoder.memory(vectors[rows]))
     whole = decoder(tokens[rows], decoder.memory(vectors[rows]))
     assert (after - whole[:, 4:]).abs().max() <= 1e-5 * whole.abs().max()
 

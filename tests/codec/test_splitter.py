@@ -5,7 +5,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from lcm.codec.splitter import Splitter, SplitterSettings
+from lcm.codec.text import Splitter, SplitterSettings
 
 
 def splitter(max_characters=256, fits=None):

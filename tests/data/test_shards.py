@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from lcm.codec.splitter import SplitterSettings
+from lcm.codec.text import SplitterSettings
 from lcm.data.manifest import (
     CodecInfo,
     InputFile,

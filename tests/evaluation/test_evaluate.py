@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeCodec, reciting, write_dataset
 
 import lcm.evaluation.command
-from lcm.codec.splitter import PROMPT_SUFFIX
+from lcm.codec.text import PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, add_arguments, evaluate
 from lcm.evaluation.scoring import METRICS

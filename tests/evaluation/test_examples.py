@@ -7,7 +7,7 @@ import torch
 from fakes import FakeCodec, write_dataset
 from test_evaluate import STORY, TRAIN, knowing, write_rows
 
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, evaluate
 from lcm.evaluation.examples import answer_lengths, from_file, from_folders, mean_vector, shards_of

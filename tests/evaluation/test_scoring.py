@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes import FakeCodec, reciting
 
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig
 from lcm.data.packing import cut_documents
 from lcm.evaluation.examples import Example

@@ -12,7 +12,7 @@ import lcm
 import lcm.inference.command
 from lcm.batch import derive_seed
 from lcm.codec import load_codec
-from lcm.codec.splitter import PROMPT_SUFFIX
+from lcm.codec.text import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.inference.nearest import Bank

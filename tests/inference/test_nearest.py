@@ -4,7 +4,7 @@ import pytest
 import torch
 from fakes import FakeCodec, write_dataset
 
-from lcm.codec.splitter import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.inference import nearest
 from lcm.inference.nearest import Bank

@@ -9,7 +9,7 @@ from tiny_sat import write_tiny_sat
 
 from lcm.codec import load_codec
 from lcm.codec.sat import SatModel
-from lcm.codec.splitter import SatSettings, Splitter, SplitterSettings, splitter_settings
+from lcm.codec.text import SatSettings, Splitter, SplitterSettings, splitter_settings
 from lcm.config import CodecRecord
 from lcm.data.dataset import PreparedData
 from lcm.data.manifest import Manifest, open_dataset

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lcm.codec.splitter import END_OF_TEXT
+from lcm.codec.text import END_OF_TEXT
 from lcm.codec_lab.report.sample import Coder, Sample
 from lcm.codec_lab.similarity import centred
 

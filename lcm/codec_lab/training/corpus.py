@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lcm.codec.splitter import Splitter, SplitterSettings
+from lcm.codec.text import Splitter, SplitterSettings
 from lcm.codec_lab.training.settings import CorpusSettings
 from lcm.errors import UserError
 from lcm.files import existing_file

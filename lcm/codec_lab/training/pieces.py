@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lcm.codec.splitter import Splitter, SplitterSettings
+from lcm.codec.text import Splitter, SplitterSettings
 from lcm.codec_lab.training.batches import PieceRow
 from lcm.codec_lab.training.corpus import Corpus
 from lcm.codec_lab.training.settings import CorpusSettings

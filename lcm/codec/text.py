@@ -1,10 +1,15 @@
-"""Text → sentences. prepare, generate and evaluate share one splitter, so that they cut alike."""
+"""Text → sentences → pieces: `Splitter` cuts a text, and `Tokenizer` (SentencePiece) a sentence.
+
+prepare, generate and evaluate share one splitter, so that they cut alike.
+"""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import nupunkt
+import sentencepiece
 from pydantic import BaseModel, Field, TypeAdapter
 
 from lcm.codec.sat import SatModel, count_emojis, sat_split
@@ -12,13 +17,10 @@ from lcm.errors import UserError
 
 END_OF_TEXT = "End of text."
 """The sentence whose vector ends every document (paper §2.3.1)."""
-
 PROMPT_SUFFIX = "[MODEL]:"
 """The sentence whose vector ends the prompt of a pair."""
-
 SEPARATORS = (r"\.\.\.|…", r"\n", "[!！]", "[?？]", "[;；]", "[:：]", "[.。]", "[,，、]", r"\t", r"\s")  # noqa: RUF001
 """Separators at which a long sentence may be cut, strongest first. A separator stays with the piece on its left."""
-
 _CUTS = (*(rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS), *SEPARATORS)
 """First each separator at the end of a word, then inside words. Compiled on first use, by the cache of `re`."""
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
@@ -65,14 +67,9 @@ class Splitter:
     """
 
     def __init__(
-        self,
-        settings: SplitterSettings | SatSettings,
-        fits: Callable[[str], bool] | None = None,
-        device: str = "cpu",
+        self, settings: SplitterSettings | SatSettings, fits: Callable[[str], bool] | None = None, device: str = "cpu"
     ) -> None:
-        self.settings = settings
-        self.fits = fits
-        self.emojis = 0
+        self.settings, self.fits, self.emojis = settings, fits, 0
         self._sat = load_sat(settings, device) if isinstance(settings, SatSettings) else None
 
     def split(self, text: str) -> list[str]:
@@ -86,25 +83,21 @@ class Splitter:
     def _sentences(self, text: str) -> Iterator[str]:
         if isinstance(self.settings, SatSettings) and self._sat:
             self.emojis += count_emojis(text)
-            yield from sat_split(
-                text.replace("\u2029", "\n"), self._sat, self.settings.threshold, self.settings.max_characters
-            )
+            text = text.replace("\u2029", "\n")
+            yield from sat_split(text, self._sat, self.settings.threshold, self.settings.max_characters)
         else:
             for paragraph in _PARAGRAPH_BREAK.split(text):
                 yield from nupunkt.sent_tokenize(paragraph)
 
     def _capped(self, sentence: str) -> list[str]:
         """Cut a sentence in two, recursively, until every piece is short enough."""
-        plain = " ".join(sentence.split())
-        if len(plain) <= 1 or self._is_short_enough(plain):
+        plain, most = " ".join(sentence.split()), self.settings.max_characters
+        if len(plain) <= 1 or (len(plain) <= most and (self.fits is None or self.fits(plain))):
             return [plain] if plain else []
         # Aim at equal pieces, as few as the cap allows: a sentence that needs three is cut near its first third.
-        pieces = max(2, -(-len(plain) // self.settings.max_characters))
+        pieces = max(2, -(-len(plain) // most))
         place = _best_cut(sentence, round(len(sentence) * (pieces // 2) / pieces))
         return self._capped(sentence[:place]) + self._capped(sentence[place:])
-
-    def _is_short_enough(self, sentence: str) -> bool:
-        return len(sentence) <= self.settings.max_characters and (self.fits is None or self.fits(sentence))
 
 
 def load_sat(settings: SatSettings, device: str = "cpu") -> SatModel:
@@ -124,10 +117,62 @@ def _best_cut(sentence: str, target: int) -> int:
     Separators at the end of a word come first ("3.14" and "Dr.No" stay whole if anything else can be cut), then those
     inside words. Without any separator the place is `target` itself.
     """
-    first = len(sentence) - len(sentence.lstrip())
-    last = len(sentence.rstrip())
+    first, last = len(sentence) - len(sentence.lstrip()), len(sentence.rstrip())
     for pattern in _CUTS:
         places = [m.end() for m in re.compile(pattern).finditer(sentence, first, last) if first < m.end() < last]
         if places:
             return min(places, key=lambda place: abs(place - target))
     return min(max(target, first + 1), last - 1)
+
+
+class Tokenizer:
+    """Sentences ↔ pieces, with SONAR's language tokens.
+
+    The encoder reads [language] pieces </s>; the decoder starts from </s> [language] and ends with </s>. config.json
+    has: `special` and `languages`, the ids of these tokens; `piece_shift`, the offset of the file's ids (NLLB's file
+    has no padding token, which comes before all its pieces); `banned`, the ids that no decoder may produce (default:
+    padding, begin, the language tokens and the reserved ones; unknown is a piece like any other).
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Raises KeyError for a missing entry of the configuration, UserError for a file that is no vocabulary."""
+        special, self._shift, banned = config["special"], config.get("piece_shift", 0), config.get("banned")
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{path}: not a SentencePiece vocabulary; copy it again") from error
+        self.end = special["eos"]
+        self.languages: dict[str, int] = dict(config["languages"])
+        self.written = range(self._shift, self._shift + self._model.get_piece_size())
+        """Ids of pieces of text."""
+        if banned is None:
+            controls = (special["pad"], special["bos"])
+            banned = [i for i in range(config["model"]["vocab"]) if i in controls or i not in self.written]
+        self.banned: list[int] = list(banned)
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Pieces of each sentence, without language and end. Raises UserError for a string of invalid Unicode."""
+        for number, sentence in enumerate(sentences):
+            try:
+                sentence.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise UserError(f"sentence {number} is not text: {sentence[:60]!r} is half of a character") from error
+        # One thread: callers use more cores by running several processes.
+        rows: list[list[int]] = self._model.encode(list(sentences), num_threads=1)
+        return [[piece + self._shift for piece in row] for row in rows] if self._shift else rows
+
+    def decode(self, pieces: list[int]) -> str:
+        """Text of the pieces; tokens that are not text, such as languages, are dropped."""
+        return self._model.decode([piece - self._shift for piece in pieces if piece in self.written])
+
+    def starts_word(self, piece: int) -> bool:
+        """True where a word begins with this piece; False for tokens that are not text."""
+        return piece in self.written and self._model.id_to_piece(piece - self._shift).startswith("▁")
+
+    def language(self, lang: str) -> int:
+        """Token of a language such as eng_Latn. Raises UserError naming the known ones, the most similar first."""
+        if lang not in self.languages:
+            alike = sorted(self.languages, key=lambda code: (code[:3] != lang[:3], code[:1] != lang[:1]))
+            known = ", ".join(alike[:8]) + (f", … ({len(alike)} in all)" if len(alike) > 8 else "")
+            raise UserError(f"lang={lang!r}: this codec knows {known}")
+        return self.languages[lang]
