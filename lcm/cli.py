@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lcm import __version__
 from lcm.errors import UserError
 from lcm.files import existing_file
 
@@ -34,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if words else 2
     if words[0] == "--version":
-        from lcm import __version__
-
         print(__version__)
         return 0
     return run_command(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))

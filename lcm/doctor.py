@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print all findings; status 1 if one of them is broken."""
-    findings = examine()
+    findings = list(examine())
     if args.json:
         print(json.dumps([asdict(f) for f in findings], indent=1))
     else:
@@ -53,17 +54,32 @@ def run(args: argparse.Namespace) -> int:
     return int(any(f.state == "broken" for f in findings))
 
 
-def examine() -> list[Finding]:
+def examine() -> Iterator[Finding]:
     """Check everything that the commands need on this machine."""
-    return [
-        _python(),
-        _own_name(),
-        *(_package(name) for name in NEEDED),
-        *(_extra(extra, names) for extra, names in EXTRAS.items()),
-        *_machine(),
-        _codec(),
-        *_sonar(),
-    ]
+    good = sys.version_info >= (3, 11)
+    fix = "" if good else "make setup PYTHON=python3.11"
+    yield Finding("python", "ok" if good else "broken", sys.version.split()[0], fix)
+    # On PyPI `lcm` is another project; installed beside this one, the two overwrite each other's files.
+    if other := _version("lcm"):
+        fix = f"pip uninstall -y lcm && {INSTALL.format('dev')}"
+        yield Finding("lcm", "broken", f"another distribution named 'lcm' ({other}) is installed too", fix)
+    else:
+        yield Finding("lcm", "ok", f"{lcm.__version__} from {Path(lcm.__file__).parent}")
+    for name in NEEDED:
+        if version := _version(name):
+            yield Finding(name, "ok", version)
+        else:
+            yield Finding(name, "broken", "not installed", f"pip install {name}")
+    for extra, names in EXTRAS.items():
+        yield _extra(extra, names)
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield Finding("cores", "ok", str(os.cpu_count()))
+    yield Finding("disk here", "ok" if free > 2 else "broken", f"{free:.0f} GiB free", "" if free > 2 else "free 2 GiB")
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    yield Finding("C++ compiler", "ok" if compiler else "absent", compiler or "none: no trainer.compile on CPU")
+    yield _device()
+    yield _codec()
+    yield from _sonar()
 
 
 def _version(distribution: str) -> str | None:
@@ -71,27 +87,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _python() -> Finding:
-    good = sys.version_info >= (3, 11)
-    fix = "" if good else "make setup PYTHON=python3.11"
-    return Finding("python", "ok" if good else "broken", sys.version.split()[0], fix)
-
-
-def _own_name() -> Finding:
-    """On PyPI `lcm` is another project; installed beside this one, the two overwrite each other's files."""
-    if other := _version("lcm"):
-        fix = f"pip uninstall -y lcm && {INSTALL.format('dev')}"
-        return Finding("lcm", "broken", f"another distribution named 'lcm' ({other}) is installed too", fix)
-    return Finding("lcm", "ok", f"{lcm.__version__} from {Path(lcm.__file__).parent}")
-
-
-def _package(name: str) -> Finding:
-    version = _version(name)
-    if version is None:
-        return Finding(name, "broken", "not installed", f"pip install {name}")
-    return Finding(name, "ok", version)
 
 
 def _extra(extra: str, names: tuple[str, ...]) -> Finding:
@@ -102,22 +97,15 @@ def _extra(extra: str, names: tuple[str, ...]) -> Finding:
     return Finding(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
-def _machine() -> list[Finding]:
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    findings = [
-        Finding("cores", "ok", str(os.cpu_count())),
-        Finding("disk here", "ok" if free > 2 else "broken", f"{free:.0f} GiB free", "" if free > 2 else "free 2 GiB"),
-        Finding("C++ compiler", "ok" if compiler else "absent", compiler or "none: no trainer.compile on CPU"),
-    ]
+def _device() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return [*findings, Finding("device", "broken", f"torch does not import: {error}", "pip install torch")]
+        return Finding("device", "broken", f"torch does not import: {error}", "pip install torch")
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        return [*findings, Finding("device", "ok", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")]
-    return [*findings, Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads (no CUDA device)")]
+        return Finding("device", "ok", f"{torch.cuda.device_count()} × {', '.join(sorted(names))}")
+    return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads (no CUDA device)")
 
 
 def _codec() -> Finding:
@@ -135,21 +123,19 @@ def _codec() -> Finding:
     return Finding("codec mini", "ok", f"'{sentence}' → {codec.dim} numbers → '{back}'")
 
 
-def _sonar() -> list[Finding]:
+def _sonar() -> Iterator[Finding]:
     """Verify the checksums of the converted official codecs in the cache."""
     try:
         from lcm.codec import RELEASES, storage
         from lcm.files import cache_folder
     except ImportError:
-        return []  # the packages above report it
-    findings = []
+        return  # the packages above report it
     for name in RELEASES:
         folder = cache_folder() / "codecs" / name
         if storage.missing_files(folder):
             fix = f"any command with --codec {name} fetches it (6.5 GB), or python data_prep/convert_sonar.py --help"
-            findings.append(Finding(f"codec {name}", "absent", f"not in {folder} (optional)", fix))
+            yield Finding(f"codec {name}", "absent", f"not in {folder} (optional)", fix)
         elif damaged := storage.damaged_files(folder):
-            findings.append(Finding(f"codec {name}", "broken", f"damaged: {', '.join(damaged)}", f"rm -r {folder}"))
+            yield Finding(f"codec {name}", "broken", f"damaged: {', '.join(damaged)}", f"rm -r {folder}")
         else:
-            findings.append(Finding(f"codec {name}", "ok", f"{folder}, checksums are right"))
-    return findings
+            yield Finding(f"codec {name}", "ok", f"{folder}, checksums are right")

@@ -89,39 +89,44 @@ def gpu_of(name: str, memory: float | None, precision: str) -> GPU:
     return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(gib * 2**30))
 
 
-def plan(job: Job, gpu: GPU, mfu: float) -> None:
+def plan(config: Config, options: PlanOptions) -> None:
     """Print what a job takes. Raises UserError where it does not fit, with options under which it does."""
+    gpu = gpu_of(options.gpu, options.memory, config.trainer.precision)
     with torch.device("meta"):
-        model = build_model(job.config.model)
+        model = build_model(config.model)
     parameters = sum(p.numel() for p in model.parameters())
-    chosen = job.strategy(parameters)
-    check_strategy(chosen, job.config)
-    flops = model.training_flops(job.config.data.slots)
-    for name, text in _lines(job, gpu, mfu, parameters, flops):
+    job = Job(config, parameters, options.nodes, options.gpus_per_node, gpu.memory)
+    check_strategy(chosen := job.strategy, config)
+    for name, text in _lines(job, gpu, options.mfu, model.training_flops(config.data.slots)):
         print(f"{name:12} {text}")
-    names = STRATEGIES if chosen in STRATEGIES else (chosen, *STRATEGIES)
-    used = {name: job.usage(name) for name in names}
-    print()
-    for line in _table(job, used, chosen):
-        print(line)
-    if not job.fits(used[chosen]):
-        raise UserError(_refusal(job, gpu, chosen, used[chosen]))
+    used = {name: job.usage(name) for name in (STRATEGIES if chosen in STRATEGIES else (chosen, *STRATEGIES))}
+    print("", *_table(job, used), sep="\n")
+    if job.fits(used[chosen]):
+        return
+    free = (gpu.memory - RESERVED) / 2**30
+    message = f"does not fit: {chosen} takes {used[chosen].total / 2**30:.2f} GiB of {free:.2f} on each GPU"
+    if (found := first_that_fits(job)) is None:
+        ways = "other strategies, one row, recomputed blocks and more GPUs"
+        raise UserError(f"{message}; nor with {ways}: take a smaller model")
+    changes, less = found
+    words = " ".join(f"{name} {value}" for name, value in changes.items())
+    raise UserError(f"{message}; this does: {words} ({less.total / 2**30:.2f} GiB)")
 
 
-def _lines(job: Job, gpu: GPU, mfu: float, parameters: int, flops: int) -> Iterator[tuple[str, str]]:
+def _lines(job: Job, gpu: GPU, mfu: float, flops: int) -> Iterator[tuple[str, str]]:
     data, settings, vector = job.config.data, job.config.trainer, 2 * job.config.model.dim
     step = data.rows * data.slots * settings.accumulate * job.world_size
     concepts = step * settings.max_steps
     per_gpu = mfu * gpu.peak / flops
     days = concepts / (per_gpu * job.world_size) / 86_400
-    yield "model", f"{job.config.model.kind}, {parameters:,} parameters, {flops / 1e9:,.2f} GFLOPs a concept"
+    yield "model", f"{job.config.model.kind}, {job.parameters:,} parameters, {flops / 1e9:,.2f} GFLOPs a concept"
     yield "job", f"{job.nodes} nodes of {job.gpus} {gpu.name} with {gpu.memory / 2**30:.1f} GiB each"
     yield "training", f"{settings.max_steps:,} steps of {step:,} concepts: {concepts:,}"
     speed = f"{per_gpu * job.world_size:,.0f} concepts/s at {mfu:.0%} of {gpu.peak / 1e12:,.0f} TFLOP/s a GPU"
     yield "time", f"{days:,.2f} days: {speed}"
     yield "loader", f"{readable(per_gpu * vector)}/s a process, {readable(per_gpu * vector * job.gpus)}/s a node"
     yield "data", _data(job.config, concepts)
-    yield "checkpoints", f"at most {readable(checkpoint_bytes(parameters, settings.keep))} in run.dir"
+    yield "checkpoints", f"at most {readable(checkpoint_bytes(job.parameters, settings.keep))} in run.dir"
 
 
 def _data(config: Config, concepts: int) -> str:
@@ -148,28 +153,18 @@ def readable(size: int | float) -> str:
     return f"{size:.3g} PB"
 
 
-def _table(job: Job, used: dict[str, Usage], chosen: str) -> Iterator[str]:
-    settings = job.config
-    recomputed = ", blocks recomputed" if settings.trainer.checkpoint_activations else ""
-    rows = f"{settings.data.rows} rows of {settings.data.slots} in {settings.trainer.precision}{recomputed}"
+def _table(job: Job, used: dict[str, Usage]) -> Iterator[str]:
+    data, trainer = job.config.data, job.config.trainer
+    recomputed = ", blocks recomputed" if trainer.checkpoint_activations else ""
+    rows = f"{data.rows} rows of {data.slots} in {trainer.precision}{recomputed}"
     yield f"GiB of each GPU, {rows}; {RESERVED / 2**30:.1f} more are CUDA's and NCCL's"
     yield f"{'':12} {'weights':>9} {'gradients':>9} {'AdamW':>9} {'activations':>11} {'engine':>9} {'total':>9}"
     for name, usage in used.items():
         verdict = "fits" if job.fits(usage) else "too much"
-        mark = " ← lcm train takes this one" if name == chosen else ""
+        mark = " ← lcm train takes this one" if name == job.strategy else ""
         columns = zip((*astuple(usage), usage.total), (9, 9, 9, 11, 9, 9), strict=True)
         numbers = " ".join(f"{size / 2**30:>{width}.2f}" for size, width in columns)
         yield f"{name:12} {numbers}  {verdict}{mark}"
-
-
-def _refusal(job: Job, gpu: GPU, chosen: str, used: Usage) -> str:
-    free = (gpu.memory - RESERVED) / 2**30
-    message = f"does not fit: {chosen} takes {used.total / 2**30:.2f} GiB of {free:.2f} on each GPU"
-    if (found := first_that_fits(job)) is None:
-        return f"{message}; nor with other strategies, one row, recomputed blocks and more GPUs: take a smaller model"
-    options, less = found
-    words = " ".join(f"{name} {value}" for name, value in options.items())
-    return f"{message}; this does: {words} ({less.total / 2**30:.2f} GiB)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,7 +178,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_options(parser, PlanOptions)
     args, config = from_command_line(Config, parser, argv)
-    options = options_from(args, PlanOptions)
-    gpu = gpu_of(options.gpu, options.memory, config.trainer.precision)
-    plan(Job(config, options.nodes, options.gpus_per_node, gpu.memory), gpu, options.mfu)
+    plan(config, options_from(args, PlanOptions))
     return 0

@@ -8,7 +8,7 @@ Sizes below.  whole: the weights, 4 bytes each · shard: the part of them that o
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 from lcm.config import Config, parse_config
 from lcm.errors import UserError
@@ -44,7 +44,7 @@ class Usage:
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.engine
+        return sum(astuple(self))
 
 
 def usage(
@@ -115,16 +115,16 @@ def _fsdp_peak(step: SimulatedStep, world_size: int, shard: int) -> tuple[int, i
     # The largest sum of two quantities grows at most linearly with the weight of one of them.
     backward = step.backward + (step.backward_all_grads - step.backward) // world_size
     forward = shard + step.forward
-    if forward + 2 * block > backward + 3 * block:
-        return rest + 2 * block, rest + 2 * block + forward
-    return rest + 3 * block, rest + 3 * block + backward
+    blocks, peak = max((3 * block, backward), (2 * block, forward), key=sum)
+    return rest + blocks, rest + blocks + peak
 
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration on `nodes` nodes of `gpus` GPUs, each with `memory` bytes."""
+    """A configuration on `nodes` nodes of `gpus` GPUs, each with `memory` bytes; its model has `parameters`."""
 
     config: Config
+    parameters: int
     nodes: int
     gpus: int
     memory: int
@@ -133,17 +133,17 @@ class Job:
     def world_size(self) -> int:
         return self.nodes * self.gpus
 
-    def strategy(self, parameters: int) -> str:
+    @property
+    def strategy(self) -> str:
         """The strategy that `lcm train` would take."""
-        return choose(self.config.trainer.strategy, parameters, self.memory, self.world_size)[0]
+        return choose(self.config.trainer.strategy, self.parameters, self.memory, self.world_size)[0]
 
-    def usage(self, strategy: str | None = None) -> Usage:
-        """Memory of each GPU under a strategy; without one, under the strategy that `lcm train` would take."""
+    def usage(self, strategy: str) -> Usage:
+        """Memory of each GPU under a strategy."""
         settings = self.config.trainer
-        name = strategy or self.strategy(simulate(self.config).parameters)
-        step = simulate(self.config, sharded=name in SHARDED)
-        offload = settings.offload and name.startswith("deepspeed")
-        return usage(step, name, self.world_size, accumulate=settings.accumulate, offload=offload)
+        step = simulate(self.config, sharded=strategy in SHARDED)
+        offload = settings.offload and strategy.startswith("deepspeed")
+        return usage(step, strategy, self.world_size, accumulate=settings.accumulate, offload=offload)
 
     def fits(self, used: Usage) -> bool:
         return used.total + RESERVED <= self.memory
@@ -153,7 +153,7 @@ class Job:
         settings = [f"{name}={value}" for name, value in options.items() if "." in name]
         config = parse_config(self.config.model_dump(mode="json", exclude_none=True), settings, where="lcm plan")
         nodes, gpus = options.get("--nodes", self.nodes), options.get("--gpus-per-node", self.gpus)
-        return Job(config, int(nodes), int(gpus), self.memory)
+        return replace(self, config=config, nodes=int(nodes), gpus=int(gpus))
 
 
 def first_that_fits(job: Job) -> tuple[Options, Usage] | None:
@@ -164,10 +164,10 @@ def first_that_fits(job: Job) -> tuple[Options, Usage] | None:
     for options in _alternatives(job):
         other = job.with_options(options)
         try:
-            check_strategy(other.strategy(simulate(other.config).parameters), other.config)
+            check_strategy(other.strategy, other.config)
         except UserError:
             continue
-        if other.fits(used := other.usage()):
+        if other.fits(used := other.usage(other.strategy)):
             return options, used
     return None
 
@@ -190,12 +190,11 @@ def _fewer_rows(job: Job) -> Iterator[int]:
     rows = job.config.data.rows
     if rows == 1:
         return
-    one, all_ = (job.with_options({"--data.rows": count}).usage().total for count in (1, rows))
+    one, all_ = (job.with_options({"--data.rows": count}).usage(job.strategy).total for count in (1, rows))
     free = job.memory - RESERVED - one
-    if free < 0 or all_ <= one:
-        return
-    most = min(rows - 1, 1 + free * (rows - 1) // (all_ - one))
-    yield from (count for count in dict.fromkeys((most, most * 9 // 10, most // 2, 1)) if count)
+    if free >= 0 and all_ > one:
+        most = min(rows - 1, 1 + free * (rows - 1) // (all_ - one))
+        yield from (count for count in dict.fromkeys((most, most * 9 // 10, most // 2, 1)) if count)
 
 
 def _more_gpus(job: Job) -> Iterator[Options]:
@@ -204,6 +203,5 @@ def _more_gpus(job: Job) -> Iterator[Options]:
     filled = {"--gpus-per-node": gpus} if gpus > job.gpus else {}
     if filled:
         yield filled
-    while nodes * gpus * 2 <= MAX_GPUS:
-        nodes *= 2
+    while (nodes := 2 * nodes) * gpus <= MAX_GPUS:
         yield {"--nodes": nodes, **filled}

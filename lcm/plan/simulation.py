@@ -92,14 +92,17 @@ def _simulate(
         model = build_model(config, blocks.append)
     units = _units(model, blocks)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    _replace_tensors(model, fake)
+    with fake:
+        model.to_empty(device="cpu")  # on meta, torch picks other kernels
     buffers = sum(b.untyped_storage().nbytes() for b in model.buffers())
     for stack in model.stacks():
         stack.dense_mask, stack.recompute = True, recompute
     memory = LiveMemory(model)
     with ExitStack() as simulation:
         if device == "cuda":
-            _replace_dropout(model)
+            for part in model.modules():
+                if isinstance(part, nn.Dropout):
+                    part.__class__ = FusedDropout
             simulation.enter_context(CudaKernels(bf16))
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(memory.complete)  # type: ignore[no-untyped-call]
@@ -122,20 +125,6 @@ def _units(model: nn.Module, blocks: Sequence[nn.Module]) -> tuple[int, ...]:
         counts.append(sum(p.numel() for p in own))
         taken |= own
     return tuple(counts)
-
-
-def _replace_tensors(model: nn.Module, fake: FakeTensorMode) -> None:
-    """Replace tensors on meta, for which torch picks other kernels, by CPU tensors without contents."""
-
-    def like(tensor: Tensor) -> Tensor:
-        with fake:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-
-    for part in model.modules():
-        for name, parameter in part._parameters.items():
-            part._parameters[name] = None if parameter is None else nn.Parameter(like(parameter))
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else like(buffer)
 
 
 def _full_rows(config: ModelConfig, rows: int, slots: int, fake: FakeTensorMode) -> Batch:
@@ -246,10 +235,3 @@ class FusedDropout(nn.Dropout):
 
     def forward(self, input: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
         return torch.native_dropout(input, self.p, True)[0] if self.p else input
-
-
-def _replace_dropout(model: nn.Module) -> None:
-    for part in list(model.modules()):
-        for name, child in part.named_children():
-            if isinstance(child, nn.Dropout):
-                setattr(part, name, FusedDropout(child.p))
