@@ -26,8 +26,8 @@ from torch.optim import AdamW
 from lcm.cli import run_command
 from lcm.codec import Codec, load_codec
 from lcm.codec_lab.report import Sentence, read_results, read_sentences
-from lcm.codec_lab.report.fragility import LEVELS, noise_scores
-from lcm.codec_lab.report.sample import Coder, Sample, drawn
+from lcm.codec_lab.report.decoding import LEVELS, Coder, noise_scores
+from lcm.codec_lab.report.sentences import Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
@@ -133,7 +133,7 @@ def _encoded(codec: Codec, sentences: list[Sentence]) -> Sample:
     if unknown := [s.lang for s in sentences if s.lang not in codec.languages]:
         raise UserError(f"codec {codec.name!r} does not know the language {unknown[0]!r}; expected {codec.languages}")
     print(f"encoding {len(sentences):,} sentences", file=sys.stderr)
-    return Sample.encoded(Coder(codec), sentences)
+    return Sample.encoded(codec, sentences)
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
-"""Similarity of sentences: the centred cosine, and all-MiniLM-L6-v2, a public encoder to compare a codec with.
+"""Similarity of sentences: the centred cosine, rank correlation, and all-MiniLM-L6-v2, a public encoder to agree with.
 
 The public encoder is for development: nothing of it is ever in a codec.
 
-Shapes.  n sentences · D width of the vectors · E width of the public encoder
+Shapes.  n sentences · p pairs · D width of the vectors · E width of the public encoder
 """
 
 import logging
@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lcm.errors import UserError
+from lcm.evaluation import Interval
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -37,6 +39,48 @@ def similarities(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n n"]:
     """Centred cosines of all pairs."""
     directions = centred(vectors)
     return directions @ directions.T
+
+
+def correlation(
+    a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"], pairs: Int[Tensor, "p 2"], samples: int, seed: int
+) -> Interval:
+    """Spearman's correlation and its 95% bootstrap interval over *sentences*. NaN for fewer than three pairs.
+
+    Pairs that share a sentence are not independent. A sentence that is drawn w times brings each of its pairs w times:
+    a pair counts as the product of its two (Owen 2007, "The pigeonhole bootstrap": never too narrow, too wide by up to
+    √3 where hardly any pairs share a sentence).
+    """
+    if len(a) < 3:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    first, second = pairs.numpy().T
+    present = np.unique(pairs.numpy())
+    ranks, random, drawn = (dense_ranks(a), dense_ranks(b)), np.random.default_rng(seed), []
+    for _ in range(samples):
+        times = np.bincount(random.choice(present, len(present)), minlength=present[-1] + 1)
+        drawn.append(spearman(*ranks, (times[first] * times[second]).astype(np.float64)))
+    low, high = (np.nan, np.nan) if np.isnan(drawn).all() else np.nanquantile(drawn, (0.025, 0.975))
+    return Interval(spearman(*ranks, np.ones(len(a))), float(low), float(high))
+
+
+def dense_ranks(values: Float64[np.ndarray, " p"]) -> Int64[np.ndarray, " p"]:
+    """Ranks from 0 without gaps; equal values share one."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def spearman(a: Int64[np.ndarray, " p"], b: Int64[np.ndarray, " p"], weights: Float64[np.ndarray, " p"]) -> float:
+    """Spearman's correlation of dense ranks that occur `weights` times; equal ones share the middle rank.
+
+    NaN where either side is constant.
+    """
+    total = weights.sum()
+    ranks = []
+    for group in (a, b):
+        mass = np.bincount(group, weights=weights)
+        middle = (np.cumsum(mass) - mass / 2)[group]
+        ranks.append(middle - (weights @ middle) / total if total else middle)
+    x, y = ranks
+    spread = np.sqrt((weights @ x**2) * (weights @ y**2))
+    return float((weights @ (x * y)) / spread) if spread > 0 else float("nan")
 
 
 class PublicEncoder:

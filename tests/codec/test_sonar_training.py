@@ -8,14 +8,14 @@ from official import TEXT
 from safetensors.torch import load_file
 
 from lcm.codec import load_codec, storage
-from lcm.codec_lab.training.settings import parse_settings
+from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import make_start
 from lcm.codec_lab.training.training import train_codec
 
 
 def test_the_start_reads_and_writes_pieces_as_the_codec_does(converted_folder):
     codec = load_codec(converted_folder, device="cpu")
-    start = make_start(parse_settings({"start": str(converted_folder), "limit": {"steps": 1}}), [], ["fra_Latn"])
+    start = make_start(CodecTraining(start=str(converted_folder), limit={"steps": 1}), [], ["fra_Latn"])
     assert start.tokenizer.encode(TEXT) == codec.tokenizer.encode(TEXT)
     assert start.tokenizer.banned == codec.tokenizer.banned == [0]
     assert start.tokenizer.languages == codec.tokenizer.languages
@@ -31,7 +31,7 @@ def test_a_run_of_one_step_leaves_a_codec_that_reads_alike(converted_folder, tmp
     data = {"text": [str(tmp_path / "text.txt")], "held_out": [str(tmp_path / "held.txt")]}
     settings = {"start": str(converted_folder), "data": data, "limit": {"steps": 1}, "run": {"dir": str(tmp_path)}}
     settings["optimizer"] = {"lr": 1e-12}
-    folder = train_codec(parse_settings(settings))
+    folder = train_codec(CodecTraining(**settings))
     before, after = load_codec(converted_folder, device="cpu"), load_codec(folder, device="cpu")
     assert (after.max_pieces, after.rules) == (before.max_pieces, before.rules)
     vectors = before.encode(TEXT, "fra_Latn")
@@ -45,7 +45,7 @@ def test_a_new_decoder_leaves_the_encoder_its_digits_and_its_fingerprint(convert
     data = {"text": [str(tmp_path / "text.txt")], "held_out": [str(tmp_path / "held.txt")]}
     settings = {"start": str(converted_folder), "freeze": "encoder", "data": data, "run": {"dir": str(tmp_path)}}
     settings |= {"terms": {**recipe, "noise": 0}, "optimizer": {"lr": 1e-2}, "limit": {"steps": 3}}
-    folder = train_codec(parse_settings(settings))
+    folder = train_codec(CodecTraining(**settings))
     before, after = load_codec(converted_folder, device="cpu"), load_codec(folder, device="cpu")
     vectors = before.encode(TEXT, "fra_Latn")
     assert torch.equal(after.encode(TEXT, "fra_Latn"), vectors)

@@ -7,7 +7,7 @@ from fakes import FakeCodec
 from torch import Tensor
 
 from lcm.codec_lab.report import Sentence
-from lcm.codec_lab.report.sample import Sample
+from lcm.codec_lab.report.sentences import Sample
 from lcm.codec_lab.similarity import PublicEncoder
 
 TALE = "the old sea was calm and we went home before night came over quiet hills with all our sheep"

@@ -10,10 +10,9 @@ import pytest
 from judged_fakes import FakePublic, Perfect, Translator, sentences
 
 from lcm.codec_lab.report import ReportOptions, Sentence, judge, read_results, write
-from lcm.codec_lab.report.glance import headline, shown, systems_of, verdict
-from lcm.codec_lab.report.page import report_page
-from lcm.codec_lab.report.writing import finite
+from lcm.codec_lab.report.writing import headline, report_page, shown, systems_of, verdict
 from lcm.errors import UserError
+from lcm.evaluation import finite
 
 OPTIONS = ReportOptions(fragility_limit=20, noise=(0.1, 0.5), bootstrap=10)
 

@@ -5,9 +5,14 @@ import pytest
 import torch
 from judged_fakes import Constant, FakePublic, Perfect, sample_of, sentences
 
-from lcm.codec_lab.report.fragility import LEVELS, fragility_examples, fragility_means, noise_scores
-from lcm.codec_lab.report.sample import Coder
-from lcm.codec_lab.report.text_scores import sentence_bleu
+from lcm.codec_lab.report.decoding import (
+    LEVELS,
+    Coder,
+    fragility_examples,
+    fragility_means,
+    noise_scores,
+    sentence_bleu,
+)
 from lcm.data.manifest import location_and_scale
 from lcm.models.interface import Normalizer
 

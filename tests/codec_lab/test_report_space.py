@@ -4,7 +4,6 @@ import pytest
 import torch
 from judged_fakes import Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.sample import Coder
 from lcm.codec_lab.report.space import end_of_text, nearest, statistics
 
 
@@ -66,12 +65,12 @@ def test_the_suggested_threshold_is_halfway_to_the_nearest():
             known = {"End of text.": [2.0, 0.0], "End of text": [0.8, 0.6], "Near": [0.95, 0.3122499]}
             return torch.tensor([known.get(sentence, [0.0, 1.0]) for sentence in sentences])
 
-    coder = Coder(Compass(2))
-    found = end_of_text(coder, sample_of(coder.codec, sentences(9)))
+    codec = Compass(2)
+    found = end_of_text(codec, sample_of(codec, sentences(9)))
     assert found["near_misses"]["End of text"] == pytest.approx(0.8)
     assert found["suggested_threshold"] == 0.9
     assert found["cosine_quantiles"]["1"] == pytest.approx(0)
     near = at([[0.95, 0.3122499], [3.0, 0.0]], ["Near", "End of text."])
-    found = end_of_text(coder, near)
+    found = end_of_text(codec, near)
     assert (found["sentences"], found["nearest"]) == (1, "Near"), "the end itself is not among the others"
     assert found["suggested_threshold"] == 0.97

@@ -6,7 +6,7 @@ from tiny_codec import settings_for
 
 from lcm.codec import load_codec
 from lcm.codec_lab.training import training
-from lcm.codec_lab.training.rounding import Rounding
+from lcm.codec_lab.training.terms import Rounding
 from lcm.errors import UserError
 from lcm.models.interface import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer

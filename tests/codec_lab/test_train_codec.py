@@ -8,7 +8,7 @@ import torch
 from tiny_codec import FakeTeacher, fake_teacher, settings_for
 
 from lcm.codec import load_codec
-from lcm.codec_lab.training import ablation, teacher, training
+from lcm.codec_lab.training import ablation, terms, training
 from lcm.codec_lab.training.ablation import ablate, variants
 from lcm.codec_lab.training.analytic import feed_forward
 from lcm.codec_lab.training.corpus import read_corpus
@@ -22,13 +22,13 @@ def weights(folder):
 
 @pytest.fixture(autouse=True)
 def public_encoder(monkeypatch):
-    for module in (teacher, ablation):
+    for module in (terms, ablation):
         monkeypatch.setattr(module, "load_public_encoder", fake_teacher)
 
 
 @pytest.fixture
 def no_public_encoder(monkeypatch):
-    monkeypatch.setattr(teacher, "load_public_encoder", lambda folder: pytest.fail("the public encoder is not needed"))
+    monkeypatch.setattr(terms, "load_public_encoder", lambda folder: pytest.fail("the public encoder is not needed"))
 
 
 def trained(folder, *overrides):
@@ -159,7 +159,7 @@ def test_the_public_encoder_encodes_the_sentences_once(tmp_path, monkeypatch):
     trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")
     assert FakeTeacher.encoded == 30
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    monkeypatch.setattr(teacher, "load_public_encoder", None)
+    monkeypatch.setattr(terms, "load_public_encoder", None)
     trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")
 
 
@@ -233,7 +233,7 @@ def test_each_sentence_gets_its_own_vector_and_its_own_of_the_public_encoder(sta
     codec, texts = load_codec(start, device="cpu"), run.rows.texts
     found = training.encode_all(run.module, run.rows.train, tokens=40)
     assert torch.allclose(found, codec.encode(texts), atol=1e-4)
-    rows = run.module.teacher.rows(torch.arange(len(texts)))
+    rows = run.module.teacher.row_of
     assert (rows >= 0).sum() == 7
     for number in (rows >= 0).nonzero()[:, 0].tolist():
         wanted = fake_teacher(None).encode([texts[number]])[0].half()

@@ -8,7 +8,8 @@ import torch
 
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec_lab.similarity import PublicEncoder
-from lcm.codec_lab.training.settings import parse_settings
+from lcm.codec_lab.training import CodecTraining
+from lcm.options import parse
 
 SUBJECTS = ("fox", "boat", "king", "river", "child", "stone")
 VERBS = ("sees", "finds", "loves", "makes", "takes")
@@ -66,7 +67,7 @@ def settings_for(folder, *overrides):
         "trainer": {"accelerator": "cpu", "validate_every": 3, "checkpoint_every": 3, "log_every": 1},
         "run": {"dir": str(folder / "run")},
     }
-    return parse_settings(values, overrides)
+    return parse(CodecTraining, values, overrides, where="settings")
 
 
 def model_with(seed=0):

@@ -10,21 +10,20 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, Float64, Int
-from numpy import ndarray
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lcm.codec import Codec
-from lcm.codec_lab.report import binding, disturbed, fragility, space
-from lcm.codec_lab.report.agreement import agreement
-from lcm.codec_lab.report.reading import Sentence
-from lcm.codec_lab.report.sample import Coder, Sample, drawn
-from lcm.codec_lab.report.text_scores import by_length, scores, sentence_bleu, words
+from lcm.codec_lab.report import decoding, space
+from lcm.codec_lab.report.decoding import Coder, by_length, scores
+from lcm.codec_lab.report.sentences import Sample, Sentence, drawn
 from lcm.codec_lab.similarity import PublicEncoder
 from lcm.errors import UserError
 from lcm.evaluation import Stages
 from lcm.options import Option, check_bounds
 
+CODEC = ("name", "fingerprint", "dim", "max_pieces", "stop_threshold")
+"""Attributes of the codec that results.json names."""
 NEIGHBOURS = 3
 SHOWN = 5
 """Examples of each kind."""
@@ -76,8 +75,8 @@ class Measured:
     decoded: list[str]
     noised: Mapping[float, list[str]]
     neighbours: Int[Tensor, "n k"]
-    midpoints: list[disturbed.Midpoint]
-    fragile: fragility.NoiseScores | None
+    midpoints: list[decoding.Midpoint]
+    fragile: decoding.NoiseScores | None
     public: Float[Tensor, "n E"] | None
 
     def part(self, at: list[int]) -> "Measured":
@@ -107,7 +106,7 @@ def judge(
     chosen = drawn(sentences, options.limit, seed)
     _check_languages(codec, chosen)
     with stages.of("encoding", f"{len(chosen):,} of {len(sentences):,} sentences"):
-        sample = Sample.encoded(coder, chosen)
+        sample = Sample.encoded(codec, chosen)
     if not bool(sample.vectors.isfinite().all()):
         raise UserError(f"codec {codec.name!r} makes vectors that are not finite: there is nothing to measure")
     with stages.of("decoding", f"{len(sample):,} vectors"):
@@ -115,26 +114,26 @@ def judge(
     noised = {}
     for level in options.noise:
         with stages.of(f"noise {level:g}", "times each channel's standard deviation"):
-            noised[level] = disturbed.under_noise(coder, sample, level, seed)
+            noised[level] = decoding.under_noise(coder, sample, level, seed)
     neighbours, closeness = space.nearest(sample, NEIGHBOURS)
     with stages.of("halfway", "between neighbours"):
-        midpoints = disturbed.halfway(coder, sample, decoded, neighbours)
+        midpoints = decoding.halfway(coder, sample, decoded, neighbours)
     with stages.of("agreement", "with the public encoder" if public else "left out: no public encoder"):
         directions = public.encode(sample.texts) if public else None
     some = sample.part(range(min(options.fragility_limit, len(sample))))
     fragile = None
     if len(some):
-        with stages.of("fragility", f"of {len(some):,} sentences at {len(fragility.LEVELS)} levels of noise"):
-            fragile = fragility.noise_scores(coder, some, sample.vectors, seed, public.encode if public else None)
+        with stages.of("fragility", f"of {len(some):,} sentences at {len(decoding.LEVELS)} levels of noise"):
+            fragile = decoding.noise_scores(coder, some, sample.vectors, seed, public.encode if public else None)
     measured = Measured(sample, decoded, noised, neighbours, midpoints, fragile, directions)
     with stages.of("gathering", "the results"):
         results = {
-            "codec": _codec(codec),
+            "codec": {name: getattr(codec, name) for name in CODEC},
             "counts": _counts(codec, sample, len(sentences)),
             "settings": asdict(options),
             **_results(measured, options),
-            "binding": _binding(coder, sample, public),
-            "end_of_text": space.end_of_text(coder, sample),
+            "binding": space.binding_scores(coder, sample.vectors.mean(dim=0), public.encode if public else None),
+            "end_of_text": space.end_of_text(codec, sample),
             "languages": _languages(measured, options),
             "examples": _examples(measured, closeness),
         }
@@ -149,10 +148,6 @@ def _check_languages(codec: Codec, sentences: Sequence[Sentence]) -> None:
             f"sentence {unknown[0].row} is in {unknown[0].lang!r}, which codec {codec.name!r} does not know; name the "
             "column of FLORES codes by --lang-column (one that is not there: all are in --lang)"
         )
-
-
-def _codec(codec: Codec) -> dict[str, Any]:
-    return {name: getattr(codec, name) for name in ("name", "fingerprint", "dim", "max_pieces", "stop_threshold")}
 
 
 def _counts(codec: Codec, sample: Sample, read: int) -> dict[str, Any]:
@@ -172,10 +167,10 @@ def _results(measured: Measured, options: ReportOptions) -> dict[str, Any]:
     sample, decoded, langs = measured.sample, measured.decoded, measured.sample.langs
     agreed, fragile = None, None
     if measured.public is not None:
-        agreed = agreement(sample, measured.public, measured.neighbours, options.bootstrap, options.seed)
+        agreed = space.agreement(sample, measured.public, measured.neighbours, options.bootstrap, options.seed)
     if scored := measured.fragile:
         some = sample.part(range(len(scored.texts)))
-        fragile = fragility.fragility_means(scored, some) | fragility.fragility_examples(scored, some, SHOWN)
+        fragile = decoding.fragility_means(scored, some) | decoding.fragility_examples(scored, some, SHOWN)
     return {
         "reconstruction": scores(decoded, sample.texts, langs),
         "by_length": [
@@ -184,7 +179,7 @@ def _results(measured: Measured, options: ReportOptions) -> dict[str, Any]:
             for start, end, at in by_length(sample.texts)
         ],
         "noise": [{"multiple": level} | scores(texts, sample.texts, langs) for level, texts in measured.noised.items()],
-        "halfway": disturbed.midpoint_means(measured.midpoints),
+        "halfway": decoding.midpoint_means(measured.midpoints),
         "agreement": agreed,
         "fragility": fragile,
         "space": space.statistics(sample.vectors),
@@ -198,49 +193,40 @@ def _languages(measured: Measured, options: ReportOptions) -> dict[str, Any]:
     return {lang: _results(measured.part(at), options) for lang, at in places.items()} if len(places) > 1 else {}
 
 
-def _binding(coder: Coder, sample: Sample, public: PublicEncoder | None) -> dict[str, Any] | None:
-    """None for a codec without English, the language of the cases."""
-    if binding.LANG not in coder.codec.languages:
-        return None
-    return binding.binding_scores(coder, sample.vectors.mean(dim=0), public.encode if public else None)
-
-
 def _examples(measured: Measured, closeness: Float[Tensor, "n k"]) -> dict[str, Any]:
     texts, shown = measured.sample.texts, range(min(SHOWN, len(measured.sample)))
     near = [[texts[j] for j in measured.neighbours[i].tolist()] for i in shown]
     return {
         "neighbours": [{"text": texts[i], "nearest": near[i], "cosines": closeness[i].tolist()} for i in shown],
-        "halfway": disturbed.midpoint_examples(measured.midpoints[:SHOWN], texts),
+        "halfway": [
+            {"ends": [texts[i] for i in p.places], "midpoint": p.text, "is_end": p.is_end, "round_trip": p.round_trip}
+            for p in measured.midpoints[:SHOWN]
+        ],
     }
 
 
 def _rows(codec: Codec, measured: Measured, closeness: Float[Tensor, "n k"]) -> list[dict[str, Any]]:
     """A row a sentence. fragility is None where it was not measured, nearest where there is no other sentence."""
     sample, fragile = measured.sample, measured.fragile
-    bleu = sentence_bleu(measured.decoded, sample.texts, sample.langs)
-    by_bleu, by_cosine = (fragile.by_bleu, fragile.by_cosine) if fragile else (None, None)
+    bleu = decoding.sentence_bleu(measured.decoded, sample.texts, sample.langs)
+    by_bleu = dict(enumerate(fragile.by_bleu.tolist())) if fragile else {}
+    by_cosine = dict(enumerate(fragile.by_cosine.tolist())) if fragile and fragile.by_cosine is not None else {}
     rows = []
     for i, sentence in enumerate(sample.sentences):
         near = measured.neighbours[i].tolist()
         rows.append(
-            {
-                "row": sentence.row,
-                "text": sentence.text,
-                "lang": sentence.lang,
-                "words": words(sentence.text),
+            asdict(sentence)
+            | {
+                "words": len(sentence.text.split()),
                 "pieces": codec.pieces(sentence.text),
                 "fits": codec.fits(sentence.text, sentence.lang),
                 "decoded": measured.decoded[i],
                 "bleu": float(bleu[i]),
                 "exact": measured.decoded[i] == sentence.text,
-                "fragility": _at(by_bleu, i),
-                "fragility_cosine": _at(by_cosine, i),
+                "fragility": by_bleu.get(i),
+                "fragility_cosine": by_cosine.get(i),
                 "nearest": sample.texts[near[0]] if near else None,
                 "nearest_cosine": float(closeness[i, 0]) if near else None,
             }
         )
     return sorted(rows, key=lambda row: row["row"])
-
-
-def _at(values: Float64[ndarray, " n"] | None, place: int) -> float | None:
-    return float(values[place]) if values is not None and place < len(values) else None

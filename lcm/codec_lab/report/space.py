@@ -1,21 +1,30 @@
-"""A codec's space: norms and spread, nearest neighbours, and the place of "End of text." in it.
+"""A codec's space: its spread, nearest neighbours, agreement with a public encoder, attribute binding, end of text.
 
-Shapes.  n sentences · k neighbours · D concept width
+Attribute binding: does a codec tell "the black cat and the white dog" from "the white cat and the black dog"?
+
+Shapes.  n sentences · p pairs · k neighbours · W width of the vectors · D concept width · E width of the public encoder
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
+from lcm.codec import Codec
 from lcm.codec.text import END_OF_TEXT
-from lcm.codec_lab.report.sample import Coder, Sample
-from lcm.codec_lab.similarity import centred
+from lcm.codec_lab.report.decoding import Coder
+from lcm.codec_lab.report.sentences import Sample
+from lcm.codec_lab.similarity import centred, correlation
 
+ENGLISH = "eng_Latn"
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 END_QUANTILES = (0.01, 0.5, 0.9, 0.99, 0.999, 1.0)
 NEAR_MISSES = (
@@ -23,8 +32,21 @@ NEAR_MISSES = (
     "The end of the text.", "End of chapter.", "The end.",
 )  # fmt: skip
 """English sentences that are easily mistaken for the end of a text."""
+ATTRIBUTES = (
+    ("black", "white"), ("big", "small"), ("old", "young"), ("red", "green"),
+    ("rich", "poor"), ("tall", "short"), ("happy", "sad"), ("cold", "warm"),
+)  # fmt: skip
+THINGS = (("cat", "dog"), ("man", "woman"), ("house", "garden"), ("king", "queen"), ("river", "mountain"))
+FRAMES = (
+    "The {} {} and the {} {} were there.",
+    "We saw the {} {} and the {} {}.",
+    "The {} {} was beside the {} {}.",
+    "There is a {} {} and a {} {}.",
+)
 BLOCK = 2048
 """Sentences whose cosines to all others are in memory at once."""
+PARTNERS = 10
+"""Random pairs that each sentence begins."""
 
 
 def statistics(vectors: Float[Tensor, "n D"]) -> dict[str, Any]:
@@ -76,16 +98,126 @@ def nearest(sample: Sample, k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "
     return torch.cat(places), torch.cat(cosines).clamp(-1, 1)
 
 
-def end_of_text(coder: Coder, sample: Sample) -> dict[str, Any]:
+def agreement(
+    sample: Sample, public: Float[Tensor, "n E"], neighbours: Int[Tensor, "n k"], samples: int, seed: int
+) -> dict[str, Any]:
+    """Spearman's correlation over random pairs, and over pairs of nearest neighbours in the codec's space.
+
+    raw:     the codec's plain cosine
+    centred: the cosine seen from the mean of the sentences
+    """
+    kinds = {"random": random_pairs(sample)}
+    if neighbours.shape[1]:
+        pairs = torch.stack([torch.arange(len(sample)), neighbours[:, 0]], dim=1).sort(dim=1).values
+        kinds["neighbours"] = torch.unique(pairs, dim=0)
+    spaces = {"raw": normalize(sample.vectors, dim=1), "centred": centred(sample.vectors)}
+    return {
+        kind: {"pairs": len(pairs)}
+        | {
+            name: asdict(correlation(cosines(space, pairs), cosines(public, pairs), pairs, samples, seed))
+            for name, space in spaces.items()
+        }
+        for kind, pairs in kinds.items()
+    }
+
+
+def random_pairs(sample: Sample) -> Int[Tensor, "p 2"]:
+    """Each sentence with the next ones of the sample, whose order is random. Equal texts are no pair."""
+    n, texts = len(sample), sample.texts
+    steps = range(1, min(PARTNERS, (n - 1) // 2) + 1)
+    pairs = [(i, (i + step) % n) for step in steps for i in range(n) if texts[i] != texts[(i + step) % n]]
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+
+
+def cosines(directions: Float[Tensor, "n W"], pairs: Int[Tensor, "p 2"]) -> Float64[np.ndarray, " p"]:
+    return (directions[pairs[:, 0]].double() * directions[pairs[:, 1]].double()).sum(dim=1).numpy()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sentence, with its attributes exchanged, and with two other attributes in their places.
+
+    bound, swapped: the (attribute, thing) pairs of the original and of the swap
+    """
+
+    original: str
+    swap: str
+    unrelated: str
+    bound: tuple[str, str]
+    swapped: tuple[str, str]
+
+
+def cases() -> list[Case]:
+    """The 40 cases: every pair of attributes with every pair of things, the frames in turn."""
+    made = []
+    for number, ((a, b), (x, y)) in enumerate(product(ATTRIBUTES, THINGS)):
+        c, d = ATTRIBUTES[(number // len(THINGS) + 1) % len(ATTRIBUTES)]
+        original, swap, unrelated = (
+            FRAMES[number % len(FRAMES)].format(one, x, other, y) for one, other in ((a, b), (b, a), (c, d))
+        )
+        made.append(Case(original, swap, unrelated, (f"{a} {x}", f"{b} {y}"), (f"{b} {x}", f"{a} {y}")))
+    return made
+
+
+def binding_scores(
+    coder: Coder, mean: Float[Tensor, " D"], public: Callable[[list[str]], Float[Tensor, "n E"]] | None
+) -> dict[str, Any] | None:
+    """Cosines of the original to its swap and to the unrelated change, and outcomes of decoding the swap.
+
+    mean:   of the sentences, for the centred cosines
+    public: encodes with the public encoder, for comparison
+
+    A bag of words maps the swap to the original's vector (cosine 1), so it cannot decode both. The cases are English:
+    None for a codec without it.
+    """
+    if ENGLISH not in coder.codec.languages:
+        return None
+    made = cases()
+    texts = [text for case in made for text in (case.original, case.swap, case.unrelated)]
+    vectors = coder.codec.encode(texts, [ENGLISH] * len(texts))
+    decoded = coder.decode(vectors[1::3], [ENGLISH] * len(made))
+    outcomes = [_outcome(text, case) for text, case in zip(decoded, made, strict=True)]
+    kinds = {"raw": vectors, "centred": vectors - mean} | ({"public": public(texts)} if public else {})
+    return {
+        "cases": len(made),
+        "cosines": {name: _cosines_to_original(kind) for name, kind in kinds.items()},
+        "decoded": {name: outcomes.count(name) / len(made) for name in ("right", "confused", "other")},
+        "examples": [
+            {"original": case.original, "swap": case.swap, "decoded": text, "outcome": outcome}
+            for case, text, outcome in zip(made, decoded, outcomes, strict=True)
+        ],
+    }
+
+
+def _cosines_to_original(vectors: Float[Tensor, "n W"]) -> dict[str, float]:
+    """Means over the cases. Every three consecutive rows are the sentences of one case."""
+    swap, unrelated = (cosine_similarity(vectors[0::3], vectors[start::3], dim=1) for start in (1, 2))
+    return {
+        "swap": swap.mean().item(),
+        "unrelated": unrelated.mean().item(),
+        "swap_farther": torch.mean((swap < unrelated).float()).item(),
+    }
+
+
+def _outcome(text: str, case: Case) -> str:
+    """right: a decoded swap binds as the swap. confused: as the original. other: as neither."""
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    for outcome, pairs in (("right", case.swapped), ("confused", case.bound)):
+        if all(f" {pair} " in f" {words} " for pair in pairs):
+            return outcome
+    return "other"
+
+
+def end_of_text(codec: Codec, sample: Sample) -> dict[str, Any]:
     """Cosines of "End of text." to all other sentences, and the stop threshold that they suggest.
 
     It is halfway between 1 and the highest cosine of any sentence or near miss, rounded down to two digits. Near misses
     are English; for a codec without English there are none, and the most frequent language counts.
     """
-    english = "eng_Latn" in coder.codec.languages
-    lang = "eng_Latn" if english else max(sorted(set(sample.langs)), key=sample.langs.count)
+    english = ENGLISH in codec.languages
     misses = NEAR_MISSES if english else ()
-    directions = normalize(coder.encode([END_OF_TEXT, *misses], [lang] * (1 + len(misses))), dim=1)
+    lang = ENGLISH if english else max(sorted(set(sample.langs)), key=sample.langs.count)
+    directions = normalize(codec.encode([END_OF_TEXT, *misses], [lang] * (1 + len(misses))), dim=1)
     others = sample.part([i for i, text in enumerate(sample.texts) if text != END_OF_TEXT])
     cosines = (normalize(others.vectors, dim=1) @ directions[0]).clamp(-1, 1)
     near = {text: float(row @ directions[0]) for text, row in zip(misses, directions[1:], strict=True)}

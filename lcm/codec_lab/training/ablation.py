@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lcm.codec_lab.report.agreement import dense_ranks, spearman
 from lcm.codec_lab.report.space import participation_ratio
-from lcm.codec_lab.similarity import load_public_encoder, similarities
+from lcm.codec_lab.similarity import dense_ranks, load_public_encoder, similarities, spearman
 from lcm.codec_lab.training.corpus import read_corpus
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.training import CodecRun, encode_all, prepare_run, with_steps

@@ -65,9 +65,6 @@ class PieceBatch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "is_translation"}
         return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
 
-    def pin_memory(self) -> "PieceBatch":
-        return self
-
 
 def collate(rows: Sequence[PieceRow]) -> PieceBatch:
     source, source_lengths = padded([row.source for row in rows])
@@ -152,14 +149,14 @@ class Order:
 def _cut(rows: Sequence[PieceRow], order: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Consecutive rows of one group, up to the budget of target pieces."""
     batch: list[int] = []
-    longest = 0
+    width = 0
     for i in order:
-        wider = max(longest, len(rows[i].target) + AROUND)
-        if batch and (rows[i].group != rows[batch[0]].group or wider * (len(batch) + 1) > tokens):
+        own = len(rows[i].target) + AROUND
+        if batch and (rows[i].group != rows[batch[0]].group or max(width, own) * (len(batch) + 1) > tokens):
             yield batch
-            batch, longest = [], 0
+            batch, width = [], 0
         batch.append(i)
-        longest = max(longest, len(rows[i].target) + AROUND)
+        width = max(width, own)
     if batch:
         yield batch
 
@@ -175,7 +172,7 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """Each sentence once, in batches that never change."""
+    """Each sentence once, in batches that never change. A class, because Lightning takes a list for several loaders."""
 
     def __init__(self, rows: Sequence[PieceRow], tokens: int) -> None:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))

@@ -1,11 +1,16 @@
-"""Text files → distinct training sentences, translations, and held-out sentences that are never trained on."""
+"""Text files → distinct training sentences, translations and held-out sentences → rows of pieces.
+
+Held-out sentences are never trained on. No row is over the codec's limit, and each has the ids of its languages.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lcm.codec.text import Splitter, SplitterSettings
+from lcm.codec_lab.training.batches import PieceRow
 from lcm.codec_lab.training.settings import CorpusSettings
+from lcm.codec_lab.training.start import Start
 from lcm.errors import UserError
 from lcm.files import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
@@ -78,23 +83,21 @@ def read_corpus(data: CorpusSettings) -> Corpus:
     splitter = Splitter(SplitterSettings(max_characters=data.max_characters))
     held_out = [sentence for name in data.held_out for sentence in read_held_out(name)]
     corpus, found = Corpus(), HeldOut(held_out, splitter)
-    train: dict[tuple[str, str], None] = {}
-    validation: dict[tuple[str, str], None] = {}
+    splits: dict[str, dict[tuple[str, str], None]] = {"train": {}, "validation": {}, "test": {}}
     for lang, split, sentences in _documents(data, splitter, corpus):
         if found.touches(sentences):
             corpus.left_out += 1
-        elif split == "train":
-            train |= dict.fromkeys((sentence, lang) for sentence in sentences)
-        elif split == "validation":
-            validation |= dict.fromkeys((sentence, lang) for sentence in sentences)
+        else:
+            splits[split] |= dict.fromkeys((sentence, lang) for sentence in sentences)
     for pair in read_pairs(data.pairs):
         if any(found.touches(splitter.split(text)) for text in (pair.source, pair.target)):
             corpus.left_out += 1
         else:
             corpus.pairs.append(pair)
+    validation = splits["validation"]
     if held_out:
         validation = dict.fromkeys((" ".join(sentence.split()), data.text[0].lang) for sentence in held_out)
-    corpus.sentences = [sentence for sentence in train if sentence not in validation]
+    corpus.sentences = [sentence for sentence in splits["train"] if sentence not in validation]
     corpus.validation = list(validation)
     if not corpus.sentences:
         raise UserError(
@@ -133,3 +136,54 @@ def read_pairs(names: Sequence[str]) -> Iterator[Translation]:
                 raise UserError(f"data.pairs: {path}:{number}: {expected}; mend the row, or leave it out")
             source, target, source_lang, target_lang = map(str, texts)
             yield Translation(" ".join(source.split()), " ".join(target.split()), source_lang, target_lang)
+
+
+@dataclass(frozen=True)
+class PieceRows:
+    """train: sentences, then translations in both directions. texts: the sentences themselves, by number."""
+
+    train: list[PieceRow]
+    texts: list[str]
+    validation: list[PieceRow]
+    validation_texts: list[str]
+
+
+def tokenize(corpus: Corpus, start: Start, data: CorpusSettings) -> PieceRows:
+    """Cut sentences over the codec's `max_pieces` as `lcm prepare` would; drop translations that are over it."""
+    texts, train = _sentence_rows(corpus.sentences, start, data)
+    pairs = [both for pair in corpus.pairs for both in (pair, pair.turned)]
+    sources = start.tokenizer.encode([pair.source for pair in pairs])
+    targets = start.tokenizer.encode([pair.target for pair in pairs])
+    for pair, source, target in zip(pairs, sources, targets, strict=True):
+        if source and target and max(len(source), len(target)) <= start.max_pieces:
+            source_lang, target_lang = map(start.tokenizer.language, (pair.source_lang, pair.target_lang))
+            train.append(PieceRow(tuple(source), tuple(target), source_lang, target_lang))
+    # An even sample: held-out files are often sorted by where their sentences come from.
+    step = max(1, len(corpus.validation) // data.validation_sentences)
+    validation_texts, validation = _sentence_rows(corpus.validation[::step][: data.validation_sentences], start, data)
+    return PieceRows(train, texts, validation, validation_texts)
+
+
+def _sentence_rows(
+    sentences: Sequence[tuple[str, str]], start: Start, data: CorpusSettings
+) -> tuple[list[str], list[PieceRow]]:
+    """Distinct (sentence, language) as texts and as rows, of 1 to `max_pieces` pieces each."""
+    encode, most = start.tokenizer.encode, start.max_pieces
+    splitter = Splitter(
+        SplitterSettings(max_characters=data.max_characters), fits=lambda sentence: len(encode([sentence])[0]) <= most
+    )
+    found: dict[tuple[str, str], list[int]] = {}
+    for (sentence, lang), pieces in zip(sentences, encode([text for text, _ in sentences]), strict=True):
+        if len(pieces) <= most:
+            found.setdefault((sentence, lang), pieces)
+        else:
+            found |= {(part, lang): encode([part])[0] for part in splitter.split(sentence) if (part, lang) not in found}
+    fitting = {key: tuple(pieces) for key, pieces in found.items() if 0 < len(pieces) <= most}
+    if sentences and not fitting:
+        raise UserError(f"none of {len(sentences):,} sentences has 1 to {most} pieces")
+    tokens = {lang: start.tokenizer.language(lang) for _, lang in fitting}
+    rows = [
+        PieceRow(pieces, pieces, tokens[lang], tokens[lang], number)
+        for number, ((_, lang), pieces) in enumerate(fitting.items())
+    ]
+    return [text for text, _ in fitting], rows

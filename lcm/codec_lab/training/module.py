@@ -17,13 +17,20 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lcm.batch import derive_seed
-from lcm.codec_lab.training import protection, terms
+from lcm.codec_lab.training import terms
 from lcm.codec_lab.training.batches import PieceBatch, padded
-from lcm.codec_lab.training.rates import parameter_groups, rate, share_done
-from lcm.codec_lab.training.rounding import Rounding
+from lcm.codec_lab.training.optimizer import (
+    EMBEDDING_EVERY,
+    empty_directions,
+    hold_code_units,
+    parameter_groups,
+    protect,
+    rate,
+    share_done,
+)
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
-from lcm.codec_lab.training.teacher import Teacher
+from lcm.codec_lab.training.terms import Rounding, Teacher
 from lcm.errors import UserError
 from lcm.models import Normalizer
 
@@ -52,14 +59,14 @@ class CodecModule(L.LightningModule):
         self.model.encoder.requires_grad_(settings.freeze == "none")
         none = torch.empty(0, self.model.sizes.dim)
         # In the checkpoint, because between two projections the table is not exactly empty there.
-        self.register_buffer("directions", protection.empty_directions(self.model) if settings.protect else none)
+        self.register_buffer("directions", empty_directions(self.model) if settings.protect else none)
         self.seconds = 0.0
         self.pieces = 0
         self.reported: dict[str, float] = {}
         self._clock = time.perf_counter()
         self._window = (0.0, 0)
         self._gradient_norm = torch.zeros(())
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float] = defaultdict(float)
 
     # ---- one step ----
 
@@ -84,8 +91,7 @@ class CodecModule(L.LightningModule):
 
     def loss(self, batch: PieceBatch) -> Float[Tensor, ""]:
         """All terms of a batch of sentences, or of a batch of translations."""
-        chosen = self.settings.terms
-        vectors = self._encode_source(batch)
+        chosen, vectors = self.settings.terms, self._encode_source(batch)
         reconstruction = self._reconstruction(batch, self._disturbed(vectors))
         if not batch.is_translation:
             loss = chosen.autoencode * reconstruction
@@ -137,8 +143,8 @@ class CodecModule(L.LightningModule):
 
     def _reconstruction(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         """Cross-entropy of the target, given the vectors and an input of which some pieces are hidden."""
-        unknown, pieces = self.settings.terms.unknown, batch.target
-        if unknown:
+        pieces = batch.target
+        if unknown := self.settings.terms.unknown:
             pieces = terms.with_unknowns(pieces, unknown, self.start.unknown)
         return terms.cross_entropy(self.logits(pieces, batch.target_lang, vectors), self._targets(batch))
 
@@ -146,7 +152,7 @@ class CodecModule(L.LightningModule):
         return terms.targets(batch.target, batch.target_lengths, self.start.tokenizer.end)
 
     def _similarity(self, batch: PieceBatch, vectors: Float[Tensor, "B D"], teacher: Teacher) -> Float[Tensor, ""]:
-        chosen, rows = self.settings.terms, teacher.rows(batch.sentence)
+        chosen, rows = self.settings.terms, teacher.row_of[batch.sentence.cpu()]
         known = (rows >= 0).nonzero()[:, 0]
         theirs = teacher.vectors[rows[known]].float().to(self.device)
         return terms.similarity_loss(
@@ -165,16 +171,16 @@ class CodecModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
         if len(self.directions):
-            protection.hold_code_units(self.model, self.start.max_pieces)
+            hold_code_units(self.model, self.start.max_pieces)
         self._gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self.settings.optimizer.clip or math.inf)
 
     def _after_step(self) -> None:
-        self.protect(embedding=self.global_step % protection.EMBEDDING_EVERY == 0)
+        self.protect(embedding=self.global_step % EMBEDDING_EVERY == 0)
         self.seconds += time.perf_counter() - self._clock
 
     def protect(self, embedding: bool) -> None:
         if len(self.directions):
-            protection.protect(self.model, self.directions, self.start.max_pieces, embedding)
+            protect(self.model, self.directions, self.start.max_pieces, embedding)
 
     # ---- reports ----
 
@@ -187,8 +193,7 @@ class CodecModule(L.LightningModule):
                 f"the gradient is {float(self._gradient_norm)} at step {self.global_step}: training has diverged; "
                 f"lower optimizer.lr={self.settings.optimizer.lr} and go on from the last checkpoint"
             )
-        loss, pieces = self._window
-        self._window = (0.0, 0)
+        (loss, pieces), self._window = self._window, (0.0, 0)
         self._report(
             {
                 "train/loss": loss / pieces,
@@ -207,7 +212,7 @@ class CodecModule(L.LightningModule):
     # ---- validation ----
 
     def on_validation_epoch_start(self) -> None:
-        self._sums = defaultdict(float)
+        self._sums.clear()
 
     def validation_step(self, batch: PieceBatch, batch_idx: int) -> None:
         vectors = self.encode(batch.source, batch.source_lengths, batch.source_lang)
@@ -231,9 +236,7 @@ class CodecModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Sums over the pieces, divided by their number: no batch counts more than another."""
         pieces = self._sums["pieces"]
-        if pieces:
-            shares = {f"val/{name}": total / pieces for name, total in self._sums.items()}
-            self._report({name: value for name, value in shares.items() if not name.endswith("pieces")})
+        self._report({f"val/{name}": n / pieces for name, n in self._sums.items() if not name.endswith("pieces")})
 
     # ---- checkpoints ----
 

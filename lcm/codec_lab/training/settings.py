@@ -1,15 +1,13 @@
 """One YAML file, one frozen record: everything that defines the training of a codec.
 
-settings = load_settings("configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
+settings = load(CodecTraining, "configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lcm.options import Section, Settings, load, parse
+from lcm.options import Section, Settings
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One string or several."""
@@ -214,16 +212,3 @@ class CodecTraining(Settings):
         if (terms.translation or terms.translation_mse) and not self.data.pairs:
             raise ValueError("terms.translation needs translations: name their files in data.pairs, or set it to 0")
         return self
-
-
-def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> CodecTraining:
-    """The training of a YAML file, with overrides such as "terms.noise=0" put on top.
-
-    Raises UserError with one line a mistake: the setting, its value, what was expected, the nearest valid name.
-    """
-    return load(CodecTraining, path, overrides)
-
-
-def parse_settings(values: dict[str, Any], overrides: Sequence[str] = (), where: str = "settings") -> CodecTraining:
-    """`values` (as read from YAML) with the overrides on top, validated. `where` opens every error message."""
-    return parse(CodecTraining, values, overrides, where)

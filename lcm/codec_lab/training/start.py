@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lcm.codec import Tokenizer, load_codec
+from lcm.codec import Tokenizer, load_codec, storage
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec.storage import VOCABULARY, read_sizes
 from lcm.codec_lab.training import analytic
@@ -50,6 +50,12 @@ class Start:
             self.tokenizer = Tokenizer(path, self.config)
         self.max_pieces: int = self.config["max_pieces"]
         self.unknown: int = self.config["special"]["unk"]
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the codec that is trained further."""
+        assert self.folder, "the settings refuse a frozen encoder without a codec"
+        return storage.fingerprint(self.folder)
 
     @cached_property
     def starts_word(self) -> Bool[Tensor, " V"]:

@@ -1,19 +1,39 @@
-"""The terms of a codec's loss, and the damage they learn to repair: pure functions, random by torch's generator.
+"""The terms of a codec's loss: damage to repair, distances, and what a term needs beside the model.
+
+Pure functions are random by torch's generator. Rounding and Teacher belong to one term each.
 
 Shapes.  B rows · P pieces of the source · Q pieces of the target · D concept width · E width of the public encoder
-         V vocabulary
+         V vocabulary · n vectors or sentences
 """
 
+import hashlib
+import json
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Float32, Int, Int64
+from torch import Tensor, nn
 
-from lcm.codec_lab.similarity import similarities
+from lcm.codec_lab.similarity import load_public_encoder, similarities
+from lcm.codec_lab.training.settings import CodecTraining
+from lcm.codec_lab.training.start import Start
+from lcm.data.manifest import location_and_scale
+from lcm.errors import UserError
+from lcm.files import atomic
 from lcm.models import Normalizer
+from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer
+from lcm.models.quantizer_fitting import fit_quantizer, variance
+from lcm.training.loggers import say
 
+CHUNK = 2048
+"""Sentences that the public encoder encodes between two lines of progress."""
+PARTIAL = 0.3
+"""Chance that a training vector is rounded by some of the codebooks only, 2/3 of them at least."""
 IGNORED = -100
 """Target of a position that does not count."""
 
@@ -85,3 +105,87 @@ def similarity_loss(
         return (ours - theirs).square().mean()
     ours, theirs = ((x / temperature).log_softmax(1) for x in (ours, theirs))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+class Rounding(nn.Module):
+    """Vectors of a frozen encoder, rounded for a decoder to read (paper §2.3.5): raw → rounded raw, in fp32."""
+
+    def __init__(self, quantizer: ResidualQuantizer, record: QuantizerRecord) -> None:
+        super().__init__()
+        self.quantizer, self.record, self.normalizer = quantizer, record, record.normalizer
+
+    def forward(self, vectors: Float[Tensor, "n D"], k: Int64[Tensor, " n"] | None = None) -> Float32[Tensor, "n D"]:
+        """Round by the first k codebooks; without k, by all."""
+        codes = self.quantizer.encode(self.normalizer(vectors))
+        return self.normalizer.inverse(self.quantizer.dequantize(codes, k))
+
+    def in_training(self, vectors: Float[Tensor, "n D"]) -> Float32[Tensor, "n D"]:
+        """Round by all codebooks or, with probability PARTIAL, by a random number of them."""
+        most = len(self.quantizer.codebooks)
+        some = torch.randint(-(-2 * most // 3), most + 1, (len(vectors),), device=vectors.device)
+        drawn = torch.rand(len(vectors), device=vectors.device) < PARTIAL
+        return self(vectors, torch.where(drawn, some, most))
+
+
+def load_rounding(path: str, start: Start) -> Rounding:
+    """Rounding by existing codebooks. Raises UserError where they were fitted to another codec."""
+    quantizer, record = load_quantizer(path)
+    if record.fingerprint != start.fingerprint:
+        raise UserError(
+            f"terms.quantizer={path}: fitted to vectors of codec '{record.codec}' (fingerprint {record.fingerprint}), "
+            f"but start has {start.fingerprint}; start from that codec, or fit it again: "
+            "python data_prep/fit_quantizer.py"
+        )
+    return Rounding(quantizer, record)
+
+
+def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: Start) -> Rounding:
+    """Rounding by codebooks, and a normalizer before them, that are fitted to these vectors of the start."""
+    chosen, normalizer = settings.terms, Normalizer(vectors.shape[1])
+    if len(vectors) < chosen.units:
+        raise UserError(f"terms.units={chosen.units}, but there are only {len(vectors)} sentences to fit them to")
+    normalizer.set(*location_and_scale(vectors))
+    quantizer = fit_quantizer(normalizer(vectors), chosen.codebooks, chosen.units, settings.run.seed)
+    rounding = Rounding(quantizer, QuantizerRecord(settings.start, start.fingerprint, "normalised", normalizer))
+    left = float((vectors - rounding(vectors)).square().sum()) / variance(vectors)
+    say(f"{chosen.codebooks} codebooks of {chosen.units} units leave {left:.1%} of the variance")
+    return rounding
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The public encoder's vectors of some training sentences, in float16.
+
+    row_of: for each training sentence its row, or -1
+    """
+
+    vectors: Float[Tensor, "n E"]
+    row_of: Int[Tensor, " sentences"]
+
+
+def make_teacher(texts: Sequence[str], settings: CodecTraining, folder: Path | None) -> Teacher:
+    """A teacher of `terms.similarity_sentences` of the texts, drawn at random (0: of all).
+
+    folder: keeps the vectors for the next run with the same sentences; None keeps nothing.
+    """
+    most, name = settings.terms.similarity_sentences, settings.terms.similarity_folder
+    chosen = list(range(len(texts)))
+    if 0 < most < len(texts):
+        chosen = sorted(random.Random(settings.run.seed).sample(chosen, most))
+    row_of = torch.full((len(texts),), -1)
+    row_of[chosen] = torch.arange(len(chosen))
+    sentences = [texts[i] for i in chosen]
+    digest = hashlib.sha256(json.dumps([name, sentences]).encode()).hexdigest()[:16]
+    path = folder / f"teacher-{digest}.npy" if folder else None
+    if path and path.is_file():
+        return Teacher(torch.from_numpy(np.load(path)), row_of)
+    encoder, parts = load_public_encoder(name), []
+    for start in range(0, len(sentences), CHUNK):
+        parts.append(encoder.encode(sentences[start : start + CHUNK]).half())
+        say(f"public encoder: {min(start + CHUNK, len(sentences)):,} of {len(sentences):,} sentences")
+    vectors = torch.cat(parts)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            np.save(file, vectors.numpy())
+    return Teacher(vectors, row_of)

@@ -23,13 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lcm import __version__
 from lcm.codec import storage
 from lcm.codec_lab.training.batches import Order, PieceRow, TrainingBatches, ValidationBatches, collate
-from lcm.codec_lab.training.corpus import Corpus, read_corpus
+from lcm.codec_lab.training.corpus import Corpus, PieceRows, read_corpus, tokenize
 from lcm.codec_lab.training.module import CodecModule
-from lcm.codec_lab.training.pieces import PieceRows, tokenize
-from lcm.codec_lab.training.rounding import Rounding, fit_rounding, load_rounding
 from lcm.codec_lab.training.settings import CodecTraining, LimitSettings
 from lcm.codec_lab.training.start import Start, make_start
-from lcm.codec_lab.training.teacher import make_teacher
+from lcm.codec_lab.training.terms import Rounding, fit_rounding, load_rounding, make_teacher
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer

@@ -1,10 +1,20 @@
-"""Files → sentences with their languages: .txt, .jsonl, .tsv and .parquet, one sentence a line or row."""
+"""Sentences to judge: read from files, drawn in an order of their own, and encoded.
 
+Shapes.  n sentences · D concept width
+"""
+
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lcm.codec import Codec
 from lcm.errors import UserError
 from lcm.files import existing_file
 from lcm.prepare import DamagedFile, Refused, opened, read_rows
@@ -22,20 +32,66 @@ class Sentence:
     row: int
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Sentences and their vectors, in the order of `drawn`."""
+
+    sentences: Sequence[Sentence]
+    vectors: Float[Tensor, "n D"]
+
+    @classmethod
+    def encoded(cls, codec: Codec, sentences: Sequence[Sentence]) -> "Sample":
+        return cls(sentences, codec.encode([s.text for s in sentences], [s.lang for s in sentences]))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return [sentence.text for sentence in self.sentences]
+
+    @cached_property
+    def langs(self) -> list[str]:
+        return [sentence.lang for sentence in self.sentences]
+
+    def part(self, places: Sequence[int]) -> "Sample":
+        return Sample([self.sentences[i] for i in places], self.vectors[list(places)])
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+
+def drawn(sentences: Sequence[Sentence], limit: int, seed: int) -> list[Sentence]:
+    """At most `limit` sentences, in an order that depends on the seed and on each sentence alone.
+
+    So no result depends on the order of the input, neighbours in this order are a random pair, and its beginning is a
+    random sample.
+    """
+    return sorted(sentences, key=lambda s: (_text_seed(seed, "order", s.text), s.lang, s.row))[:limit]
+
+
+def noise_of(texts: Sequence[str], dim: int, seed: int, purpose: str) -> Float[Tensor, "n D"]:
+    """N(0, I) for each sentence: a function of seed, purpose and sentence, whatever the other sentences are."""
+    noise = torch.empty(len(texts), dim)
+    for row, text in zip(noise, texts, strict=True):
+        row.normal_(generator=torch.Generator().manual_seed(_text_seed(seed, purpose, text)))
+    return noise
+
+
+def _text_seed(seed: int, purpose: str, text: str) -> int:
+    """The 56-bit seed of everything drawn for `purpose` about a text: the same beside any other texts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{purpose}|{text}".encode("utf-8", "surrogatepass")).digest()[:7])
+
+
 def read_sentences(
     inputs: Sequence[str | Path], *, text_column: str | None = None, lang_column: str = "lang", lang: str = "eng_Latn"
 ) -> list[Sentence]:
     """Read the sentences of all files, in order, with white space reduced to single blanks. Blank ones are skipped.
 
-    text_column: .jsonl and .parquet: its name ("text"). .tsv: its number from 1 (the last), or its name in the first
-                 line
+    text_column: .jsonl and .parquet: its name ("text"). .tsv: its number from 1 (the last), or its name in line 1
     lang_column: column of the row's language; rows without one are in `lang`
     Raises UserError for a missing file or one of another kind, a row that cannot be read, and no sentence at all.
     """
     found: list[Sentence] = []
     for name in inputs:
-        path = existing_file(name, "--input")
-        for text, row_lang in _rows(path, text_column, lang_column):
+        for text, row_lang in _rows(existing_file(name, "--input"), text_column, lang_column):
             if plain := " ".join(text.split()):
                 found.append(Sentence(plain, row_lang or lang, len(found)))
     if not found:
@@ -45,8 +101,7 @@ def read_sentences(
 
 def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
     """Text and language of each row."""
-    suffixes = [suffix for suffix in map(str.lower, path.suffixes) if suffix not in COMPRESSIONS]
-    match suffixes[-1] if suffixes else "":
+    match next((s for s in map(str.lower, reversed(path.suffixes)) if s not in COMPRESSIONS), ""):
         case ".txt":
             yield from ((line, None) for _, line in _lines(path))
         case ".tsv":
@@ -62,8 +117,7 @@ def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tup
 
 def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
     """There is a header if the column is given by name; it says which column is which."""
-    lines = _lines(path)
-    place, lang_place = -1, None
+    lines, place, lang_place = _lines(path), -1, None
     if text_column is not None and text_column.isdigit():
         place = int(text_column) - 1
         if place < 0:
@@ -75,12 +129,11 @@ def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tupl
         place = header.index(text_column)
         lang_place = header.index(lang_column) if lang_column in header else None
     for number, line in lines:
-        if not line.strip():
-            continue
-        cells, needed = line.split("\t"), 1 + max(place, lang_place or 0)
-        if needed > len(cells):
-            raise UserError(f"{path}:{number}: {len(cells)} columns, expected at least {needed}")
-        yield cells[place], None if lang_place is None else cells[lang_place]
+        if line.strip():
+            cells, needed = line.split("\t"), 1 + max(place, lang_place or 0)
+            if needed > len(cells):
+                raise UserError(f"{path}:{number}: {len(cells)} columns, expected at least {needed}")
+            yield cells[place], None if lang_place is None else cells[lang_place]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
