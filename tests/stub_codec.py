@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcm.codec import Codec
 from lcm.prepare import command, worker
-from lcm.prepare.pool import Pool
+from lcm.prepare.worker import Pool
 
 
 class StubCodec(Codec):

@@ -21,24 +21,13 @@ from lcm.data.shards import fit_normalizer
 from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.options import add_options, options_from
+from lcm.prepare import resume
 from lcm.prepare.hub import Dataset, DatasetRows
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
-from lcm.prepare.pool import Pool
-from lcm.prepare.resume import (
-    Finished,
-    FolderLocked,
-    Inputs,
-    Request,
-    check_folder,
-    claimed,
-    fingerprints,
-    read_request,
-    request_of,
-    shared,
-)
+from lcm.prepare.resume import Finished, FolderLocked, Request
 from lcm.prepare.sharding import PrepareProgress, Sharding, describe
 from lcm.prepare.sources import Sources, find_inputs
-from lcm.prepare.worker import Embedder
+from lcm.prepare.worker import Embedder, Pool
 
 
 def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> Manifest | None:
@@ -53,15 +42,14 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
     folder = local_folder(options.output, "--output")
     with disk_errors(folder):
         sources, files = _sources(options)
-        check_folder(folder)
+        resume.check_folder(folder)
         options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
         codec = (load or load_codec)(options.codec, device="cpu")
-        inputs = fingerprints(files, read_request(folder))
+        inputs = resume.fingerprints(files, resume.read_request(folder))
         request = _request(options, sources, inputs, codec, kind_of(devices[0]))
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)
-        assert request.splitter
         starts = [partial(Embedder, options, request.splitter, folder, device, load) for device in devices]
         progress = PrepareProgress(sources.total_bytes)
         with closing(progress), Pool(starts, workers_for(options.workers, devices), progress.report) as pool:
@@ -70,7 +58,7 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
             sharding = Sharding(sources, options, progress)
             if options.part:
                 return _make_part(folder, request, options.part, sharding, pool)
-            with claimed(folder, request) as (begun_with, notes):
+            with resume.claimed(folder, request) as (begun_with, notes):
                 if notes:
                     print(f"lcm prepare: resuming in {folder}, where {len(notes)} shards are done", file=sys.stderr)
                 _make_shards(sharding, pool, notes)
@@ -84,13 +72,13 @@ def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[P
             raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
         files = find_inputs(options.input, audio=True)
         return Sources(files, options.columns, options.lang, options.file_documents), files
-    o = options
-    dataset = Dataset(options.dataset, o.dataset_config, o.dataset_split, o.revision, o.streaming)
+    place = (options.dataset, options.dataset_config, options.dataset_split, options.revision)
+    dataset = Dataset(*place, options.streaming)
     return DatasetRows(dataset, options.columns, options.lang), dataset.files()
 
 
 def _request(
-    options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, codec: Codec, device: str
+    options: PrepareOptions, sources: Sources | DatasetRows, inputs: resume.Inputs, codec: Codec, device: str
 ) -> Request:
     """Collect all that decides the bytes, except the vector of "End of text.". Loads no weights of the codec.
 
@@ -138,7 +126,8 @@ def _finished(folder: Path, request: Request) -> Manifest:
     The vector of "End of text." is not compared: nothing is encoded here, and no worker needs to start.
     """
     manifest = open_dataset(folder)
-    if difference := request_of(manifest).difference(request.with_end_of_text(manifest.codec.end_of_text)):
+    now = request.with_end_of_text(manifest.codec.end_of_text)
+    if difference := resume.request_of(manifest).difference(now):
         raise UserError(f"--output={folder}: holds a finished data set, made with {difference}; give another --output")
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # left by a run that was killed in its last moment
     print(f"lcm prepare: {folder} is finished already; nothing to do", file=sys.stderr)
@@ -156,14 +145,14 @@ def _make_shards(sharding: Sharding, pool: Pool, notes: dict[str, Finished]) -> 
 def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, pool: Pool) -> Manifest | None:
     """Make one part's shards; the part that ends last writes the manifest, for the others the result is None."""
     try:
-        with shared(folder, request, part) as notes:
+        with resume.shared(folder, request, part) as notes:
             _make_shards(sharding, pool, notes)
     except FolderLocked:
         if (folder / MANIFEST).is_file():
             return open_dataset(folder)
         raise
     try:
-        with claimed(folder, request) as (begun_with, notes):
+        with resume.claimed(folder, request) as (begun_with, notes):
             sharding.notes |= notes
             if sharding.missing():
                 raise FolderLocked("other parts are still to come")  # leaving by an error keeps the notes
@@ -173,7 +162,6 @@ def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, po
 
 
 def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manifest:
-    assert request.splitter
     splits = sharding.splits()
     manifest = Manifest(
         codec=request.codec,

@@ -4,10 +4,9 @@ Two runs with equal requests make equal data sets. All of it lies in the folder 
 removed when the manifest is written.
 """
 
-import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ class Request(Record):
     options: dict[str, str | int | float | bool]
     inputs: tuple[InputFile, ...]
     codec: CodecInfo
-    splitter: AnySplitter | None = None
+    splitter: AnySplitter
     dataset: DatasetInfo | None = None
     mtimes: tuple[int, ...] = ()
 
@@ -73,7 +72,7 @@ class Request(Record):
                 return f"--{name.replace('_', '-')} {old}, now {new}"
         if self.codec != now.codec:
             return f"codec {self.codec.name!r}, which now gives another vector for the end of a text"
-        if self.splitter not in (None, now.splitter):
+        if self.splitter != now.splitter:
             return f"splitter {self.splitter}, now {now.splitter}"
         return None
 
@@ -140,10 +139,10 @@ def read_request(folder: Path) -> Request | None:
     Raises UserError for one that this version cannot read.
     """
     try:
-        return Request(**json.loads((folder / UNFINISHED / _REQUEST).read_text(encoding="utf-8")))
+        return Request.model_validate_json((folder / UNFINISHED / _REQUEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, ValidationError) as error:
+    except ValidationError as error:
         raise UserError(f"{folder}: begun by another version of lcm; delete it or give another --output") from error
 
 
@@ -173,11 +172,10 @@ def claimed(folder: Path, request: Request) -> Iterator[tuple[Request, dict[str,
             if any(note.shard for note in done.values()):
                 raise _begun_otherwise(folder, difference)
             before, done = None, {}
-        _clear(folder, keep=set(done))
+        _clear(folder, keep=done)
         if before is None:
             _write_request(folder, request)
-        # A request of an early version records no splitter.
-        yield (before or request).model_copy(update={"splitter": request.splitter}), done
+        yield before or request, done
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # another process may be trying the lock right now
 
 
@@ -188,10 +186,8 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
     Raises UserError where this part, or the whole, is under way elsewhere, or was begun with another request.
     """
     # Another part locks the whole folder for a moment, to see whether all parts are done.
-    with (
-        _locked(folder, "lock", shared=True, patience=60.0),
-        _locked(folder, f"lock-{part.replace('/', '-')}"),
-    ):
+    own = f"lock-{part.replace('/', '-')}"
+    with _locked(folder, "lock", shared=True, patience=60.0), _locked(folder, own):
         _refuse_finished(folder)
         if read_request(folder) is None:
             _write_request(folder, request)
@@ -237,17 +233,16 @@ def _notes(folder: Path) -> dict[str, Finished]:
     """Notes whose shard is still whole, by name."""
     notes = {}
     for path in sorted((folder / UNFINISHED).glob("*.tar.json")):
-        note = Finished(**json.loads(path.read_text(encoding="utf-8")))
+        note = Finished.model_validate_json(path.read_bytes())
         tar = folder / note.name
-        if note.shard is None or (
-            tar.is_file() and tar.stat().st_size == note.shard.bytes and index_path(tar).is_file()
-        ):
+        files_are_there = tar.is_file() and index_path(tar).is_file()
+        if note.shard is None or (files_are_there and tar.stat().st_size == note.shard.bytes):
             notes[note.name] = note
     return notes
 
 
-def _clear(folder: Path, keep: set[str]) -> None:
-    """Remove what a killed run left half done."""
+def _clear(folder: Path, keep: Collection[str]) -> None:
+    """Remove what a killed run left half done. keep: names of finished shards."""
     kept = {name for tar in keep for name in (tar, index_path(Path(tar)).name)}
     for path in folder.iterdir():
         if _SHARD_FILE.fullmatch(path.name) and path.name not in kept:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from itertools import chain
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -30,20 +30,14 @@ class PrepareProgress:
 
     def __init__(self, total_bytes: int, every: float = 15.0) -> None:
         self._out = sys.stderr  # rich puts another in its place while the bar is shown
-        self.total_bytes = total_bytes
-        self.every = every
+        self.total_bytes, self.every = total_bytes, every
         self.encoded = 0
         """Sentences encoded in this run."""
         self._resumed = self._finished = 0
         self._read_bytes = self._read_characters = self._finished_characters = 0
         self._started = self._shown = time.monotonic()
-        self._bar = Progress(
-            BarColumn(),
-            TextColumn("{task.description}"),
-            console=Console(file=self._out),
-            auto_refresh=False,
-            transient=True,
-        )
+        columns = (BarColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(file=self._out), auto_refresh=False, transient=True)
         self._task = self._bar.add_task("", total=1.0)
 
     def start(self) -> None:
@@ -86,27 +80,16 @@ class PrepareProgress:
         return min(1.0, (self._resumed + self.encoded) * characters_per_sentence / characters)
 
     def __str__(self) -> str:
-        seconds = time.monotonic() - self._started
+        seconds, done, fraction = time.monotonic() - self._started, self._resumed + self.encoded, self.fraction
         speed = self.encoded / seconds if seconds else 0.0
-        line = f"{self._resumed + self.encoded:,} sentences · {speed:,.0f}/s · {self.fraction:.0%}"
-        if not speed or not self.fraction:
-            return line
-        total = (self._resumed + self.encoded) / self.fraction
-        return f"{line} · {_duration((total - self._resumed - self.encoded) / speed)} left"
+        line = f"{done:,} sentences · {speed:,.0f}/s · {fraction:.0%}"
+        return f"{line} · {_duration((done / fraction - done) / speed)} left" if speed and fraction else line
 
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-@dataclass
-class _Pending:
-    """Documents of a shard that is not full yet, with their numbers in input order."""
-
-    documents: list[tuple[int, Document]] = field(default_factory=list)
-    characters: int = 0
 
 
 class Sharding:
@@ -122,15 +105,16 @@ class Sharding:
         self.names: dict[str, list[str]] = {split: [] for split in SPLITS}
         """Names of the shards of each split, in input order."""
         self._refused: dict[str, RefusedRecord] = {}
-        self._pending = {split: _Pending() for split in SPLITS}
+        self._pending: dict[str, list[tuple[int, Document]]] = {split: [] for split in SPLITS}
+        self._characters = dict.fromkeys(SPLITS, 0)
 
     def tasks(self, notes: dict[str, Finished]) -> Iterator[ShardTask]:
         """Yield the shards to make, in input order: neither those in `notes` nor those of other parts."""
         part, parts = self.options.share or (0, 1)
         for split in self._full():
             number = sum(map(len, self.names.values()))
-            task = ShardTask(shard_name(split, len(self.names[split])), tuple(self._pending[split].documents))
-            self._pending[split] = _Pending()
+            task = ShardTask(shard_name(split, len(self.names[split])), tuple(self._pending[split]))
+            self._pending[split], self._characters[split] = [], 0
             self.names[split].append(task.name)
             if task.name in notes:
                 self.finished(notes[task.name], resumed=True)
@@ -146,14 +130,14 @@ class Sharding:
                 count(self._refused, item.reason, item.example)
                 continue
             split = item.split or split_of(item.id)
-            pending = self._pending[split]
-            pending.documents.append((number, item))
-            pending.characters += item.characters
+            characters = item.characters
+            self._pending[split].append((number, item))
+            self._characters[split] += characters
             number += 1
-            self.progress.read(item.characters, self.sources.bytes_read)
-            if len(pending.documents) >= most_documents or pending.characters >= most_characters:
+            self.progress.read(characters, self.sources.bytes_read)
+            if len(self._pending[split]) >= most_documents or self._characters[split] >= most_characters:
                 yield split
-        yield from (split for split, pending in self._pending.items() if pending.documents)
+        yield from (split for split, documents in self._pending.items() if documents)
 
     def finished(self, note: Finished, resumed: bool = False) -> None:
         """Add the note of a shard, made by a worker just now or by an earlier run."""
@@ -162,27 +146,23 @@ class Sharding:
 
     def missing(self) -> int:
         """Number of shards that other parts still have to make."""
-        return sum(name not in self.notes for names in self.names.values() for name in names)
+        return sum(name not in self.notes for name in chain(*self.names.values()))
 
     def splits(self) -> dict[str, tuple[ShardRecord, ...]]:
         """The finished shards of each split that has any, in input order."""
-        shards = {
-            split: tuple(shard for name in names if (shard := self.notes[name].shard))
-            for split, names in self.names.items()
-        }
-        return {split: records for split, records in shards.items() if records}
+        shards = {split: [self.notes[name].shard for name in names] for split, names in self.names.items()}
+        return {split: tuple(filter(None, made)) for split, made in shards.items() if any(made)}
 
     def emojis(self) -> int:
         """Emojis that the splitter removed from all texts."""
-        return sum(self.notes[name].emojis for names in self.names.values() for name in names)
+        return sum(self.notes[name].emojis for name in chain(*self.names.values()))
 
     def refused(self) -> dict[str, RefusedRecord]:
         """Refusals of the reader and of the workers by reason, the most frequent first."""
         refused = dict(self._refused)
-        for names in self.names.values():
-            for name in names:
-                for reason, record in self.notes[name].refused.items():
-                    count(refused, reason, record.first, record.count)
+        for name in chain(*self.names.values()):
+            for reason, record in self.notes[name].refused.items():
+                count(refused, reason, record.first, record.count)
         return dict(sorted(refused.items(), key=lambda item: (-item[1].count, item[0])))
 
     def check_not_empty(self) -> None:
@@ -192,10 +172,8 @@ class Sharding:
         columns, seen, refused = self.sources.columns, self.sources.columns_seen, self.refused()
         missing = [column for column in columns.needed if column not in seen]
         if seen and missing:
-            raise UserError(
-                f"no row has a column '{missing[0]}'; only {', '.join(seen)}; "
-                f"name yours by {_option_of(missing[0], columns)}"
-            )
+            option = _option_of(missing[0], columns)
+            raise UserError(f"no row has a column '{missing[0]}'; only {', '.join(seen)}; name yours by {option}")
         raise UserError(
             f"no document is left: {describe(refused)}" if refused else "--input: the files hold no document"
         )

@@ -1,13 +1,24 @@
-"""One worker process: documents → sentences → vectors → a finished shard and its note.
+"""Worker processes: what each does (documents → sentences → vectors → a finished shard and its note), and their pool.
+
+The pool is the standard library's, so arranged that no worker outlives it or its parent process.
 
 Shapes.  n sentences of a part · D concept width
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing as mp
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import RLock, Thread
 from typing import Any
 
 import torch
@@ -18,11 +29,17 @@ from lcm.codec import Codec, Progress, SonarSpeech, load_codec
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
 from lcm.data.manifest import UNFINISHED, RefusedRecord
 from lcm.data.shards import Encoded, write_shard
+from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.resume import Finished, ShardTask, count
 from lcm.prepare.rows import Document, Refused
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
+
+INTERVAL = 0.2
+"""Seconds between two looks at the workers' progress."""
+Start = Callable[[], Any]
+"""Makes, in a worker, the object that does the tasks: `work(task, progress)`. Its attribute `info` describes it."""
 
 
 @dataclass
@@ -36,7 +53,10 @@ class _Part:
 
 
 class Embedder:
-    """Makes shards in `folder`. Their bytes depend on the task's documents alone, not on the process or other tasks."""
+    """Makes shards in `folder`. Their bytes depend on the task's documents alone, not on the process or other tasks.
+
+    load: in place of `load_codec` (see lcm.prepare.prepare)
+    """
 
     def __init__(
         self,
@@ -46,23 +66,20 @@ class Embedder:
         device: str,
         load: Callable[..., Any] | None,
     ) -> None:
-        """load: in place of `load_codec` (see lcm.prepare.prepare)."""
-        self.options, self.folder, self.device, self.lang = options, folder, device, options.lang
+        self.options, self.folder, self.device = options, folder, device
         load = load or load_codec
         load = partial(load, compile_encoder=True) if options.compile else load
         self.codec: Codec = load(options.codec, device=device)
-        self.splitter = Splitter(splitter, lambda sentence: self.codec.fits(sentence, self.lang), device)
+        self.splitter = Splitter(splitter, lambda sentence: self.codec.fits(sentence, options.lang), device)
         # Each is encoded in a batch of its own, so that its bits are equal in all documents of all shards.
-        self.end_of_text = self._constant(END_OF_TEXT)
-        self.prompt_suffix = self._constant(PROMPT_SUFFIX)
+        self.end_of_text, self.prompt_suffix = (
+            self.codec.encode([sentence], lang=options.lang).half() for sentence in (END_OF_TEXT, PROMPT_SUFFIX)
+        )
 
     @property
     def info(self) -> str:
         """sha256 of the vector that ends every document, as float16."""
         return hashlib.sha256(self.end_of_text.numpy().tobytes()).hexdigest()
-
-    def _constant(self, sentence: str) -> Float[Tensor, "1 D"]:
-        return self.codec.encode([sentence], lang=self.lang).half()
 
     def __call__(self, task: ShardTask, progress: Progress) -> Finished:
         """Write the shard, then its note: a process killed in between makes the same shard again."""
@@ -89,14 +106,17 @@ class Embedder:
             if unknown := [lang for lang in langs if lang not in self.codec.languages]:
                 count(refused, "unknown language", f"{document.id}: {unknown[0]}")
                 continue
-            text = self._segmented(document, refused) if document.audio else self._split(document.text, langs[0])
-            if text:
-                cut.append((number, document, text, self._split(document.summary or "", langs[1])))
-        self._encode([part for _, _, text, summary in cut for part in (text, summary)], progress)
+            segments = self.listener.segments(document.audio, document.lang) if document.audio else None
+            if isinstance(segments, Refused):
+                count(refused, segments.reason, f"{document.id}: {segments.example}")
+                continue
+            sentences = self.splitter.split(document.text) if segments is None else list(map(str, segments))
+            summary = _Part(self.splitter.split(document.summary or ""), langs[1])
+            cut.append((number, document, _Part(sentences, langs[0], segments), summary))
+        self._encode([part for _, _, *parts in cut for part in parts], progress)
         for number, document, text, summary in cut:
             is_pair = document.summary is not None
-            suffix = ([PROMPT_SUFFIX], self.prompt_suffix) if is_pair else ([], self.prompt_suffix[:0])
-            vectors = torch.cat([text.vectors, suffix[1], summary.vectors, self.end_of_text])
+            vectors = torch.cat([text.vectors, self.prompt_suffix[:is_pair], summary.vectors, self.end_of_text])
             if not text.sentences or (is_pair and not summary.sentences):
                 count(refused, "no sentences", document.id)
             elif not vectors.isfinite().all():
@@ -108,21 +128,10 @@ class Embedder:
                     title=document.title,
                     source=document.source,
                     lang=document.lang,
-                    sentences=[*text.sentences, *suffix[0], *summary.sentences, END_OF_TEXT],
+                    sentences=[*text.sentences, *[PROMPT_SUFFIX] * is_pair, *summary.sentences, END_OF_TEXT],
                     source_length=len(text.sentences) + 1 if is_pair else 0,
                     vectors=vectors.numpy(),
                 )
-
-    def _split(self, text: str, lang: str) -> _Part:
-        return _Part(self.splitter.split(text), lang)
-
-    def _segmented(self, document: Document, refused: dict[str, RefusedRecord]) -> _Part | None:
-        """The segments of a recording; None where it is refused."""
-        segments = self.listener.segments(document.audio, document.lang)
-        if isinstance(segments, Refused):
-            count(refused, segments.reason, f"{document.id}: {segments.example}")
-            return None
-        return _Part([str(segment) for segment in segments], document.lang, segments)
 
     @cached_property
     def listener(self) -> Listener:
@@ -140,6 +149,130 @@ class Embedder:
             else:
                 sentences = [sentence for part in chosen for sentence in part.sentences]
                 vectors = self.codec.encode(sentences, lang=lang, progress=progress).half()
-            lengths = [len(part.sentences) for part in chosen]
-            for part, own in zip(chosen, torch.split(vectors, lengths), strict=True):
-                part.vectors = own
+            own = torch.split(vectors, [len(part.sentences) for part in chosen])
+            for part, vectors in zip(chosen, own, strict=True):
+                part.vectors = vectors
+
+
+class Pool:
+    """At most `count` processes, each started when a task finds no idle one.
+
+    starts:   worker i calls starts[i % len(starts)] before its first task
+    progress: called in this process with the counts that the workers report while they work
+    """
+
+    def __init__(self, starts: Sequence[Start], count: int, progress: Progress) -> None:
+        self.count, self.progress = count, progress
+        context = mp.get_context("spawn")
+        self._counts = context.RawArray("q", count)  # a cell per worker: no lock that a kill could leave held
+        self._reported = 0
+        self._processes: set[BaseProcess] = set()
+        self._executor = ProcessPoolExecutor(count, context, _begin, (starts, context.Value("q"), self._counts))
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()  # a task may have minutes to go
+        self._executor.shutdown(cancel_futures=True)
+
+    def info(self) -> Any:
+        """The `info` of the first worker, once it has started."""
+        return self._result(self._submit(_info))
+
+    def run(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """Yield results in the order in which they are ready. At most one task is taken ahead of the workers.
+
+        Raises UserError where a worker raises it or dies, and whatever else a worker raises.
+        """
+        running: set[Future[Any]] = set()
+        for task in tasks:
+            running.add(self._submit(_perform, task))
+            yield from self._ready(running, 0.0)
+            while len(running) > self.count:
+                yield from self._ready(running, INTERVAL)
+        while running:
+            yield from self._ready(running, INTERVAL)
+
+    def _ready(self, running: "set[Future[Any]]", timeout: float) -> list[Any]:
+        """Remove the futures that are done from `running`, and return their results."""
+        done, _ = wait(running, timeout, FIRST_COMPLETED)
+        running -= done
+        reported, self._reported = self._reported, sum(self._counts)
+        if self._reported > reported:
+            self.progress(self._reported - reported)
+        return [self._result(future) for future in done]
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        # Ctrl-C reaches every process of the terminal; this one alone answers it, and the mask is inherited.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = mp.active_children()
+        try:
+            return self._executor.submit(function, *arguments)
+        except BrokenProcessPool as error:
+            raise self._obituary() from error
+        finally:
+            self._processes.update(set(mp.active_children()) - set(before))
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _result(self, future: "Future[Any]") -> Any:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise self._obituary() from error
+        except MemoryError as error:
+            raise UserError(
+                "memory ran out in a worker; run the same command with fewer --workers and it continues"
+            ) from error
+
+    def _obituary(self) -> UserError:
+        """Why a worker died. The executor then terminates the others."""
+        self._executor.shutdown()
+        codes = {process.exitcode or 0 for process in self._processes} - {0, -signal.SIGTERM}
+        if codes <= {-signal.SIGKILL}:
+            return UserError(
+                "a worker was killed, most likely because memory ran out; "
+                "run the same command with fewer --workers and it continues"
+            )
+        return UserError(f"a worker ended with status {min(codes)}; run the same command again and it continues")
+
+
+class _Worker:
+    """The state of a worker process. work: makes the object that does the tasks, once."""
+
+    work: Start
+    progress: Progress
+
+
+def _begin(starts: Sequence[Start], started: Any, counts: Any) -> None:
+    """Initialize a worker process. The work itself starts with the first task: its errors then reach the parent."""
+    Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # so that results are the same bits for any number of workers
+    with suppress(ImportError):  # torch.compile shows its progress: tqdm's own lock would outlive a killed worker
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        tqdm.set_lock(RLock())
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+
+    def progress(count: int) -> None:
+        counts[number] += count
+
+    _Worker.work, _Worker.progress = cache(starts[number % len(starts)]), progress
+
+
+def _exit_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent
+    wait_for([parent.sentinel])
+    os._exit(1)
+
+
+def _info() -> Any:
+    return _Worker.work().info
+
+
+def _perform(task: Any) -> Any:
+    return _Worker.work()(task, _Worker.progress)

@@ -14,7 +14,7 @@ from lcm.errors import UserError
 from lcm.prepare import options
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions, devices_for, workers_for
-from lcm.prepare.pool import Pool
+from lcm.prepare.worker import Pool
 
 
 def gpus(monkeypatch, count):

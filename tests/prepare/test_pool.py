@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from lcm.errors import UserError
-from lcm.prepare.pool import Pool
+from lcm.prepare.worker import Pool
 
 
 class Doubler:
