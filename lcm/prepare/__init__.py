@@ -1,7 +1,7 @@
 """Text, pairs or speech → shards: `lcm prepare`.
 
-Read command (the whole of it), then sources and rows (input → documents), sharding (documents → shards), pool and
-worker (shards → files), resume (an interrupted run). Nothing here is needed to train.
+Read command (the whole of it), then sources and rows (input → documents), sharding (documents → shards), worker (shards
+→ files, in processes), resume (an interrupted run). Nothing here is needed to train.
 """
 
 from lcm.prepare.command import prepare
