@@ -19,8 +19,7 @@ from lcm.data.shards import Shard
 from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
-from lcm.evaluation.output import Stages, finite, output_folder
-from lcm.evaluation.report import headline, write_report
+from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling, resolve_sampling
 from lcm.options import Option, add_options, check_bounds, options_from
@@ -149,16 +148,16 @@ def _teacher_forced(
     systems = {name: scoring.measure(guess, predictions, lcm.round_trip, sample) for name, guess in guesses.items()}
     intervals = {
         name: {
-            metric: scoring.mean_of(scores[metric], predictions.example, options.bootstrap, options.seed)
+            metric: asdict(scoring.mean_of(scores[metric], predictions.example, options.bootstrap, options.seed))
             for metric in scoring.METRICS
         }
         for name, scores in systems.items()
     }
-    values = {name: {m: interval.value for m, interval in found.items()} for name, found in intervals.items()}
+    values = {name: {m: interval["value"] for m, interval in found.items()} for name, found in intervals.items()}
     return {
         "teacher_forced": values.pop("model"),
         "controls": values,
-        "intervals": {name: {m: asdict(i) for m, i in found.items()} for name, found in intervals.items()},
+        "intervals": intervals,
         "mean_of": "training vectors" if train else "the normalizer's medians, as there is no training data here",
         "end_of_text": scoring.stop_rates(predictions, lcm.model.end_of_text, lcm.record.stop_threshold),
         "by_position": scoring.by_group(systems, predictions.pos, scoring.POSITIONS),
@@ -168,12 +167,11 @@ def _teacher_forced(
 
 
 def _counts(examples: EvaluationSet) -> dict[str, Any]:
-    failed = sum(examples.failed.values())
     return {
         "scored": len(examples.drawn),
-        "failed": failed,
-        "not_drawn": examples.rows - failed - len(examples.drawn),
-        "reasons": {reason: {"count": n, "first": examples.first[reason]} for reason, n in examples.failed.items()},
+        "failed": len(examples.refused),
+        "not_drawn": examples.rows - len(examples.refused) - len(examples.drawn),
+        "reasons": examples.reasons,
         "documents": len(examples.documents),
         "pairs": len(examples.pairs),
     }

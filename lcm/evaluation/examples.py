@@ -4,7 +4,7 @@ Shapes.  n concepts of one document · D concept width
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,32 +65,25 @@ class PairOrText(Columns):
         self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path = Path()
     ) -> Document | Refused:
         both = [columns.document(row, name, place, lang, folder) for columns in (PAIR, TEXT)]
-        usable = [result for result in both if isinstance(result, Document)]
+        neither = Refused("neither {document, summary} nor {text}", place)
         refused = [r for r in both if isinstance(r, Refused) and not r.reason.startswith("no column")]
-        first: list[Document | Refused] = [*usable, *refused]
-        return first[0] if first else Refused("neither {document, summary} nor {text}", place)
+        return next((result for result in both if isinstance(result, Document)), refused[0] if refused else neither)
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationSet:
-    """Examples drawn at random, and a count of the rows that could not be used.
+    """Examples drawn at random, and the rows that could not be used.
 
-    drawn:  the examples to score
-    rows:   number of rows that they were drawn from, unusable ones included
-    split:  the split of prepared folders; None for a file
-    failed: number of unusable rows, by reason
-    first:  place of the first unusable row, by reason
+    drawn:   the examples to score
+    rows:    number of rows that they were drawn from, unusable ones included
+    split:   the split of prepared folders; None for a file
+    refused: the unusable rows
     """
 
-    drawn: list[Example] = field(default_factory=list)
-    rows: int = 0
+    drawn: list[Example]
+    rows: int
     split: str | None = None
-    failed: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def refuse(self, reason: str, where: str) -> None:
-        self.failed[reason] = self.failed.get(reason, 0) + 1
-        self.first.setdefault(reason, where)
+    refused: Sequence[Refused] = ()
 
     @property
     def pairs(self) -> list[Example]:
@@ -99,6 +92,14 @@ class EvaluationSet:
     @property
     def documents(self) -> list[Example]:
         return [example for example in self.drawn if not example.source_length]
+
+    @property
+    def reasons(self) -> dict[str, dict[str, Any]]:
+        """The number of rows that were refused for each reason, and the place of the first."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.refused:
+            found.setdefault(row.reason, {"count": 0, "first": row.example})["count"] += 1
+        return found
 
 
 def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int, seed: int) -> EvaluationSet:
@@ -114,13 +115,13 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
             "or score what the model was trained on with --split train"
         )
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.record.documents)]
-    examples = EvaluationSet(rows=len(places), split=chosen)
+    drawn = []
     for i in _draw(len(places), limit, seed):
         shard, number = places[i]
         stored = read_sample(shard.fetch(), number)
         vectors = torch.from_numpy(stored.vectors.astype(np.float32))
-        examples.drawn.append(Example(stored.id, stored.sentences, stored.source_length, vectors))
-    return examples
+        drawn.append(Example(stored.id, stored.sentences, stored.source_length, vectors))
+    return EvaluationSet(drawn, len(places), chosen)
 
 
 def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
@@ -129,27 +130,22 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
     Raises UserError if no row can be used.
     """
     rows = list(Sources([existing_file(path, "--data")], PairOrText()))
-    examples = EvaluationSet(rows=len(rows))
-    for row in rows:
-        if isinstance(row, Refused):
-            examples.refuse(row.reason, row.example)
+    examples = EvaluationSet([], len(rows), refused=[row for row in rows if isinstance(row, Refused)])
     texts = [row for row in rows if isinstance(row, Document)]
     if not texts:
-        reasons = ", ".join(
-            f"{count} × {reason} ({examples.first[reason]})" for reason, count in examples.failed.items()
-        )
-        raise UserError(f"--data={path}: no row to score; {reasons or 'it is empty'}")
+        reasons = [f"{found['count']} × {reason} ({found['first']})" for reason, found in examples.reasons.items()]
+        raise UserError(f"--data={path}: no row to score; {', '.join(reasons) or 'it is empty'}")
     texts = [texts[i] for i in _draw(len(texts), limit, seed)]
     cut = [_sentences(text, lcm) for text in texts]
     vectors = torch.split(
         lcm.codec.encode([s for sentences, _ in cut for s in sentences], lang=lcm.record.lang),
         [len(sentences) for sentences, _ in cut],
     )
-    examples.drawn = [
+    drawn = [
         Example(text.id, sentences, source_length, part)
         for text, (sentences, source_length), part in zip(texts, cut, vectors, strict=True)
     ]
-    return examples
+    return replace(examples, drawn=drawn)
 
 
 def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:

@@ -1,15 +1,30 @@
-"""results.json as a page to read (report.html), and its headline for a terminal."""
+"""Pages of scores: report.html and its headline for a terminal; the folder, stages and templates of every evaluation.
+
+page.html is the frame with the style sheet, macros.html has tables, cards, facts, charts. A chart is laid out by `plot`
+and drawn as SVG by a macro: no script, and its colors follow the page.
+"""
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.evaluation.metrics import ROUGE
-from lcm.evaluation.output import Points, render
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lcm.errors import UserError
+from lcm.evaluation.metrics import ROUGE
+
+HERE = Path(__file__).parent
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
+Points = Sequence[tuple[float, float]]
+Marks = list[tuple[float, str]]
+"""Positions and labels along an axis."""
 SUMMARIES, CONTINUATIONS = 5, 4
 """Examples shown on the page: the first of examples.jsonl, so that nobody has chosen them."""
 
@@ -28,11 +43,124 @@ GROUPS = {
     "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
 }
 """Charts by group: the label of the x axis, and the metrics."""
-STOPPED = {
-    "end": "said that the text is over",
-    "repetition": "repeated itself",
-    "length": "reached the longest allowed",
-}
+CURVES = (
+    ("loss", "training", "train/loss"),
+    ("loss", "validation", "val/loss"),
+    ("l2", "validation", "val/l2"),
+)
+"""Chart, series and column of metrics.csv."""
+
+
+@dataclass
+class Stages:
+    """A stopwatch that announces each stage on stderr and keeps how long it took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, name: str, what: str) -> Iterator[None]:
+        """Announce and time the body of a `with` statement."""
+        print(f"{name} {what}", file=sys.stderr)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def finite(value: Any) -> Any:
+    """Replace every number that is not finite by None, inside dicts and lists too: JSON knows no NaN."""
+    match value:
+        case dict():
+            return {key: finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make the folder of --output. Raises UserError where that is impossible."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={folder}: cannot be a folder ({error.strerror})") from error
+    return folder
+
+
+def render(template: Path, values: Mapping[str, object]) -> str:
+    """Fill a template, which may extend page.html and import macros.html; every value is escaped.
+
+    Raises jinja2.UndefinedError for a name that is not among `values`.
+    """
+    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    loader = FileSystemLoader([template.parent, HERE])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
+    environment.globals["plot"] = plot
+    environment.filters["thousands"] = "{:,}".format
+    return environment.get_template(template.name).render(values)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A line chart in the units of its figure: x to the right, y down.
+
+    lines:   the points of each series by its name; a series without a finite point is left out
+    x_marks: labels of the x axis
+    y_marks: labels of the y axis, each with a line across
+    """
+
+    lines: dict[str, list[tuple[float, float]]]
+    x_marks: Marks
+    y_marks: Marks
+    width: int = 460
+    height: int = 240
+    left: int = 46
+    right: int = 436
+    top: int = 12
+    bottom: int = 196
+
+
+def plot(series: Mapping[str, Points], marks: Mapping[float, str] | None = None) -> Plot | None:
+    """Lay out one line a series; None where no series has a finite point.
+
+    marks: labels of the x axis by their x; by default round numbers
+    """
+    lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return None
+    xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
+    x_labels = marks or _labelled(round_steps(min(xs), max(xs), 6))
+    y_labels = _labelled(round_steps(min(ys), max(ys), 5))
+    x_of, y_of = _axis([*x_labels, *xs], Plot.left, Plot.right), _axis([*y_labels], Plot.bottom, Plot.top)
+    return Plot(
+        lines={name: [(x_of(x), y_of(y)) for x, y in points] for name, points in lines.items()},
+        x_marks=[(x_of(x), label) for x, label in x_labels.items()],
+        y_marks=[(y_of(y), label) for y, label in y_labels.items()],
+    )
+
+
+def _axis(values: Sequence[float], start: int, end: int) -> Callable[[float], float]:
+    """The place of a value along an axis on which the smallest of `values` lies at `start`, the largest at `end`."""
+    low, high = min(values), max(values)
+    return lambda value: round(start + (value - low) / ((high - low) or 1) * (end - start), 1)
+
+
+def round_steps(low: float, high: float, about: int) -> list[float]:
+    """Evenly spaced round numbers, `about` of them, from at most `low` to at least `high`."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / about
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
+
+
+def _labelled(values: Sequence[float]) -> dict[float, str]:
+    """Each value with its label, all with as many decimals as the value that needs most."""
+    decimals = max(len(f"{value:.10f}".rstrip("0").split(".")[1]) for value in values)
+    return {value: f"{value:,.{decimals}f}" for value in values}
 
 
 def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path) -> None:
@@ -49,7 +177,6 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "names": NAMES,
         "rouge": ROUGE,
         "writers": WRITERS,
-        "stopped": STOPPED,
         "shown": _shown,
         "continuations": [row for row in rows if row["kind"] == "continuation"][:CONTINUATIONS],
         "summaries": [row for row in rows if row["kind"] == "summary"][:SUMMARIES],
@@ -57,7 +184,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "settings_shown": _settings(results),
         **_curves(model),
     }
-    path.write_text(render(Path(__file__).with_name("report.html"), values), encoding="utf-8")
+    path.write_text(render(HERE / "report.html", values), encoding="utf-8")
 
 
 def headline(results: Results) -> str:
@@ -89,28 +216,21 @@ def _verdict(results: Results) -> str:
 
 def _curves(model: Path) -> dict[str, dict[str, Points]]:
     """The losses and the L2 that training logged, by step; empty where it left no metrics.csv."""
+    curves: dict[str, dict[str, Points]] = {"loss": {}, "l2": {}}
     path = model / "metrics.csv"
-    rows = []
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-
-    def points(columns: Mapping[str, str]) -> dict[str, Points]:
-        series = {
-            name: [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
-            for name, column in columns.items()
-        }
-        return {name: curve for name, curve in series.items() if curve}
-
-    losses = {"training": "train/loss", "validation": "val/loss"}
-    return {"loss": points(losses), "l2": points({"validation": "val/l2"})}
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        for chart, name, column in CURVES:
+            if curve := [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]:
+                curves[chart][name] = curve
+    return curves
 
 
 def _by_group(results: Results, group: str) -> list[tuple[str, str, dict[str, Points], dict[float, str]]]:
     """Charts of the scores by position or length: title, x label, series and the labels of the x axis."""
-    rows = results[group]
-    x_label, metrics = GROUPS[group]
-    marks = {float(i): _range(row) for i, row in enumerate(rows)}
+    rows, (x_label, metrics) = results[group], GROUPS[group]
+    spans = [str(row["from"]) if row["from"] == row["to"] else f"{row['from']}–{row['to']}" for row in rows]
+    marks = {float(i): span for i, span in enumerate(spans)}
     charts = []
     for metric in metrics:
         series: dict[str, Points] = {
@@ -143,7 +263,3 @@ def _shown(metric: str, value: float | None) -> str:
         case "par" | "ratio":
             return f"{value:.2f}"
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
-
-
-def _range(row: Row) -> str:
-    return str(row["from"]) if row["from"] == row["to"] else f"{row['from']}–{row['to']}"

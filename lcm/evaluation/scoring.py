@@ -122,17 +122,13 @@ def predictions_of(
     pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]], record: CodecRecord
 ) -> Predictions:
     """Gather what is scored: sentences from `first` on that are not markers."""
-    slot = [torch.arange(len(piece.vectors)) for piece in pieces]
-    ends = [torch.tensor([s == record.end_of_text for s in piece.sentences]) for piece in pieces]
-    marks = [
-        end | torch.tensor([s == record.prompt_suffix for s in piece.sentences])
-        for end, piece in zip(ends, pieces, strict=True)
-    ]
-    counts = [place >= piece.first for place, piece in zip(slot, pieces, strict=True)]
-    all_slots, mark, counted = torch.cat(slot), torch.cat(marks), torch.cat(counts)
+    sentences = [sentence for piece in pieces for sentence in piece.sentences]
     vectors, guesses = torch.cat([piece.vectors for piece in pieces]), torch.cat(list(predicted))
-    number = torch.repeat_interleave(torch.arange(len(pieces)), torch.tensor([len(place) for place in slot]))
-    words = torch.tensor([len(sentence.split()) for piece in pieces for sentence in piece.sentences])
+    number = torch.repeat_interleave(torch.tensor([len(piece.vectors) for piece in pieces]))
+    slot = torch.cat([torch.arange(len(piece.vectors)) for piece in pieces])
+    counted = slot >= torch.tensor([piece.first for piece in pieces])[number]
+    end = torch.tensor([sentence == record.end_of_text for sentence in sentences])
+    mark = end | torch.tensor([sentence == record.prompt_suffix for sentence in sentences])
     is_target = counted & ~mark
     return Predictions(
         candidates=vectors[~mark],
@@ -140,10 +136,10 @@ def predictions_of(
         place=((~mark).cumsum(0) - 1)[is_target],
         predicted=guesses[is_target],
         previous=vectors.roll(1, dims=0)[is_target],
-        pos=all_slots[is_target],
-        words=words[is_target],
+        pos=slot[is_target],
+        words=torch.tensor([len(sentence.split()) for sentence in sentences])[is_target],
         example=torch.tensor([piece.example for piece in pieces])[number[is_target]],
-        at_ends=guesses[counted & torch.cat(ends)],
+        at_ends=guesses[counted & end],
     )
 
 
@@ -160,7 +156,7 @@ def measure(
     again[sample] = l2(round_trip(distinct)[back], truth[sample])
     ratio = torch.full((len(guess),), torch.nan)
     piece = predictions.piece[predictions.place]
-    for number in sorted(set(piece.tolist())):
+    for number in piece.unique():
         rows, sequence = piece == number, predictions.piece == number
         first = int(sequence.nonzero()[0, 0])
         ratio[rows] = par(guess[rows], predictions.candidates[sequence], predictions.place[rows] - first)
@@ -205,7 +201,7 @@ def stop_rates(predictions: Predictions, end_of_text: Float[Tensor, " D"], thres
 def by_example(scores: Scores, predictions: Predictions, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """A row for each document and pair with a predicted sentence: the means of its scores."""
     rows = []
-    for number in sorted(set(predictions.example.tolist())):
+    for number in predictions.example.unique().tolist():
         inside = predictions.example == number
         kind = "pair" if examples[number].source_length else "document"
         row = {"kind": kind, "id": examples[number].id, "sentences": int(inside.sum())}

@@ -9,7 +9,7 @@ import torch
 
 from lcm.evaluation.examples import Example
 from lcm.evaluation.metrics import ROUGE, bootstrap, length_ratio, rouge
-from lcm.inference import LCM, Bank, Generation, Task
+from lcm.inference import LCM, Bank, Task
 from lcm.models import Sampling
 
 Texts = Sequence[Sequence[str]]
@@ -36,31 +36,7 @@ class Lengths:
         room = min(MOST, slots // 2)
         if not answers:
             return cls(lead=LEAD, most=room)
-        return cls(lead=max(1, int(np.median(answers))), most=min(room, max(1, *answers, 1)))
-
-
-@dataclass(frozen=True)
-class Written:
-    """A prompt without its suffix, the model's text, and a person's text for the same prompt."""
-
-    id: str
-    prompt: list[str]
-    reference: list[str]
-    generation: Generation
-
-    def as_row(self, kind: str) -> dict[str, Any]:
-        """A line of examples.jsonl."""
-        written = asdict(self.generation)
-        return {
-            "kind": kind,
-            "id": self.id,
-            "prompt": self.prompt,
-            "reference": self.reference,
-            "model": written["sentences"],
-            "nearest": written["nearest"],
-            "similarity": written["similarity"],
-            "stop": written["stop_reason"],
-        }
+        return cls(lead=max(1, int(np.median(answers))), most=min(room, max([1, *answers])))
 
 
 @dataclass(frozen=True)
@@ -71,23 +47,29 @@ class Writer:
     bank: Bank | None
     sampling: Sampling
 
-    def write(self, examples: Sequence[Example], prompts: Sequence[int], task: Task, most: int) -> list[Written]:
-        """Continue each example after its first `prompts[i]` concepts, for at most `most` sentences."""
+    def write(self, examples: Sequence[Example], prompts: Sequence[int], task: Task, most: int) -> list[dict[str, Any]]:
+        """Continue each example after its first `prompts[i]` concepts, for at most `most` sentences.
+
+        Returns lines of examples.jsonl: the prompt without its suffix, a person's text for it, and the model's.
+        """
         if not examples:
             return []
         lcm, stop = self.lcm, self.lcm.stop_rules(most)
         read = [example.vectors[:n] for example, n in zip(examples, prompts, strict=True)]
         results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, self.sampling)
+        texts = lcm.to_text(results, beam=1, bank=self.bank)
         return [
-            Written(
-                id=example.id,
-                prompt=example.document if task == "answer" else example.sentences[:n],
-                reference=example.answer if task == "answer" else example.sentences[n:-1][:most],
-                generation=generation,
-            )
-            for example, n, generation in zip(
-                examples, prompts, lcm.to_text(results, beam=1, bank=self.bank), strict=True
-            )
+            {
+                "kind": "summary" if task == "answer" else "continuation",
+                "id": example.id,
+                "prompt": example.document if task == "answer" else example.sentences[:n],
+                "reference": example.answer if task == "answer" else example.sentences[n:-1][:most],
+                "model": text.sentences,
+                "nearest": text.nearest,
+                "similarity": text.similarity,
+                "stop": text.stop_reason,
+            }
+            for example, n, text in zip(examples, prompts, texts, strict=True)
         ]
 
 
@@ -101,10 +83,10 @@ def summarize(
     texts = systems(writer.lcm, pairs, written, lengths.lead)
     table, single = score(texts, [pair.answer for pair in pairs], samples, writer.sampling.seed)
     rows = []
-    for i, text in enumerate(written):
+    for i, row in enumerate(written):
         controls = {name: list(texts[name][i]) for name in ("lead", "roundtrip")}
         scores = {name: {metric: values[i] for metric, values in single[name].items()} for name in texts}
-        rows.append({**text.as_row("summary"), **controls, "rouge": scores})
+        rows.append({**row, **controls, "rouge": scores})
     return table, rows
 
 
@@ -112,10 +94,10 @@ def continuations(writer: Writer, documents: Sequence[Example]) -> list[dict[str
     """A row for each document, continued from its middle, or after its tenth sentence if that comes earlier."""
     long = [document for document in documents if len(document.document) >= 2]
     prompts = [min(10, len(document.document) // 2) for document in long]
-    return [text.as_row("continuation") for text in writer.write(long, prompts, "continue", 3)]
+    return writer.write(long, prompts, "continue", 3)
 
 
-def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[Written], lead: int) -> dict[str, Texts]:
+def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[dict[str, Any]], lead: int) -> dict[str, Texts]:
     """The summaries of the model and of its controls.
 
     nearest:   the model's, each sentence replaced by the closest real one; absent without a bank
@@ -124,10 +106,9 @@ def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[Written], lead
     """
     vectors = torch.cat([pair.vectors[pair.source_length : -1] for pair in pairs])
     decoded = iter(lcm.codec.decode(vectors, lang=lcm.record.lang))
-    texts: dict[str, Texts] = {"model": [w.generation.sentences for w in written]}
-    nearest = [w.generation.nearest for w in written if w.generation.nearest is not None]
-    if len(nearest) == len(written):
-        texts["nearest"] = nearest
+    texts: dict[str, Texts] = {"model": [row["model"] for row in written]}
+    if all(row["nearest"] is not None for row in written):
+        texts["nearest"] = [row["nearest"] for row in written]
     texts["lead"] = [pair.document[:lead] for pair in pairs]
     texts["roundtrip"] = [[next(decoded) for _ in pair.answer] for pair in pairs]
     return texts

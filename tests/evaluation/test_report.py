@@ -12,8 +12,7 @@ from fakes import FakeCodec, reciting, write_dataset
 from jinja2 import UndefinedError
 
 from lcm.evaluation.command import EvaluateOptions, evaluate
-from lcm.evaluation.output import render, round_steps
-from lcm.evaluation.report import headline, write_report
+from lcm.evaluation.report import headline, render, round_steps, write_report
 
 EVIL = '<script>alert("1 & 2")</script>'
 
