@@ -93,9 +93,14 @@ def render(template: Path, values: Mapping[str, object]) -> str:
 
     Raises jinja2.UndefinedError for a name that is not among `values`.
     """
-    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    loader = FileSystemLoader([template.parent, HERE])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.globals["plot"] = plot
     environment.filters["thousands"] = "{:,}".format
     return environment.get_template(template.name).render(values)

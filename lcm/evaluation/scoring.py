@@ -156,7 +156,7 @@ def measure(
     again[sample] = l2(round_trip(distinct)[back], truth[sample])
     ratio = torch.full((len(guess),), torch.nan)
     piece = predictions.piece[predictions.place]
-    for number in piece.unique():
+    for number in torch.unique(piece).tolist():
         rows, sequence = piece == number, predictions.piece == number
         first = int(sequence.nonzero()[0, 0])
         ratio[rows] = par(guess[rows], predictions.candidates[sequence], predictions.place[rows] - first)
@@ -201,7 +201,7 @@ def stop_rates(predictions: Predictions, end_of_text: Float[Tensor, " D"], thres
 def by_example(scores: Scores, predictions: Predictions, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """A row for each document and pair with a predicted sentence: the means of its scores."""
     rows = []
-    for number in predictions.example.unique().tolist():
+    for number in torch.unique(predictions.example).tolist():
         inside = predictions.example == number
         kind = "pair" if examples[number].source_length else "document"
         row = {"kind": kind, "id": examples[number].id, "sentences": int(inside.sum())}
