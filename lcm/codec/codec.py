@@ -5,7 +5,7 @@ Shapes.  n sentences · D concept width · B rows of a batch · P prefix
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -116,8 +116,11 @@ class Codec:
         if isinstance(sentences, str):
             raise UserError("encode takes a list of sentences, not one string: encode([sentence])")
         starts = self._language_tokens(lang, len(sentences))
-        all_pieces = self._truncated(sentences, self.tokenizer.encode(sentences))
-        rows = [[start, *pieces, self.tokenizer.end] for start, pieces in zip(starts, all_pieces, strict=True)]
+        all_pieces, most = self.tokenizer.encode(sentences), self.max_pieces
+        if too_long := [sentence for sentence, row in zip(sentences, all_pieces, strict=True) if len(row) > most]:
+            line = "%d of %d sentences were cut to %d pieces; the first: %.80r"
+            logger.warning(line, len(too_long), len(sentences), most, too_long[0])
+        rows = [[start, *row[:most], self.tokenizer.end] for start, row in zip(starts, all_pieces, strict=True)]
         vectors = torch.empty(len(rows), self.dim)
         for batch in batches([len(row) for row in rows], PIECES.get(self.device.type, PIECES["cpu"])):
             vectors[batch] = self._encode_rows([rows[i] for i in batch]).cpu()
@@ -132,25 +135,14 @@ class Codec:
             raise UserError(f"lang: {len(lang)} languages for {rows} rows; give one for all, or one for each")
         return [self.tokenizer.language(code) for code in lang]
 
-    def _truncated(self, sentences: Sequence[str], all_pieces: list[list[int]]) -> list[list[int]]:
-        too_long = [i for i, pieces in enumerate(all_pieces) if len(pieces) > self.max_pieces]
-        if too_long:
-            logger.warning(
-                "%d of %d sentences were cut to %d pieces; the first: %.80r",
-                len(too_long), len(sentences), self.max_pieces, sentences[too_long[0]],
-            )  # fmt: skip
-        return [pieces[: self.max_pieces] for pieces in all_pieces]
-
     def _encode_rows(self, rows: list[list[int]]) -> Float[Tensor, "B D"]:
-        count, width = len(rows), max(map(len, rows))
+        count, width, end = len(rows), max(map(len, rows)), self.tokenizer.end
         if self.compile_encoder:
             width = min(-(-width // MULTIPLE) * MULTIPLE, self._model.sizes.positions)
             if count == 1 or width == min(map(len, rows)):
                 # torch recompiles for batches of one row, and for those without padding.
-                rows = [*rows, [self.tokenizer.end]]
-        padded = torch.full((len(rows), width), self.tokenizer.end)
-        for number, row in enumerate(rows):
-            padded[number, : len(row)] = torch.tensor(row)
+                rows = [*rows, [end]]
+        padded = torch.tensor([row + [end] * (width - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         vectors: Tensor = self.encoder(padded.to(self.device), lengths.to(self.device))
         return vectors[:count]
@@ -170,6 +162,7 @@ class Codec:
         """
         self._check(vectors, beam)
         prefix = torch.tensor([[self.tokenizer.end, token] for token in self._language_tokens(lang, len(vectors))])
+        search = greedy if beam == 1 else partial(beam_search, beams=beam)
         rules, pieces = self.rules, [[0]] * len(vectors)
         # The mean of many nearly orthogonal pieces is short: vectors of similar norm give sentences of similar length.
         order = vectors.float().norm(dim=1).argsort(stable=True).tolist()
@@ -177,11 +170,7 @@ class Codec:
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             chosen, first = vectors[batch].to(self.device, torch.float32), prefix[batch].to(self.device)
-            if beam == 1:
-                decoded = greedy(self.decoder, chosen, first, rules)
-            else:
-                decoded = beam_search(self.decoder, chosen, first, rules, beam)
-            for number, written in zip(batch, decoded, strict=True):
+            for number, written in zip(batch, search(self.decoder, chosen, first, rules), strict=True):
                 pieces[number] = written
             if progress:
                 progress(len(batch))
@@ -205,12 +194,8 @@ class Codec:
             raise UserError(f"beam={beam}: expected 1 (greedy) or more")
         if vectors.shape[1] != self.dim:
             raise UserError(f"vectors are {vectors.shape[1]} wide, but codec {self.name!r} has {self.dim}")
-        finite = vectors.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            first = int((~finite).nonzero()[0, 0])
-            raise UserError(
-                f"vectors[{first}] is not finite, nor are {int((~finite).sum()) - 1} others of {len(vectors)}"
-            )
+        if broken := (~vectors.isfinite().all(dim=1)).nonzero()[:, 0].tolist():
+            raise UserError(f"vectors[{broken[0]}] is not finite, nor are {len(broken) - 1} others of {len(vectors)}")
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write the codec to a folder for `load_codec`, its weights rounded to `dtype`.
@@ -244,12 +229,9 @@ def load_codec(
             f"codec {str(name)!r}: no {', '.join(missing)} in {folder.resolve()}; "
             f"expected {known}, or a folder with {', '.join(storage.NEEDED)}"
         )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if dtype is None:
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        dtype = torch.bfloat16 if bf16 else torch.float32
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    dtype = dtype or (torch.bfloat16 if bf16 else torch.float32)
     return Codec(str(name), folder, device, dtype, compile_encoder)
 
 
@@ -273,9 +255,8 @@ def _compile(encoder: Encoder, device: torch.device) -> None:
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Batches of row numbers, longest rows first: at most `budget` pieces with padding, and at least one row, each."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     out: list[list[int]] = []
-    for number in order:
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not out or (len(out[-1]) + 1) * lengths[out[-1][0]] > budget:
             out.append([])
         out[-1].append(number)

@@ -9,8 +9,8 @@ import shutil
 import sys
 import tempfile
 import urllib.error
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,55 +79,39 @@ def sonar_folder(name: str) -> Path:
     Where sonar-space is installed the files come from its asset store, which honors its cards and its cache; otherwise
     they are fetched from the address in its cards. Raises UserError with both ways to get missing files.
     """
-    folder = cache_folder() / "codecs" / name
+    folder, fetched = cache_folder() / "codecs" / name, cache_folder() / "fetched"
     if not storage.missing_files(folder):
         return folder
     with disk_errors(folder), lock(folder.parent / f".{folder.name}.lock"):  # several processes may start at once
         if storage.missing_files(folder):  # otherwise another process has made it meanwhile
-            with _originals(name) as files:
-                _report(f"converting to {folder}")
-                convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
+            is_installed = find_spec("sonar") and find_spec("fairseq2")
+            files = official_files(RELEASES[name].decoder_card) if is_installed else _fetch(name, fetched)
+            print(f"lcm: converting to {folder}", file=sys.stderr)
+            convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
+            shutil.rmtree(fetched, ignore_errors=True)
     return folder
 
 
-@contextmanager
-def _originals(name: str) -> Iterator[Originals]:
-    """Files of a release, for the length of the block; files fetched for it are removed after a success."""
-    release = RELEASES[name]
-    if find_spec("sonar") and find_spec("fairseq2"):
-        yield official_files(release.decoder_card)
-        return
-    parent = cache_folder() / "fetched"
+def _fetch(name: str, parent: Path) -> Originals:
+    """Download the files of a release, except those that are in `parent`; each appears complete or not at all."""
     parent.mkdir(parents=True, exist_ok=True)
-    url = os.environ.get("LCM_SONAR_URL", RELEASE).rstrip("/")
-    names = (ENCODER_FILE, release.decoder_file, VOCABULARY_FILE)
+    names = (ENCODER_FILE, RELEASES[name].decoder_file, VOCABULARY_FILE)
     for file in names:
-        _fetch(f"{url}/{file}", parent / file, name)
+        url = f"{os.environ.get('LCM_SONAR_URL', RELEASE).rstrip('/')}/{file}"
+        if (parent / file).is_file():
+            continue
+        print(f"lcm: fetching {url}", file=sys.stderr)
+        try:
+            torch.hub.download_url_to_file(url, str(parent / file), progress=sys.stderr.isatty())
+        except (urllib.error.URLError, OSError) as error:
+            folder, reason = cache_folder() / "codecs" / name, getattr(error, "reason", error)
+            raise UserError(
+                f"codec {name!r}: not in {folder}, and {url} could not be fetched ({reason}). With a network, run this "
+                f"again. Without, bring {names[0]}, {names[1]} and {names[2]} from {RELEASE} and run: "
+                f"python data_prep/convert_sonar.py --encoder F --decoder F --vocabulary F --output {folder}"
+            ) from error
     encoder, decoder, vocabulary = (parent / file for file in names)
-    languages = tuple(LANGUAGES.read_text(encoding="utf-8").split())
-    yield Originals(encoder, decoder, vocabulary, languages)
-    shutil.rmtree(parent, ignore_errors=True)
-
-
-def _fetch(url: str, path: Path, name: str) -> None:
-    """Download one file unless it is there; it appears complete or not at all."""
-    if path.is_file():
-        return
-    _report(f"fetching {url}")
-    try:
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
-    except (urllib.error.URLError, OSError) as error:
-        folder = cache_folder() / "codecs" / name
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"codec {name!r}: not in {folder}, and {url} could not be fetched ({reason}). With a network, run this "
-            f"again. Without, bring {ENCODER_FILE}, {RELEASES[name].decoder_file} and {VOCABULARY_FILE} from {RELEASE} "
-            f"and run: python data_prep/convert_sonar.py --encoder F --decoder F --vocabulary F --output {folder}"
-        ) from error
-
-
-def _report(message: str) -> None:
-    print(f"lcm: {message}", file=sys.stderr)
+    return Originals(encoder, decoder, vocabulary, tuple(LANGUAGES.read_text(encoding="utf-8").split()))
 
 
 def convert(
@@ -149,10 +133,9 @@ def convert(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         sizes: dict[str, Any] = {"positions": POSITIONS, "shared_embedding": False}
-        checkpoints: tuple[tuple[Part, Path, str], ...] = (("encoder", encoder, "enc"), ("decoder", decoder, "dec"))
-        for part, path, short in checkpoints:
+        for part, path in zip(storage.PARTS, (encoder, decoder), strict=True):
             tensors = read_checkpoint(path, part)
-            sizes |= _sizes(tensors, part, short, heads, path, sizes)
+            sizes |= _sizes(tensors, part, heads, path, sizes)
             stored = {f"text_{part}/{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
             save_file(stored, partial / f"{part}.safetensors", metadata={"format": "pt"})
         shutil.copyfile(vocabulary, partial / storage.VOCABULARY)
@@ -183,12 +166,11 @@ def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
     """
     checkpoint = _load(path)
     state = checkpoint.get("model", checkpoint)
-    if f"{part}_frontend.embed.weight" not in state:
+    embedding = f"{part}_frontend.embed.weight"
+    if embedding not in state:
         state = _from_fairseq(state.get("state_dict", state), part)
-    if f"{part}_frontend.embed.weight" not in state:
-        raise UserError(
-            f"{path}: not a SONAR text {part}: it has no '{part}_frontend.embed.weight'; is it the other one?"
-        )
+    if embedding not in state:
+        raise UserError(f"{path}: not a SONAR text {part}: it has no '{embedding}'; is it the other one?")
     tensors = {name: value for name, value in state.items() if not any(dead in name for dead in DEAD)}
     output = tensors.pop("final_proj.weight", None)
     if output is not None and not torch.equal(output, tensors["decoder_frontend.embed.weight"]):
@@ -197,21 +179,17 @@ def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    mapped = zipfile.is_zipfile(path)  # the old format of torch.save cannot be mapped
     # The only class besides tensors that such files contain; nothing else in a pickle is executed.
     with torch.serialization.safe_globals([nn.Embedding]):
-        for mapped in (True, False):
-            try:
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            except RuntimeError:  # the old format of torch.save cannot be mapped
-                if not mapped:
-                    raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
-            except (UnpicklingError, EOFError, OSError) as error:
-                reason = next(iter(str(error).splitlines()), "it ends too early")
-                raise UserError(
-                    f"{path}: not a checkpoint that torch can read safely ({reason}); fetch it again"
-                ) from error
-            else:
-                break
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except RuntimeError:
+            raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
+        except (UnpicklingError, EOFError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), "it ends too early")
+            line = f"{path}: not a checkpoint that torch can read safely ({reason}); fetch it again"
+            raise UserError(line) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}, expected a checkpoint's dictionary")
     return checkpoint
@@ -238,7 +216,7 @@ def _from_fairseq(state: Mapping[str, Any], part: Part) -> dict[str, Tensor]:
 
 
 def _sizes(
-    tensors: Mapping[str, Tensor], part: Part, short: str, heads: int, path: Path, before: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], part: Part, heads: int, path: Path, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Read sizes off the shapes of the tensors. Raises UserError where the decoder does not fit the encoder."""
     vocabulary, dim = tensors[f"{part}_frontend.embed.weight"].shape
@@ -248,13 +226,8 @@ def _sizes(
     if dim % heads:
         raise UserError(f"--heads={heads}: does not divide the {dim} dimensions of {path}")
     layers = {int(m[1]) for name in tensors if (m := re.match(rf"{part}\.layers\.(\d+)\.", name))}
-    return {
-        "vocab": vocabulary,
-        "d": dim,
-        f"{short}_layers": len(layers),
-        f"{short}_heads": heads,
-        f"{short}_ffn": tensors[f"{part}.layers.0.ffn.inner_proj.weight"].shape[0],
-    }
+    own = {"layers": len(layers), "heads": heads, "ffn": len(tensors[f"{part}.layers.0.ffn.inner_proj.weight"])}
+    return {"vocab": vocabulary, "d": dim, **{f"{part[:3]}_{name}": size for name, size in own.items()}}
 
 
 def _config(sizes: dict[str, Any], vocabulary: Path, languages: Sequence[str]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def require() -> None:
         ) from error
 
 
-def official_files(decoder_card: str, encoder_card: str = ENCODER_CARD) -> Originals:
-    """Checkpoints and vocabulary of two cards, downloaded by fairseq2 into its cache.
+def official_files(decoder_card: str) -> Originals:
+    """Checkpoints and vocabulary of the encoder and of a decoder, downloaded by fairseq2 into its cache.
 
     Raises UserError for a card that does not exist, and for files that cannot be fetched.
     """
@@ -54,7 +54,7 @@ def official_files(decoder_card: str, encoder_card: str = ENCODER_CARD) -> Origi
 
     store, downloads = get_asset_store(), get_asset_download_manager()
     try:
-        encoder, decoder = store.retrieve_card(encoder_card), store.retrieve_card(decoder_card)
+        encoder, decoder = store.retrieve_card(ENCODER_CARD), store.retrieve_card(decoder_card)
         options: Any = encoder.field("tokenizer_config").value
         languages = options.get("_set_", options)["langs"]
         return Originals(
@@ -65,7 +65,7 @@ def official_files(decoder_card: str, encoder_card: str = ENCODER_CARD) -> Origi
         )
     except (AssetNotFoundError, AssetDownloadError) as error:
         raise UserError(
-            f"fairseq2's asset store cannot give {encoder_card} and {decoder_card}: {error}. Run it once with a "
+            f"fairseq2's asset store cannot give {ENCODER_CARD} and {decoder_card}: {error}. Run it once with a "
             "network, or bring the files and run: python data_prep/convert_sonar.py --help"
         ) from error
 
@@ -83,8 +83,7 @@ class SonarSpeech:
         from sonar.inference_pipelines.speech import SpeechToEmbeddingModelPipeline
 
         self._load, self._store = SpeechToEmbeddingModelPipeline, get_asset_store()
-        self._device = torch.device(device)
-        self._card = card
+        self._card, self._device = card, torch.device(device)
         self._pipelines: dict[str, Any] = {}
         if card and not self._has(card):
             raise UserError(f"--speech-encoder={card}: fairseq2's asset store has no such card")
