@@ -130,9 +130,7 @@ class SatModel:
         self.fingerprint = hashlib.sha256(sums).hexdigest()[:16]
         try:
             self._sat = SaT(
-                folder,
-                tokenizer_name_or_path=str(tokenizer),
-                from_pretrained_kwargs={"local_files_only": True},
+                folder, tokenizer_name_or_path=str(tokenizer), from_pretrained_kwargs={"local_files_only": True}
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise _missing(model, str(error).strip().splitlines()[0]) from error
