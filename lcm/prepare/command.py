@@ -8,7 +8,7 @@ workers.
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.options import add_options, options_from
 from lcm.prepare import resume
-from lcm.prepare.hub import Dataset, DatasetRows
+from lcm.prepare.hub import DatasetRows
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.resume import Finished, FolderLocked, Request
 from lcm.prepare.sharding import PrepareProgress, Sharding, describe
@@ -41,12 +41,12 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
     """
     folder = local_folder(options.output, "--output")
     with disk_errors(folder):
-        sources, files = _sources(options)
+        sources = _sources(options)
         resume.check_folder(folder)
         options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
         codec = (load or load_codec)(options.codec, device="cpu")
-        inputs = resume.fingerprints(files, resume.read_request(folder))
+        inputs = resume.fingerprints(sources.files, resume.read_request(folder))
         request = _request(options, sources, inputs, codec, kind_of(devices[0]))
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)
@@ -65,16 +65,13 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
                 return _save_manifest(folder, begun_with, sharding)
 
 
-def _sources(options: PrepareOptions) -> tuple[Sources | DatasetRows, Sequence[Path]]:
-    """(the documents, the files whose hashes tell whether the input has changed)"""
-    if options.dataset is None:
-        if not options.input:
-            raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
-        files = find_inputs(options.input, audio=True)
-        return Sources(files, options.columns, options.lang, options.file_documents), files
-    place = (options.dataset, options.dataset_config, options.dataset_split, options.revision)
-    dataset = Dataset(*place, options.streaming)
-    return DatasetRows(dataset, options.columns, options.lang), dataset.files()
+def _sources(options: PrepareOptions) -> Sources | DatasetRows:
+    if options.dataset is not None:
+        return DatasetRows(options)
+    if not options.input:
+        raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
+    files = find_inputs(options.input, audio=True)
+    return Sources(files, options.columns, options.lang, options.file_documents)
 
 
 def _request(
@@ -100,7 +97,7 @@ def _request(
             end_of_text="",
         ),
         splitter=_splitter(options),
-        dataset=sources.info if isinstance(sources, DatasetRows) else None,
+        dataset=sources.info,
     )
 
 

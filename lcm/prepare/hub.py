@@ -7,74 +7,63 @@ from typing import Any
 
 from lcm.data.manifest import DatasetInfo
 from lcm.errors import UserError
-from lcm.prepare.rows import Columns, Document, Refused, add_names
+from lcm.prepare.options import PrepareOptions
+from lcm.prepare.rows import Document, Refused, add_names
 
 TYPICAL_BYTES = 64_000_000
 """Assumed size of a data set that does not state one: large enough for shards of the largest size."""
 _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
-class Dataset:
-    """A data set at an exact commit.
+class DatasetRows:
+    """The documents of a data set at an exact commit, in its order; a row's place is NAME:NUMBER, from 1.
 
-    name:      name on the hub, or a folder of data files, or a folder written by `save_to_disk`
-    revision:  branch, tag or commit on the hub; resolved once, to `info.commit`
-    streaming: fetch rows while reading, instead of all of them first
-    Raises UserError where datasets is not installed, or the data set does not exist.
+    The name of `options.dataset` is one on the hub, a folder of data files, or a folder written by `save_to_disk`. Its
+    revision (branch, tag or commit) is resolved once, to `info.commit`.
+    Raises UserError where datasets is not installed, or the data set, its configuration or its split does not exist.
     """
 
-    def __init__(
-        self, name: str, config: str | None = None, split: str = "train", revision: str | None = None,
-        streaming: bool = True,
-    ) -> None:  # fmt: skip
-        _import_datasets()
-        self.folder = Path(name) if Path(name).is_dir() else None
-        if self.folder and revision:
+    def __init__(self, options: PrepareOptions) -> None:
+        name, revision, split = options.dataset or "", options.revision, options.dataset_split
+        datasets = _import_datasets()
+        self._folder = Path(name) if Path(name).is_dir() else None
+        if self._folder and revision:
             raise UserError(f"--revision={revision}: --dataset={name} is a folder, which has no revisions")
-        commit = "" if self.folder else _commit(name, revision)
-        self.info = DatasetInfo(name=name, config=config or "", split=split, commit=commit)
-        self.streaming = streaming
+        commit = "" if self._folder else _commit(name, revision)
+        self.info = DatasetInfo(name=name, config=options.dataset_config or "", split=split, commit=commit)
+        self.columns, self.lang = options.columns, options.lang
+        with _explained(self.info):
+            self._rows = self._open(datasets, options.streaming)
+        self._read = 0
+        size = (self._rows.info.splits or {}).get(split)
+        self._count = size.num_examples if size else 0
+        self.total_bytes = (size.num_bytes if size else 0) or TYPICAL_BYTES
+        """Size of the data set's text, or TYPICAL_BYTES where it is unknown."""
+        names = self._rows.column_names or ()
+        self.columns_seen: dict[str, None] = {}
+        add_names(self.columns_seen, names)
+        if wanted := sorted(self.columns.wanted & set(names)):
+            self._rows = self._rows.select_columns(wanted)
 
+    def _open(self, datasets: Any, streaming: bool) -> Any:
+        """The split, as an iterable of rows, which are fetched while they are read if `streaming`."""
+        info = self.info
+        if not self._folder or not any((self._folder / name).is_file() for name in _SAVED):
+            return datasets.load_dataset(
+                info.name, info.config or None, split=info.split, revision=info.commit or None, streaming=streaming
+            )
+        saved = datasets.load_from_disk(str(self._folder))
+        if not isinstance(saved, datasets.DatasetDict):
+            return saved
+        if info.split not in saved:
+            raise UserError(f"--dataset-split={info.split}: {info.name} has {', '.join(saved)}")
+        return saved[info.split]
+
+    @property
     def files(self) -> list[Path]:
         """The files of a local folder, sorted, to be hashed; none for a data set of the hub."""
-        paths = self.folder.rglob("*") if self.folder else ()
+        paths = self._folder.rglob("*") if self._folder else ()
         return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
-
-    def open(self) -> Any:
-        """The split, as an iterable of rows. Raises UserError where the configuration or the split does not exist."""
-        datasets, info = _import_datasets(), self.info
-        with _explained(info):
-            if self.folder and any((self.folder / name).is_file() for name in _SAVED):
-                saved = datasets.load_from_disk(str(self.folder))
-                if not isinstance(saved, datasets.DatasetDict):
-                    return saved
-                if info.split not in saved:
-                    raise UserError(f"--dataset-split={info.split}: {info.name} has {', '.join(saved)}")
-                return saved[info.split]
-            return datasets.load_dataset(
-                info.name, info.config or None, split=info.split, revision=info.commit or None, streaming=self.streaming
-            )
-
-
-class DatasetRows:
-    """The documents of a data set, in its order; a row's place is NAME:NUMBER, from 1.
-
-    lang: language of rows where no column names one
-    """
-
-    def __init__(self, dataset: Dataset, columns: Columns, lang: str) -> None:
-        self.columns, self.lang = columns, lang
-        self.columns_seen: dict[str, None] = {}
-        self.info, self._folder = dataset.info, dataset.folder or Path()
-        self._rows = dataset.open()
-        self._read = 0
-        split = (self._rows.info.splits or {}).get(dataset.info.split)
-        self._count = split.num_examples if split else 0
-        self.total_bytes = (split.num_bytes if split else 0) or TYPICAL_BYTES
-        """Size of the data set's text, or TYPICAL_BYTES where it is unknown."""
-        wanted = sorted(columns.wanted & set(names := self._rows.column_names or ()))
-        add_names(self.columns_seen, names)
-        self._rows = self._rows.select_columns(wanted) if wanted else self._rows
 
     @property
     def bytes_read(self) -> int:
@@ -88,7 +77,7 @@ class DatasetRows:
             for number, row in enumerate(self._rows, 1):
                 self._read = number
                 add_names(self.columns_seen, row)
-                yield self.columns.document(row, name, f"{name}:{number}", self.lang, self._folder)
+                yield self.columns.document(row, name, f"{name}:{number}", self.lang, self._folder or Path())
 
 
 def _import_datasets() -> Any:

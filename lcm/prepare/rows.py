@@ -35,7 +35,8 @@ class Document:
 
     @property
     def characters(self) -> int:
-        return len(self.text) + len(self.summary or "") + sum(_size(path) for path in self.audio) // AUDIO_BYTES
+        audio = sum(path.stat().st_size for path in map(Path, self.audio) if path.is_file())
+        return len(self.text) + len(self.summary or "") + audio // AUDIO_BYTES
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,13 @@ class Bound:
     side: Literal["above", "below"]
     value: float
 
-    def __str__(self) -> str:
-        return f"{self.column} {self.side} {self.value:g}"
-
     def refuses(self, row: dict[str, Any], place: str) -> Refused | None:
         """The reason, where the row is beyond the bound or has no number in the column."""
         number = row.get(self.column)
         if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
             return Refused(f"no number in '{self.column}'", f"{place}: {shortened(number)}")
         beyond = number > self.value if self.side == "above" else number < self.value
-        return Refused(str(self), f"{place}: {number:g}") if beyond else None
+        return Refused(f"{self.column} {self.side} {self.value:g}", f"{place}: {number:g}") if beyond else None
 
 
 def bound(given: str, side: Literal["above", "below"]) -> Bound:
@@ -189,11 +187,6 @@ def _label(value: Any, default: str) -> str:
     if not usable or value == "":
         return default
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _size(path: str) -> int:
-    file = Path(path)
-    return file.stat().st_size if file.is_file() else 0
 
 
 def shortened(value: Any) -> str:

@@ -21,6 +21,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lcm.data.manifest import DatasetInfo
 from lcm.errors import UserError
 from lcm.prepare.rows import Columns, Document, Refused, add_names, shortened
 
@@ -226,10 +227,8 @@ class Sources:
     def __init__(
         self, files: Sequence[Path], columns: Columns, lang: str = "eng_Latn", file_documents: bool = False
     ) -> None:
-        self.files = files
-        self.columns = columns
-        self.lang = lang
-        self.file_documents = file_documents
+        self.files, self.columns, self.lang, self.file_documents = files, columns, lang, file_documents
+        self.info: DatasetInfo | None = None
         self.columns_seen: dict[str, None] = {}
         """Names of the columns in the rows read so far, in order of appearance."""
         self.total_bytes = sum(path.stat().st_size for path in files)

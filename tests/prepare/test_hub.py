@@ -14,9 +14,9 @@ from lcm.data.verify import verify
 from lcm.errors import UserError
 from lcm.prepare import hub
 from lcm.prepare.command import prepare
-from lcm.prepare.hub import Dataset, DatasetRows
+from lcm.prepare.hub import DatasetRows
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.rows import Columns, Document, Refused
+from lcm.prepare.rows import Document, Refused
 
 try:
     import datasets
@@ -85,7 +85,7 @@ def snapshot(folder):
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_come_in_the_data_sets_order_from_every_form(form, streaming, tmp_path):
     folder = folder_of(tmp_path, form)
-    rows = DatasetRows(Dataset(str(folder), streaming=streaming), Columns(text="body", id="none"), "fra_Latn")
+    rows = DatasetRows(options(folder, tmp_path, streaming=streaming, id_column="none", lang="fra_Latn"))
     assert list(rows) == [
         Document(f"corpus:{i + 1}", row["body"], "", "corpus", "fra_Latn", "train") for i, row in enumerate(ROWS)
     ]
@@ -116,7 +116,7 @@ def test_a_split_a_bound_and_bad_rows_are_as_with_files(tmp_path):
     assert manifest.documents == 5
     assert manifest.refused["number above 4"].first == "corpus:6: 5"
     datasets.Dataset.from_list([{"text": None}, {"text": "T."}]).save_to_disk(tmp_path / "bad")
-    first, second = DatasetRows(Dataset(str(tmp_path / "bad")), Columns(), "eng_Latn")
+    first, second = DatasetRows(options(tmp_path / "bad", tmp_path, text_column="text"))
     assert first == Refused("not text", "bad:1: text is None")
     assert second.text == "T."
 
@@ -170,14 +170,14 @@ def test_user_errors_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--dataset=no/such: no folder of that name here, and the hub gives none"):
         prepare(options("no/such", tmp_path))
     with pytest.raises(UserError, match="is a folder, which has no revisions"):
-        Dataset(str(tmp_path), revision="main")
+        DatasetRows(options(tmp_path, tmp_path, revision="main"))
     with pytest.raises(UserError, match=r"either files .* or a data set, not both"):
         options("x", tmp_path, input=("a.txt",))
     with pytest.raises(UserError, match="--input: expected files, folders or globs; or name a data set by --dataset"):
         prepare(PrepareOptions(output=str(tmp_path / "data")))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'lcm-train\[data\]'"):
-        Dataset(str(tmp_path))
+        DatasetRows(options(tmp_path, tmp_path))
 
 
 def test_the_hubs_data_set_is_read_at_the_commit_that_the_manifest_names(tmp_path, monkeypatch):
