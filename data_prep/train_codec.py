@@ -12,7 +12,6 @@ from lcm.cli import run_command
 from lcm.codec_lab.training.ablation import ablate
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.training import dry_run_codec, train_codec
-from lcm.options import load
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace, overrides: list[str]) -> int:
-    settings = load(CodecTraining, args.config, overrides)
+    settings = CodecTraining.load(args.config, overrides)
     if args.dry_run:
         dry_run_codec(settings)
     elif args.ablation:

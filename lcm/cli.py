@@ -32,17 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. An error that the user can fix is one line, without a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        print("usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)\n")
+        for name, summary in COMMANDS.items():
+            print(f"  {name:10}{summary}")
         return 0 if words else 2
     if words[0] == "--version":
         print(__version__)
         return 0
     return run_command(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
-
-
-def _overview() -> str:
-    lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(["usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)", "", *lines])
 
 
 def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:

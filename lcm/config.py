@@ -5,7 +5,6 @@
 Four hops from a YAML value to the tensor it changes: the file, a field here, `build_model` or `train`, the constructor.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from lcm.files import CACHE_GB, RETRIES
-from lcm.options import Section, Settings, load, parse
+from lcm.options import Section, Settings
 
 
 class DiffusionConfig(Section):
@@ -273,17 +272,7 @@ class Config(Settings):
     codec: CodecRecord | None = None
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Load a run from a YAML file, with overrides such as "model.width=512".
-
-    Raises UserError with a line for each mistake: the key, its value, what was expected, the nearest valid name.
-    """
-    return load(Config, path, overrides)
-
-
-def parse_config(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
-    """Validate values (as read from YAML) with overrides. `where` begins every error message."""
-    return parse(Config, values, overrides, where)
+load_config = Config.load
 
 
 def save_config(config: Config, path: str | Path) -> None:

@@ -183,46 +183,48 @@ class Settings(BaseSettings):
         """Ignore the environment: a cluster's DATA=/scratch would crash a run, and SEED=99 would silently change it."""
         return (init_settings,)
 
+    @classmethod
+    def load(cls: type[SettingsT], path: str | Path, overrides: Sequence[str] = ()) -> SettingsT:
+        """Load a YAML file, with overrides such as "model.width=512".
 
-def load(kind: type[SettingsT], path: str | Path, overrides: Sequence[str] = ()) -> SettingsT:
-    """Load the settings of a YAML file, with overrides such as "model.width=512".
+        Raises UserError with a line for each mistake: the setting, its value, what was expected, the nearest name.
+        """
+        path = existing_file(path, "--config")
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: expected sections such as 'model:' and 'data:', found {type(values).__name__}")
+        return cls.parse(values, overrides, where=str(path))
 
-    Raises UserError with a line for each mistake: the setting, its value, what was expected, the nearest valid name.
-    """
-    path = existing_file(path, "--config")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected sections such as 'model:' and 'data:', found {type(values).__name__}")
-    return parse(kind, values, overrides, where=str(path))
+    @classmethod
+    def parse(cls: type[SettingsT], values: dict[str, Any], overrides: Sequence[str], where: str) -> SettingsT:
+        """Validate values (as read from YAML) with overrides. `where` begins every error message."""
+        arguments = [o if o.startswith("--") or "=" not in o else f"--{o}" for o in overrides]
+        try:
+            return cls(_cli_prog_name="lcm", _cli_parse_args=arguments, _cli_exit_on_error=False, **values)
+        except SettingsError as error:
+            raise UserError(_explain_arguments(str(error), cls)) from error
+        except ValidationError as error:
+            raise UserError("\n".join(f"{where}: {_explain(e, cls)}" for e in error.errors())) from error
 
+    @classmethod
+    def from_command_line(
+        cls: type[SettingsT], parser: ArgumentParser, argv: Sequence[str] | None
+    ) -> tuple[Namespace, SettingsT]:
+        """Parse the parser's own options, and load `--config FILE` with overrides `--SECTION.SETTING VALUE …`.
 
-def from_command_line(
-    kind: type[SettingsT], parser: ArgumentParser, argv: Sequence[str] | None
-) -> tuple[Namespace, SettingsT]:
-    """Parse the parser's own options, and load `--config FILE` with overrides `--SECTION.SETTING VALUE …`.
-
-    --help lists the settings, too. Raises UserError as `load` does.
-    """
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        CliSettingsSource[Any](kind, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
-    args, overrides = parser.parse_known_args(words)
-    return args, load(kind, args.config, overrides)
-
-
-def parse(kind: type[SettingsT], values: dict[str, Any], overrides: Sequence[str], where: str) -> SettingsT:
-    """Validate values (as read from YAML) with overrides. `where` begins every error message."""
-    arguments = [o if o.startswith("--") or "=" not in o else f"--{o}" for o in overrides]
-    try:
-        return kind(_cli_prog_name="lcm", _cli_parse_args=arguments, _cli_exit_on_error=False, **values)
-    except SettingsError as error:
-        raise UserError(_explain_arguments(str(error), kind)) from error
-    except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {_explain(e, kind)}" for e in error.errors())) from error
+        --help lists the settings, too. Raises UserError as `load` does.
+        """
+        parser.add_argument(
+            "--config", required=True, metavar="FILE", help="a YAML file, such as configs/base_toy.yaml"
+        )
+        words = list(sys.argv[1:] if argv is None else argv)
+        if {"-h", "--help"} & set(words):
+            CliSettingsSource[Any](cls, root_parser=parser, cli_avoid_json=True)  # adds every setting to the help
+        args, overrides = parser.parse_known_args(words)
+        return args, cls.load(args.config, overrides)
 
 
 def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:

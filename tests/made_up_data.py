@@ -8,7 +8,7 @@ import numpy as np
 
 from lcm.batch import Batch
 from lcm.codec.text import SplitterSettings
-from lcm.config import Config, parse_config
+from lcm.config import Config
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard
 
@@ -92,7 +92,7 @@ def a_config(*folders: Path, **settings: object) -> Config:
     for name, value in settings.items():
         section, setting = name.split("__")
         values.setdefault(section, {})[setting] = value
-    return parse_config(values, [], where="test")
+    return Config.parse(values, [], where="test")
 
 
 def documents_in(batch: Batch) -> list[tuple[int, int, list[int], list[bool]]]:

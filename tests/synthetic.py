@@ -16,7 +16,7 @@ import torch
 
 from lcm.batch import PAD, Batch
 from lcm.codec.text import SplitterSettings
-from lcm.config import Config, load_config, parse_config
+from lcm.config import Config, load_config
 from lcm.data.manifest import CodecInfo, Manifest, NormalizerInfo
 from lcm.data.shards import Encoded, shard_name, write_shard
 from lcm.training.module import LCMModule
@@ -88,7 +88,7 @@ def tiny_config(data: Path | str, run: Path, *overrides: str) -> Config:
         },
         "run": {"dir": str(run), "seed": 7},
     }  # fmt: skip
-    return parse_config(values, overrides, where="tiny")
+    return Config.parse(values, overrides, where="tiny")
 
 
 def record_batches(path: Path, kill_at: tuple[int, int] | None = None) -> None:

@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from lcm import config as configuration
-from lcm.config import Config, load_config, parse_config, save_config
+from lcm.config import Config, load_config, save_config
 from lcm.errors import UserError
 from lcm.options import Section
 
@@ -13,7 +13,7 @@ TINY = {"model": {"kind": "base", "dim": 8, "width": 16, "heads": 2, "layers": 2
 
 
 def parse(values=None, *overrides):
-    return parse_config({**TINY, **(values or {})}, overrides, where="tiny.yaml")
+    return Config.parse({**TINY, **(values or {})}, overrides, where="tiny.yaml")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ TOWERS = {"kind": "two_tower", "dim": 16, "width": 16, "heads": 2, "context_laye
 )
 def test_mistakes_in_a_model_section_use_the_names_that_a_person_writes(model, overrides, message):
     with pytest.raises(UserError) as caught:
-        parse_config({"model": model}, overrides, where="tiny.yaml")
+        Config.parse({"model": model}, overrides, where="tiny.yaml")
     assert message in str(caught.value)
     assert "model.layers'" not in str(caught.value), "no setting of another family is suggested"
     assert "two_tower." not in str(caught.value)

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from synthetic import DIM, pack
 
 from lcm.batch import Batch
-from lcm.config import parse_config
+from lcm.config import Config
 from lcm.models import build_model
 from lcm.training.module import LCMModule
 
@@ -23,7 +23,7 @@ def config_with(*overrides):
         "trainer": {"max_steps": 1, "precision": "fp32", "devices": 1, "log_every": 1},
         "run": {"seed": 3},
     }
-    return parse_config(values, overrides, where="test")
+    return Config.parse(values, overrides, where="test")
 
 
 def module_with(*overrides):

@@ -16,7 +16,7 @@ from lcm.config import Config
 from lcm.data.dataset import PreparedData
 from lcm.errors import UserError
 from lcm.models import build_model
-from lcm.options import Option, add_options, from_command_line, options_from
+from lcm.options import Option, add_options, options_from
 from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
 from lcm.training.checkpoint import checkpoint_bytes
 from lcm.training.engine import check_strategy
@@ -177,6 +177,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add_options(parser, PlanOptions)
-    args, config = from_command_line(Config, parser, argv)
+    args, config = Config.from_command_line(parser, argv)
     plan(config, options_from(args, PlanOptions))
     return 0

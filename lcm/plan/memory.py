@@ -10,7 +10,7 @@ Sizes below.  whole: the weights, 4 bytes each · shard: the part of them that o
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 
-from lcm.config import Config, parse_config
+from lcm.config import Config
 from lcm.errors import UserError
 from lcm.plan.simulation import Device, SimulatedStep, simulate
 from lcm.training.engine import SHARDED, check_strategy, choose
@@ -151,7 +151,7 @@ class Job:
     def with_options(self, options: Options) -> "Job":
         """The job with these options at the end of its command line."""
         settings = [f"{name}={value}" for name, value in options.items() if "." in name]
-        config = parse_config(self.config.model_dump(mode="json", exclude_none=True), settings, where="lcm plan")
+        config = Config.parse(self.config.model_dump(mode="json", exclude_none=True), settings, where="lcm plan")
         nodes, gpus = options.get("--nodes", self.nodes), options.get("--gpus-per-node", self.gpus)
         return replace(self, config=config, nodes=int(nodes), gpus=int(gpus))
 

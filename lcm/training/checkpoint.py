@@ -22,7 +22,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from lcm.config import Config, parse_config
+from lcm.config import Config
 from lcm.errors import UserError
 from lcm.files import atomic_path, existing_file
 from lcm.models import build_from_tensors, save_model
@@ -211,7 +211,7 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
 def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False) -> Path:
     """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder."""
     checkpoint = open_checkpoint(checkpoint_path, trust)
-    config = parse_config(checkpoint["config"], [], where=str(checkpoint_path))
+    config = Config.parse(checkpoint["config"], [], where=str(checkpoint_path))
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model = build_from_tensors(config, tensors, Path(checkpoint_path))
     output = Path(output)

@@ -26,7 +26,6 @@ from lcm.config import Config
 from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.options import from_command_line
 from lcm.training import signals
 from lcm.training.callbacks import Checkpoints, Stopped
 from lcm.training.checkpoint import (
@@ -263,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="check configuration and data, write nothing")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train one step, write nothing")
-    args, config = from_command_line(Config, parser, argv)
+    args, config = Config.from_command_line(parser, argv)
     if args.check or args.dry_run:
         signals.ignore()
     if args.check:

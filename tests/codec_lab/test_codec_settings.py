@@ -8,7 +8,6 @@ from tiny_codec import model_with
 from lcm.codec_lab.training.optimizer import parameter_groups, rate, share_done
 from lcm.codec_lab.training.settings import CodecTraining, LimitSettings, OptimizerSettings
 from lcm.errors import UserError
-from lcm.options import load, parse
 
 FOLDER = Path(__file__).parents[2] / "configs" / "codec"
 LIMIT = {"limit": {"steps": 2}}
@@ -37,24 +36,24 @@ FROZEN = {**LIMIT, "freeze": "encoder", "start": "mini"}
 )
 def test_a_mistake_is_one_line_with_its_setting(values, overrides, message):
     with pytest.raises(UserError) as caught:
-        parse(CodecTraining, values, overrides, where="test")
+        CodecTraining.parse(values, overrides, where="test")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_environment_changes_nothing(monkeypatch):
     monkeypatch.setenv("START", "random")
-    assert parse(CodecTraining, LIMIT, [], where="test").start == "analytic"
+    assert CodecTraining.parse(LIMIT, [], where="test").start == "analytic"
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"--config=nowhere\.yaml: no such file"):
-        load(CodecTraining, "nowhere.yaml")
+        CodecTraining.load("nowhere.yaml")
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_codec_config_loads_and_opens_with_command_machines_hours_and_expectation(path):
-    load(CodecTraining, path)
+    CodecTraining.load(path)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for promised in ("command", "machines", "hours", "expect"):
         assert any(line.removeprefix("#").strip().startswith(promised) for line in header), promised

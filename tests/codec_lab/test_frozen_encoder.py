@@ -11,7 +11,7 @@ from tiny_codec import SIZES, settings_for
 from lcm.cli import main
 from lcm.codec import load_codec, storage
 from lcm.codec_lab.training.training import train_codec
-from lcm.config import parse_config
+from lcm.config import Config
 from lcm.errors import UserError
 from lcm.inference import load
 from lcm.prepare import command as prepare_module
@@ -90,7 +90,7 @@ def test_a_model_that_was_trained_on_its_starts_vectors_speaks_through_it(
         "trainer": {"max_steps": 2, "precision": "fp32", "devices": 1, "validate_every": 2},
         "run": {"dir": str(tmp_path / "run")},
     }
-    train(parse_config(values, (), where="test"))
+    train(Config.parse(values, (), where="test"))
     words = ["generate", "--model", str(tmp_path / "run"), "--text", SENTENCES[0], "--max-sentences", "2"]
     capsys.readouterr()
     assert main([*words, "--codec", str(decoder)]) == 0

@@ -9,7 +9,6 @@ import torch
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec_lab.similarity import PublicEncoder
 from lcm.codec_lab.training import CodecTraining
-from lcm.options import parse
 
 SUBJECTS = ("fox", "boat", "king", "river", "child", "stone")
 VERBS = ("sees", "finds", "loves", "makes", "takes")
@@ -67,7 +66,7 @@ def settings_for(folder, *overrides):
         "trainer": {"accelerator": "cpu", "validate_every": 3, "checkpoint_every": 3, "log_every": 1},
         "run": {"dir": str(folder / "run")},
     }
-    return parse(CodecTraining, values, overrides, where="settings")
+    return CodecTraining.parse(values, overrides, where="settings")
 
 
 def model_with(seed=0):

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from synthetic import DIM, pack, tiny_config, write_data
 
 from lcm.cli import main
-from lcm.config import parse_config, save_config
+from lcm.config import Config, save_config
 from lcm.errors import UserError
 from lcm.models import build_model, load_model, save_model
 from lcm.models.interface import Sampling
@@ -19,7 +19,7 @@ from lcm.training.run import train
 @pytest.fixture
 def config():
     values = {"model": {"kind": "base", "dim": DIM, "width": 16, "heads": 2, "layers": 1}}
-    return parse_config(values, [], where="test")
+    return Config.parse(values, [], where="test")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def other_config(folder, override):
 
 def test_a_file_with_too_many_tensors_belongs_to_another_model(model, config, tmp_path):
     save_model(tmp_path, model.state_dict(), config)
-    save_config(parse_config(config.model_dump(mode="json"), ["model.dim=4"], where="test"), tmp_path / "config.yaml")
+    save_config(Config.parse(config.model_dump(mode="json"), ["model.dim=4"], where="test"), tmp_path / "config.yaml")
     with pytest.raises(UserError, match="the file belongs to another model"):
         load_model(tmp_path)
 

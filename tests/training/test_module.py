@@ -15,7 +15,7 @@ from synthetic import pack
 from tiny_training import LENGTHS, fit, micro_batches, module_with, stub_trainer, weights
 from torch import nn
 
-from lcm.config import parse_config
+from lcm.config import Config
 from lcm.models import build_model
 from lcm.training.engine import FSDP
 from lcm.training.module import LCMModule
@@ -172,7 +172,7 @@ def test_divergence_is_explained_in_one_line():
 def test_flops_of_a_concept():
     """6 per parameter and 12 · layers · width · slots (Chowdhery et al. 2022)."""
     with torch.device("meta"):
-        model = build_model(parse_config({"model": {"kind": "base"}}, [], where="test").model)
+        model = build_model(Config.parse({"model": {"kind": "base"}}, [], where="test").model)
     assert model.training_flops(slots=128) == 6 * 1_649_185_792 + 12 * 32 * 2048 * 128
 
 

@@ -1,4 +1,4 @@
-"""Training a codec, new or existing: `train_codec(load(CodecTraining, "configs/codec/mini.yaml"))`.
+"""Training a codec, new or existing: `train_codec(CodecTraining.load("configs/codec/mini.yaml"))`.
 
     corpus → sentences → pieces → batches of one length → SonarText → cross-entropy and other terms → a codec folder
 

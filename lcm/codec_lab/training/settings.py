@@ -1,6 +1,6 @@
 """One YAML file, one frozen record: everything that defines the training of a codec.
 
-settings = load(CodecTraining, "configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
+settings = CodecTraining.load("configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
 """
 
 from typing import Annotated, Any, Literal
