@@ -3,17 +3,14 @@
 Used if any shard is behind a URL. A local shard is opened by lcm.data.loader when a row needs it.
 """
 
-import itertools
-import json
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch import distributed
 
 from lcm.data.order import RowOrder, Step
 from lcm.data.remote import Unreachable
@@ -28,12 +25,7 @@ INDEX_THREADS = 8
 MOST_OPEN = 400
 """Shards of the largest group: two groups may be open, and a process may usually have 1,024 files open."""
 
-_POLL = 0.02
-"""Seconds between two checks that the other ranks have published."""
-
 _T = TypeVar("_T")
-_exchanges = itertools.count()
-"""Numbers the exchanges of this rank. All ranks have the same ones in the same order."""
 
 
 def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
@@ -180,8 +172,7 @@ class Prefetcher:
                 f"{line}; data.skip_dead=true trains without such shards, and data.retries tries more often"
             )
         if self.skip_dead and self.world_size > 1:
-            name = f"{next(_exchanges)}/{epoch}/{group}"
-            reasons = exchange(_get_default_store(), self.rank, self.world_size, reasons, name)
+            reasons = exchange(reasons)
         self._report(shards, reasons)
         if self._fetches_ahead:
             following = (epoch, group + 1) if group + 1 < self.order.groups else (epoch + 1, 0)
@@ -216,14 +207,8 @@ class Prefetcher:
         self._last_was_dead = is_dead
 
 
-def exchange(store: Store, rank: int, world_size: int, reasons: dict[int, str], name: str) -> dict[int, str]:
-    """The dead shards of all ranks, with a reason each. A rank publishes its own before it waits: no deadlock.
-
-    name: of this exchange, the same on all ranks, and never used before in this store
-    """
-    store = PrefixStore(f"lcm/dead/{name}", store)
-    store.set(str(rank), json.dumps(reasons))
-    ranks = [str(other) for other in range(world_size)]
-    while not store.check(ranks):  # Store.wait would keep this connection, which the watchdog uses, too
-        time.sleep(_POLL)
-    return {int(number): line for other in ranks for number, line in json.loads(store.get(other)).items()}
+def exchange(reasons: dict[int, str]) -> dict[int, str]:
+    """The dead shards of all ranks, with a reason each. A collective."""
+    every: list[dict[int, str]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(every, reasons)
+    return {number: line for found in every for number, line in found.items()}

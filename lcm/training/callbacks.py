@@ -1,7 +1,6 @@
 """When a run is saved, and when it stops before its end."""
 
 import math
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -54,15 +53,6 @@ class Agreement:
         self._pending = largest, started
         return answer
 
-    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """The numbers of every rank, by rank. Waits for all ranks."""
-        own = torch.tensor(numbers, dtype=torch.float64)
-        if self._group is None:
-            return [own.tolist()]
-        gathered = [torch.empty_like(own) for _ in range(self._group.size())]
-        dist.all_gather(gathered, own, self._group)
-        return [each.tolist() for each in gathered]
-
 
 class Checkpoints(Checkpoint):
     """last.ckpt every `every` steps and after the final one; best.ckpt and model.safetensors at each lowest val/loss.
@@ -96,19 +86,19 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self.copied = trainer.global_step
         self.agreement = Agreement(trainer.world_size, collective_timeout(self.settings))
-        self._check_same_start(trainer)
+        self._check_same_start(trainer, pl_module)
         if trainer.world_size > 1:
             self.watchdog = signals.Watchdog(trainer.global_rank, trainer.world_size, self.settings.patience)
             self.watchdog.start(trainer.global_step)
 
-    def _check_same_start(self, trainer: L.Trainer) -> None:
+    def _check_same_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take rank 0's best score. Raises UserError where ranks resume from different steps.
 
         Each rank looks for checkpoints by itself, and ranks on other nodes may see other files.
         """
-        assert self.agreement is not None
-        found = self.agreement.gather([float(trainer.global_step), float(self.best)])
-        steps, self.best = [int(step) for step, _ in found], found[0][1]
+        own = torch.tensor([trainer.global_step, self.best], dtype=torch.float64)
+        starts = pl_module.all_gather(own).view(-1, 2).tolist()  # type: ignore[union-attr]  # of a tensor, a tensor
+        steps, self.best = [int(step) for step, _ in starts], starts[0][1]
         if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
             raise UserError(
                 f"rank 0 begins after step {steps[0]:,}, rank {other[0]} after step {steps[other[0]]:,}; "
@@ -123,8 +113,7 @@ class Checkpoints(Checkpoint):
             self.watchdog.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if self.watchdog is not None:
-            self.watchdog.stop()
+        self.teardown(trainer, pl_module, "fit")
 
     def _beat(self, trainer: L.Trainer, reads: bool = True) -> None:
         if self.watchdog is not None:

@@ -72,12 +72,9 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
         return None
 
-    def clipped_norm(self) -> float | None:
+    def own_clipping(self) -> tuple[float | None, int]:
         norm = self.deepspeed_engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
-
-    def engine_skipped_steps(self) -> int:
-        return int(self.deepspeed_engine.skipped_steps)
+        return None if norm is None else float(norm), int(self.deepspeed_engine.skipped_steps)
 
     # ---- devices ----
 

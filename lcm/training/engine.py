@@ -111,16 +111,14 @@ class Engine:
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor | None:
         """Clip the gradients by their norm over all parameters, and return the norm before clipping.
 
-        None where the engine clips by itself; `clipped_norm` has the norm after the step.
+        None where the engine clips by itself; `own_clipping` has the norm after the step.
         """
         return clip_grad_norm_(parameters, max_norm)
 
-    def clipped_norm(self) -> float | None:
-        """Gradient norm of the newest step, where the engine clips by itself."""
-        return None
-
-    def engine_skipped_steps(self) -> int | None:
-        """Steps that the engine has skipped by itself since the start, because their gradient was not finite."""
+    def own_clipping(self) -> tuple[float | None, int] | None:
+        """Where the engine clips by itself: the newest step's gradient norm, and the number of steps that it has skipped
+        since the start, because theirs was not finite.
+        """
         return None
 
 

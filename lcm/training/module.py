@@ -38,9 +38,9 @@ class LCMModule(L.LightningModule):
     #   on_load_checkpoint            resume: metrics, skipped steps, Lightning's count of micro-batches
     #   configure_optimizers          AdamW
     #   on_train_start                settings of the optimizer from the configuration; start the clock
-    #     on_train_batch_start        every micro-batch: learning rate
     #     training_step               every micro-batch: seed dropout, advance the data, forward, scale the loss
     #     (Lightning: backward)
+    #     on_before_optimizer_step    every optimizer step: learning rate
     #     configure_gradient_clipping every optimizer step: clip, or skip the step where the norm is not finite
     #     (Lightning: optimizer.step)
     #     on_train_batch_end          every optimizer step: count skipped steps, report
@@ -55,6 +55,7 @@ class LCMModule(L.LightningModule):
         self.config = config
         self.model = model
         self._fill_buffers = fill_buffers
+        self._holds_all_weights = True
         self.reported: dict[str, float] = {}
         self._step_targets = self._step_loss = torch.zeros(())
         self._gradient_norm = torch.zeros(())
@@ -75,9 +76,9 @@ class LCMModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the model block by block and shard each one, with the same weights: no rank ever holds all of it."""
         shard = self._engine.shard_fn
+        self._holds_all_weights = shard is None
         if shard is None or self._fill_buffers is None:
             return
-
         torch.manual_seed(self.config.run.seed)
         self.model = build_model(self.config.model, shard)
         self._prepare_blocks(self.model)
@@ -100,11 +101,6 @@ class LCMModule(L.LightningModule):
         for group, wanted in zip(self.trainer.optimizers[0].param_groups, fresh.param_groups, strict=True):
             group.update({name: value for name, value in wanted.items() if name != "params"})
         self._restart_clock()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        lr = learning_rate(self.global_step, self.config.optimizer, self.config.trainer.max_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the mean loss over all targets of the optimizer step.
@@ -159,9 +155,13 @@ class LCMModule(L.LightningModule):
 
         Its cache holds the weights in bf16 until the pass is over: too much where ranks hold shards.
         """
-        holds_all_weights = self._engine.shard_fn is None
         enabled = self.config.trainer.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=holds_all_weights)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=self._holds_all_weights)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        lr = learning_rate(self.global_step, self.config.optimizer, self.config.trainer.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
 
     def configure_gradient_clipping(
         self,
@@ -191,13 +191,14 @@ class LCMModule(L.LightningModule):
 
     def _count_engine_skips(self) -> None:
         """Read the gradient norm and the skipped steps of an engine that clips by itself."""
-        if (norm := self._engine.clipped_norm()) is not None:
+        if (clipped := self._engine.own_clipping()) is None:
+            return
+        norm, skipped = clipped
+        if norm is not None:
             self._gradient_norm = torch.tensor(norm)
-        if (skipped := self._engine.engine_skipped_steps()) is not None:
-            skips = skipped - self._skipped_by_engine
-            self._skipped_by_engine = skipped
-            self._skipped = self._skipped + skips
-            self._skipped_in_a_row = (self._skipped_in_a_row + 1) * skips
+        skips, self._skipped_by_engine = skipped - self._skipped_by_engine, skipped
+        self._skipped = self._skipped + skips
+        self._skipped_in_a_row = (self._skipped_in_a_row + 1) * skips
 
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self.config.optimizer)

@@ -12,8 +12,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def train(config: Config) -> Path:
     if config.trainer.precision == "bf16" and device.type == "cpu":
         say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
     try:
-        with quiet_lightning(), closing_files(trainer):
+        with quiet_lightning(), ExitStack() as stack:
+            stack.callback(trainer.strategy.checkpoint_io.teardown)  # finishes writing; FSDP's own would not
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Stopped as stopped:
         return _requeue_or_raise(stopped, folder, trainer.is_global_zero)
@@ -86,17 +87,6 @@ def train(config: Config) -> Path:
     if trainer.is_global_zero and best.is_file():
         write_card(folder, parameters, module.config, open_checkpoint(best))
     return folder
-
-
-@contextmanager
-def closing_files(trainer: L.Trainer) -> Iterator[None]:
-    """Finish writing checkpoints, however training ends."""
-    try:
-        yield
-    finally:
-        io = trainer.strategy.checkpoint_io
-        assert isinstance(io, AtomicCheckpointIO)
-        io.wait()
 
 
 def _requeue_or_raise(stopped: Stopped, folder: Path, is_global_zero: bool) -> Path:

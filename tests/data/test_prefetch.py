@@ -4,16 +4,15 @@ import csv
 import os
 import subprocess
 import sys
-import threading
 import time
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
 import torch
-from ranks import Run, train_together
+from ranks import Run, start, train_together, wait_together
 from serving import ALWAYS, served
 from synthetic import tiny_config, write_data
-from torch.distributed import HashStore
 
 from lcm.config import save_config
 from lcm.data.dataset import PreparedData
@@ -25,19 +24,19 @@ from lcm.training.run import train
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_rank_learns_of_every_dead_shard():
-    """Three ranks as threads, three times over."""
-    store, found = HashStore(), {}
-    lost = [[{1: "a"}, {}, {}], [{}, {2: "b"}, {1: "c", 3: "d"}], [{}, {}, {}]]
+LOST = [[{1: "a"}, {}, {}], [{}, {2: "b"}, {1: "c", 3: "d"}], [{}, {}, {}]]
 
-    def work(rank):
-        found[rank] = [exchange(store, rank, 3, own[rank], f"{use}") for use, own in enumerate(lost)]
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def exchange_three_times(found):
+    rank = int(os.environ["LOCAL_RANK"])
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=3)
+    Path(f"{found}.{rank}").write_text(repr([exchange(own[rank]) for own in LOST]))
+
+
+def test_every_rank_learns_of_every_dead_shard(tmp_path):
+    """Three ranks, three times over."""
+    wait_together(start(exchange_three_times, str(tmp_path / "found"), tmp_path, 3), tmp_path)
+    found = [literal_eval((tmp_path / f"found.{rank}").read_text()) for rank in range(3)]
     assert [set(all_lost) for all_lost in found[0]] == [{1}, {1, 2, 3}, set()]
     assert found[0] == found[1] == found[2]
 

@@ -60,6 +60,7 @@ def test_autocast_caches_weights_only_where_a_rank_holds_all_of_them(strategy, k
     module = module_with("trainer.precision=bf16")
     module.trainer = stub_trainer(1, 2, 0)
     module.trainer.strategy = strategy
+    module.configure_model()
     with module._autocast():
         assert torch.is_autocast_cache_enabled() == kept
 

@@ -115,15 +115,15 @@ def rows_of_steps(lines):
 
 
 def broken_at(step):
-    """An `on_train_batch_start` that fails at this step."""
-    original = LCMModule.on_train_batch_start
+    """A `training_step` that fails at this step."""
+    original = LCMModule.training_step
 
-    def on_train_batch_start(self, batch, batch_idx):
+    def training_step(self, batch, batch_idx):
         if self.global_step == step:
             raise RuntimeError("power cut")
         return original(self, batch, batch_idx)
 
-    return on_train_batch_start
+    return training_step
 
 
 def test_accumulation_and_workers_may_change_at_a_resume(data, tmp_path, recorded, monkeypatch):
@@ -132,7 +132,7 @@ def test_accumulation_and_workers_may_change_at_a_resume(data, tmp_path, recorde
     narrow = ["model.dropout=0", "data.rows=2", "trainer.accumulate=3", "data.workers=2"]
     straight = recorded(tiny_config(data, tmp_path / "straight", *wide))
     with monkeypatch.context() as patch:
-        patch.setattr(LCMModule, "on_train_batch_start", broken_at(6))
+        patch.setattr(LCMModule, "training_step", broken_at(6))
         with pytest.raises(RuntimeError, match="power cut"):
             train(tiny_config(data, tmp_path / "resumed", *narrow))
     resumed = recorded(tiny_config(data, tmp_path / "resumed", *wide))
