@@ -7,7 +7,7 @@ One JSON line for each number. DIR is a checkout of this repository, of today or
 files of lcm/ in which a function was called:
 
 document   everything `lcm prepare` calls, in the command and in its worker
-row        everything between the training loader being opened and the model's loss being called
+row        everything between the first batch being asked of the training loader and the model's loss being called
 concept    everything `lcm generate` calls to answer one prompt
 loss       everything a Two-Tower calls for the loss of one batch
 """
@@ -55,7 +55,7 @@ overrides = [f"data.path={data}", "data.workers=0", "data.slots=16", "data.rows=
 config = load_config(path, overrides)
 data = ConceptData(config, predicts_first=True)
 model = build_model(config.model)
-loss, opened = model.loss, data.train_dataloader
+loss = model.loss
 
 def recorded_loss(batch):
     house_hook.on[0] = way == "loss"
@@ -63,13 +63,14 @@ def recorded_loss(batch):
     house_hook.on[0] = False
     return result
 
-def recorded_loader():
-    house_hook.on[0] = way == "row"
-    return opened()
+class Begin(L.Callback):
+    def on_train_epoch_start(self, *_):  # the last hook before the first batch
+        house_hook.on[0] = way == "row"
 
-model.loss, data.train_dataloader = recorded_loss, recorded_loader
+model.loss = recorded_loss
 settings = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-trainer = L.Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, num_sanity_val_steps=0, **settings)
+settings |= {"limit_val_batches": 0, "num_sanity_val_steps": 0, "callbacks": [Begin()]}
+trainer = L.Trainer(accelerator="cpu", max_steps=1, **settings)
 trainer.fit(LCMModule(config, model), datamodule=data)
 """
 

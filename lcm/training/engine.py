@@ -116,9 +116,7 @@ class Engine:
         return clip_grad_norm_(parameters, max_norm)
 
     def own_clipping(self) -> tuple[float | None, int] | None:
-        """Where the engine clips by itself: the newest step's gradient norm, and the number of steps that it has skipped
-        since the start, because theirs was not finite.
-        """
+        """Where the engine clips by itself: the newest gradient norm, and how many steps it has skipped by now."""
         return None
 
 

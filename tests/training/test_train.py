@@ -59,7 +59,7 @@ def test_the_model_gets_normalizer_and_end_of_text_of_its_data(data, tmp_path):
     assert model.normalizer.location.tolist() == [0.25] * 8
     assert model.normalizer.scale.tolist() == [2.0] * 8
     assert torch.equal(model.end_of_text, expected.end_of_text.float())
-    assert saved.codec == expected.codec
+    assert saved.codec == expected.prepared.codec
     assert saved.data.path == (str(data),)
 
 
