@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from lcm.errors import UserError
 from lcm.files import existing_file
@@ -18,14 +18,6 @@ from lcm.prepare import Refused, read_rows
 
 CHUNK = 512
 """Texts of a file that are continued together; the output is written after each chunk."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A row of the input file. Its id stays as it was written: text or number."""
-
-    id: str | int
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +67,30 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, GenerateOptions), sampling=options_from(args, Sampling))
     if source.text is not None and command.output:
         raise UserError(f"--output={command.output} goes with --input; the continuation of --text is printed")
-    prompts = [Prompt(id="text", text=source.text)] if source.text is not None else read_prompts(source.input or "")
+    prompts = [("text", source.text)] if source.text is not None else read_prompts(source.input or "")
     lcm = load(command.model, codec=command.codec)
     if command.bank:
         lcm.bank = Bank.from_shards(command.bank, codec=lcm.record.fingerprint)
     if source.text is not None:
-        (generation,) = lcm.continue_texts([prompts[0].text], options)
-        print(json.dumps(as_row(prompts[0], generation), ensure_ascii=False) if command.json else plain(generation))
+        (generation,) = lcm.continue_texts([source.text], options)
+        print(as_json("text", generation) if command.json else plain(generation))
         return 0
     with open(command.output, "w", encoding="utf-8") if command.output else nullcontext(sys.stdout) as out:
         for start in range(0, len(prompts), CHUNK):
             batch = prompts[start : start + CHUNK]
-            generations = lcm.continue_texts([prompt.text for prompt in batch], options)
-            for prompt, generation in zip(batch, generations, strict=True):
-                print(json.dumps(as_row(prompt, generation), ensure_ascii=False), file=out)
+            generations = lcm.continue_texts([text for _, text in batch], options)
+            for (name, _), generation in zip(batch, generations, strict=True):
+                print(as_json(name, generation), file=out)
             out.flush()
             print(f"{start + len(batch)} of {len(prompts)} texts", file=sys.stderr)
     return 0
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a file of {id, text}. Raises UserError with the number of the first row that is something else."""
+def read_prompts(path: str | Path) -> list[tuple[str | int, str]]:
+    """Read a file of {id, text}; an id stays text or a number, as it was written.
+
+    Raises UserError with the number of the first row that is something else.
+    """
     path = existing_file(path, "--input")
     prompts = []
     for number, row in read_rows(path):
@@ -106,16 +101,16 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             raise UserError(f'--input={path}:{number}: expected {{"id": …, "text": "…"}} with a text that is not empty')
         if not isinstance(name, str | int):
             raise UserError(f"--input={path}:{number}: id={name!r}: expected text or a number")
-        prompts.append(Prompt(id=name, text=text))
+        prompts.append((name, text))
     if not prompts:
         raise UserError(f"--input={path}: empty; expected one {{id, text}} a line")
     return prompts
 
 
-def as_row(prompt: Prompt, generation: Generation) -> dict[str, Any]:
+def as_json(name: str | int, generation: Generation) -> str:
     """A line of the output file."""
-    return {
-        "id": prompt.id,
+    row = {
+        "id": name,
         "text": generation.text,
         "sentences": generation.sentences,
         "nearest": generation.nearest,
@@ -123,6 +118,7 @@ def as_row(prompt: Prompt, generation: Generation) -> dict[str, Any]:
         "stop": generation.stop_reason,
         **({} if generation.roundtrip is None else {"roundtrip": round(generation.roundtrip, 4)}),
     }
+    return json.dumps(row, ensure_ascii=False)
 
 
 def plain(generation: Generation) -> str:

@@ -52,7 +52,9 @@ def generate(
 ) -> list[Generated]:
     """Continue a batch of prompts of any lengths; each result is what its prompt would give alone.
 
-    Finished rows leave the batch. Raises UserError if the model predicts NaN or infinity.
+    Finished rows leave the batch. A concept that would end a text before `min_sentences` loses its part in the
+    direction of the end of text, as a language model is forbidden a token. Raises UserError if the model predicts NaN
+    or infinity.
     """
     kept: list[list[Float[Tensor, " D"]]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["length" for _ in prompts]
@@ -60,6 +62,7 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # the prompt of each unfinished row
     context = model.prefill(prompts)
     previous = torch.stack([prompt[-1] for prompt in prompts]).to(device)
+    end = model.end_of_text / model.end_of_text.norm()
     repetition = math.inf if stop.repetition_threshold is None else stop.repetition_threshold
     for count in range(stop.max_sentences):
         concepts = model.next(context, sampling)
@@ -70,32 +73,20 @@ def generate(
         ends = cosine_similarity(concepts, model.end_of_text, dim=1) >= stop.end_threshold
         repeats = cosine_similarity(concepts, previous, dim=1) >= repetition
         if count < stop.min_sentences:
-            concepts = torch.where(ends[:, None], _without_end(concepts, model.end_of_text), concepts)
+            concepts = torch.where(ends[:, None], concepts - (concepts @ end)[:, None] * end, concepts)
             going = torch.ones_like(ends)
         else:
             going = ~(ends | repeats)
-        for row, concept, goes, end in zip(rows.tolist(), concepts, going.tolist(), ends.tolist(), strict=True):
+        for row, concept, goes, is_end in zip(rows.tolist(), concepts, going.tolist(), ends.tolist(), strict=True):
             if goes:
                 kept[row].append(concept)
             else:
-                reasons[row] = "end" if end else "repetition"
+                reasons[row] = "end" if is_end else "repetition"
         stay = going.nonzero().squeeze(1)
         if not len(stay) or count + 1 == stop.max_sentences:
             break
         if len(stay) < len(rows):
             context, concepts, rows = context.select(stay), concepts[stay], rows[stay]
         context, previous = model.extend(context, concepts), concepts
-    empty = model.end_of_text.new_empty(0, model.dim)
-    return [
-        Generated(torch.stack(vectors) if vectors else empty, reason)
-        for vectors, reason in zip(kept, reasons, strict=True)
-    ]
-
-
-def _without_end(concepts: Float[Tensor, "B D"], end_of_text: Float[Tensor, " D"]) -> Float[Tensor, "B D"]:
-    """Remove the end-of-text direction from concepts that would end a text before `min_sentences`.
-
-    The counterpart of forbidding a token.
-    """
-    end = end_of_text / end_of_text.norm()
-    return concepts - (concepts @ end)[:, None] * end
+    vectors = [torch.stack(concepts) if concepts else end.new_empty(0, model.dim) for concepts in kept]
+    return [Generated(*result) for result in zip(vectors, reasons, strict=True)]

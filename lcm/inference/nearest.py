@@ -49,9 +49,7 @@ class Bank:
         codec: fingerprint that the folders' codec must have
         Raises UserError for a folder that is not a data set, has no such split, or was made by another codec.
         """
-        seen = {END_OF_TEXT, PROMPT_SUFFIX}
-        sentences: list[str] = []
-        vectors: list[np.ndarray] = []
+        found: dict[str, np.ndarray] = {}
         for folder in folders:
             manifest = open_dataset(folder)
             made = manifest.codec
@@ -59,19 +57,15 @@ class Bank:
                 raise UserError(f"bank {folder}: made by codec '{made.name}' ({made.fingerprint}), expected {codec}")
             shards = shards_at(folder, manifest.shards(split), ShardCache())
             for document in (document for shard in shards for document in read_shard(shard.fetch())):
-                new = []
-                for place, sentence in enumerate(document.sentences):
-                    if sentence not in seen:
-                        seen.add(sentence)
-                        new.append(place)
-                sentences += [document.sentences[place] for place in new]
-                vectors.append(document.vectors[new])
-                if limit is not None and len(sentences) > limit:
+                for sentence, vector in zip(document.sentences, document.vectors, strict=True):
+                    if sentence not in (END_OF_TEXT, PROMPT_SUFFIX):
+                        found.setdefault(sentence, vector)
+                if limit is not None and len(found) > limit:
                     print(f"bank: the first {limit:,} distinct sentences; there are more", file=sys.stderr)
-                    return cls(sentences[:limit], torch.from_numpy(np.concatenate(vectors)[:limit]))
-        if not sentences:
+                    return cls(list(found)[:limit], torch.from_numpy(np.stack(list(found.values())[:limit])))
+        if not found:
             raise UserError(f"bank {', '.join(map(str, folders))}: no sentences in its {split} split")
-        return cls(sentences, torch.from_numpy(np.concatenate(vectors)))
+        return cls(list(found), torch.from_numpy(np.stack(list(found.values()))))
 
     def nearest(self, vectors: Float[Tensor, "n D"], k: int = 1) -> tuple[list[list[str]], Float[Tensor, "n k"]]:
         """Find the k sentences closest to each vector, the closest first, and their cosines.

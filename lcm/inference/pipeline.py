@@ -133,7 +133,6 @@ class LCM:
         return self.continue_texts(texts, GenerateOptions(**options))
 
     def continue_texts(self, texts: Sequence[str], options: GenerateOptions) -> list[Generation]:
-        """`generate_many` with its options in one record."""
         if not texts:
             return []
         resolve_sampling(options.sampling, self.model.defaults)  # first, as the bank: either may raise
@@ -160,16 +159,15 @@ class LCM:
 
         "[MODEL]:" is in the language of the training data whatever the text's, as in training.
         """
-        suffix = [self.record.prompt_suffix] if self._answers(task) else []
         split = [self.splitter.split(text) for text in texts]
         for number, sentences in enumerate(split, start=1):
             if not sentences:
                 raise UserError(f"text {number} of {len(texts)} is empty; expected at least one sentence")
-        flat = [sentence for sentences in split for sentence in sentences + suffix]
-        own, of_suffix = lang or self.record.lang, [self.record.lang] * len(suffix)
-        langs = [code for sentences in split for code in [own] * len(sentences) + of_suffix]
-        vectors = self.codec.encode(flat, lang=langs)
-        return list(torch.split(vectors, [len(sentences) + len(suffix) for sentences in split]))
+        suffix = [(self.record.prompt_suffix, self.record.lang)] if self._answers(task) else []
+        prompts = [[(sentence, lang or self.record.lang) for sentence in sentences] + suffix for sentences in split]
+        flat, langs = zip(*(pair for prompt in prompts for pair in prompt), strict=True)
+        vectors = self.codec.encode(list(flat), lang=list(langs))
+        return list(torch.split(vectors, [len(prompt) for prompt in prompts]))
 
     def shorten(
         self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, task: Task | None
@@ -196,14 +194,12 @@ class LCM:
     def continue_concepts(
         self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
     ) -> list[Generated]:
-        """Run the generation loop in batches of ROWS prompts of similar length, on the model's device."""
-        device = self.model.end_of_text.device
+        """Run the generation loop in batches of ROWS prompts of similar length."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         results: dict[int, Generated] = {}
         for start in range(0, len(order), ROWS):
             chosen = order[start : start + ROWS]
-            batch = generate(self.model, [prompts[i].to(device) for i in chosen], stop, sampling)
-            results |= zip(chosen, batch, strict=True)
+            results |= zip(chosen, generate(self.model, [prompts[i] for i in chosen], stop, sampling), strict=True)
         return [results[i] for i in range(len(prompts))]
 
     def best_of(
@@ -218,10 +214,9 @@ class LCM:
             return self.continue_concepts(prompts, stop, sampling), [None] * len(prompts)
         seeds = [sampling.seed, *(derive_seed(sampling.seed, number) for number in range(1, samples))]
         drawn = [self.continue_concepts(prompts, stop, replace(sampling, seed=seed)) for seed in seeds]
-        distances = [self._round_trip_distances(results) for results in drawn]
-        best = [min(range(samples), key=lambda sample: distances[sample][i]) for i in range(len(prompts))]
-        least = [distances[sample][i] for i, sample in enumerate(best)]
-        return [drawn[sample][i] for i, sample in enumerate(best)], [d if d < math.inf else None for d in least]
+        measured = [zip(results, self._round_trip_distances(results), strict=True) for results in drawn]
+        best = [min(of_one, key=lambda pair: pair[1]) for of_one in zip(*measured, strict=True)]
+        return [result for result, _ in best], [d if d < math.inf else None for _, d in best]
 
     def round_trip(self, vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """encode(decode(vectors)), in the language of the training data."""
@@ -243,21 +238,15 @@ class LCM:
         beam: beams of the codec's decoder; None takes the bank's sentences instead
         """
         vectors = torch.cat([result.vectors for result in results]).cpu()
-        near, similarity = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
-        nearest = [sentences[0] for sentences in near]
-        decoded = nearest if beam is None else self.codec.decode(vectors, lang=lang or self.record.lang, beam=beam)
+        real, cosines = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
+        closest = [sentences[0] for sentences in real]
+        decoded = closest if beam is None else self.codec.decode(vectors, lang=lang or self.record.lang, beam=beam)
         generations, start = [], 0
         for result in results:
             part = slice(start, start + len(result.vectors))
-            generations.append(
-                Generation(
-                    text=" ".join(decoded[part]),
-                    sentences=decoded[part],
-                    nearest=nearest[part] if bank else None,
-                    similarity=similarity[part, 0].tolist() if bank else None,
-                    stop_reason=result.reason,
-                )
-            )
+            nearest = closest[part] if bank else None
+            similarity = cosines[part, 0].tolist() if bank else None
+            generations.append(Generation(" ".join(decoded[part]), decoded[part], nearest, similarity, result.reason))
             start = part.stop
         return generations
 

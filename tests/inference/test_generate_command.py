@@ -18,7 +18,7 @@ from lcm.options import option_name, options_from
 
 def test_lines_of_the_input_file_keep_their_ids(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "One."}\n\n{"text": "Two."}\n{"id": 7, "text": "Three."}\n')
-    assert [(p.id, p.text) for p in read_prompts(tmp_path / "in.jsonl")] == [("a", "One."), (3, "Two."), (7, "Three.")]
+    assert read_prompts(tmp_path / "in.jsonl") == [("a", "One."), (3, "Two."), (7, "Three.")]
 
 
 @pytest.mark.parametrize(
