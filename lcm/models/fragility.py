@@ -7,7 +7,6 @@ Its output F(z) = 1 − E score lies between 0, robust to all noise, and 1, lost
 leave [0.97, 1].
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -69,8 +68,7 @@ def save_fragility(
     """Write the network atomically, with the codec and the normalizer of the vectors it was fitted to."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer.state_dict().items()}
-    tensors |= {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = nn.ModuleDict({"network": network, "normalizer": normalizer}).state_dict()
     metadata = {"kind": KIND, "codec": codec, "fingerprint": fingerprint, "dim": str(network.dim)}
     with atomic_path(path) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
@@ -105,12 +103,7 @@ def load_fragility(
             f"{fingerprint}{again}"
         )
     network, fitted = FragilityNetwork(dim), Normalizer(dim)
-    network.load_state_dict(_part(tensors, "network."))
-    fitted.load_state_dict(_part(tensors, "normalizer."))
+    nn.ModuleDict({"network": network, "normalizer": fitted}).load_state_dict(tensors)
     if normalizer is not None:
         network.move(fitted, normalizer)
     return network
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -22,6 +22,9 @@ from lcm.models.one_tower import Conditioning, InterleavedLCM
 from lcm.models.quantizer import ResidualQuantizer, load_quantizer
 from lcm.models.transformer import BlockHook, no_hook
 
+COLD = 1e-6
+"""Stands for a temperature of 0, by which fp32 cannot divide."""
+
 
 @dataclass(frozen=True)
 class QuantSampling:
@@ -40,11 +43,11 @@ class QuantLCM(InterleavedLCM):
 
     defaults: ClassVar[QuantSampling]
 
-    def __init__(self, config: QuantConfig, outputs: int, on_block: BlockHook) -> None:
+    def __init__(self, config: QuantConfig, on_block: BlockHook = no_hook) -> None:
         super().__init__(config, nn.Embedding(config.codebooks + 1, config.step_width), on_block)
         self.config = config
         self.quantizer = ResidualQuantizer(config.codebooks, config.units, config.dim)
-        self.post = nn.Linear(config.width, outputs)
+        self.post = nn.Linear(config.width, config.dim if config.kind == "quant_c" else config.units)
 
     def load_fitted(self, fingerprint: str) -> None:
         setting = f"model.quantizer={self.config.quantizer}"
@@ -68,12 +71,12 @@ class QuantLCM(InterleavedLCM):
         k, dropped = self.draw_codebooks(batch.row, z.shape[1])
         index = batch.targets(self.predicts_first).flatten().nonzero()[:, 0]
         concepts, k = z.flatten(0, 1)[index], k.flatten()[index]
-        targets = self.quantizer.targets(concepts, k)
+        sums, units = self.quantizer.targets(concepts, k)
         codebooks, which = torch.unique(k, return_inverse=True)
         step = embedding(which, self.step_inputs(codebooks + 1))
-        inputs = self.trunk.inputs(targets.sums, step, pos.flatten()[index])
+        inputs = self.trunk.inputs(sums, step, pos.flatten()[index])
         states = self.trunk(clean, inputs, batch.doc, pos, index, dropped & self.training)
-        return self.losses(self.post(states).float(), concepts, targets.units)
+        return self.losses(self.post(states).float(), concepts, units)
 
     def draw_codebooks(
         self, row: Int[Tensor, " B"], slots: int
@@ -92,10 +95,8 @@ class QuantLCM(InterleavedLCM):
         """The loss of the network's output for concepts z, whose next units are `units`."""
 
     @abstractmethod
-    def scores(
-        self, out: Float[Tensor, "N outputs"], sums: Float[Tensor, "N D"], k: int, temperature: float
-    ) -> Float[Tensor, "N V"]:
-        """Logits over the units of codebook k."""
+    def scores(self, out: Float[Tensor, "N outputs"], sums: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N V"]:
+        """Logits over the units of codebook k, at temperature 1."""
 
     def sample(self, conditioning: Conditioning, sampling: Sampling) -> Float[Tensor, "N D"]:
         """Choose a unit from one codebook after the other, with guidance on the network's output (§2.3.5)."""
@@ -105,7 +106,7 @@ class QuantLCM(InterleavedLCM):
         sums = u.new_zeros(len(u), self.dim)
         for k in range(self.config.codebooks):
             out = self._guided(sums, steps[k : k + 1], conditioning, settings.guidance)
-            unit = sample_top_k(self.scores(out, sums, k, settings.temperature), settings.top_k, u[:, k])
+            unit = sample_top_k(self.scores(out, sums, k), settings.top_k, u[:, k], settings.temperature)
             sums = sums + self.quantizer.centroid(k, unit)
         return sums
 
@@ -124,19 +125,14 @@ class QuantLCMd(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=1.0, top_k=3, guidance=1.0)
 
-    def __init__(self, config: QuantConfig, on_block: BlockHook = no_hook) -> None:
-        super().__init__(config, config.units, on_block)
-
     def losses(self, out: Float[Tensor, "N V"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Cross-entropy, in nats. Meter accuracy: whether the likeliest unit is the target."""
         return Losses(
             cross_entropy(out, units, reduction="none"), {"accuracy": (out.argmax(1) == units).float().detach()}
         )
 
-    def scores(
-        self, out: Float[Tensor, "N V"], sums: Float[Tensor, "N D"], k: int, temperature: float
-    ) -> Float[Tensor, "N V"]:
-        return out / max(temperature, COLD)
+    def scores(self, out: Float[Tensor, "N V"], sums: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N V"]:
+        return out
 
 
 class QuantLCMc(QuantLCM):
@@ -144,27 +140,20 @@ class QuantLCMc(QuantLCM):
 
     defaults: ClassVar[QuantSampling] = QuantSampling(temperature=0.005, top_k=5, guidance=1.5)
 
-    def __init__(self, config: QuantConfig, on_block: BlockHook = no_hook) -> None:
-        super().__init__(config, config.dim, on_block)
-
     def losses(self, out: Float[Tensor, "N D"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Squared error in normalized space, summed over channels. Meter l2: distance as raw codec vectors."""
         return Losses((out - z).square().sum(-1), {"l2": self.normalizer.distance(out, z)})
 
-    def scores(
-        self, out: Float[Tensor, "N D"], sums: Float[Tensor, "N D"], k: int, temperature: float
-    ) -> Float[Tensor, "N V"]:
-        """-|u - r| / temperature. Of the two distances that the paper's equation 23 can mean, the plain one."""
-        return -self.quantizer.squared_distances(out - sums, k).sqrt() / max(temperature, COLD)
+    def scores(self, out: Float[Tensor, "N D"], sums: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N V"]:
+        """-|u - r|. Of the two distances that the paper's equation 23 can mean, the plain one."""
+        return -self.quantizer.squared_distances(out - sums, k).sqrt()
 
 
-COLD = 1e-6
-"""Stands for a temperature of 0, by which fp32 cannot divide."""
-
-
-def sample_top_k(scores: Float[Tensor, "N V"], top_k: int, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+def sample_top_k(
+    scores: Float[Tensor, "N V"], top_k: int, u: Float[Tensor, " N"], temperature: float = 1.0
+) -> Int[Tensor, " N"]:
     """Sample among the `top_k` best units by softmax, inverting the cumulative distribution at u in [0, 1)."""
-    best, unit = scores.topk(min(top_k, scores.shape[1]), dim=1)
+    best, unit = (scores / max(temperature, COLD)).topk(min(top_k, scores.shape[1]), dim=1)
     cumulative = best.softmax(1).cumsum(1)
     number = (u[:, None] >= cumulative[:, :-1]).sum(1, keepdim=True)
     chosen: Int[Tensor, " N"] = unit.gather(1, number)[:, 0]

@@ -9,7 +9,7 @@ Shapes.  N vectors · D concept width · Q codebooks · V units of a codebook
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32, Int, Int64
@@ -23,14 +23,6 @@ from lcm.models.interface import Normalizer
 
 DISTANCES = 2**24
 """Size of the largest table of distances (64 MiB); longer batches are split."""
-
-
-class UnitTargets(NamedTuple):
-    """Training data of a Quant-LCM at codebook k: the input s_k, and the targets u_k and r_k."""
-
-    sums: Float32[Tensor, "N D"]
-    units: Int64[Tensor, " N"]
-    residuals: Float32[Tensor, "N D"]
 
 
 class ResidualQuantizer(nn.Module):
@@ -78,8 +70,10 @@ class ResidualQuantizer(nn.Module):
         return _unsorted(sums, order)
 
     @torch.no_grad()
-    def targets(self, z: Float[Tensor, "N D"], k: Int[Tensor, " N"]) -> UnitTargets:
-        """s_k, u_k and r_k of each row, k in 0..Q-1, from a search in its first k + 1 codebooks alone."""
+    def targets(
+        self, z: Float[Tensor, "N D"], k: Int[Tensor, " N"]
+    ) -> tuple[Float32[Tensor, "N D"], Int64[Tensor, " N"]]:
+        """s_k and u_k of each row, k in 0..Q-1, from a search in its first k + 1 codebooks alone."""
         order, deeper = self._deepest_first(k)
         assert not deeper[-1], "k is at most Q-1: no codebook comes after the last"
         sums, residuals = self._zeros(len(z)), z.float()[order]
@@ -90,7 +84,7 @@ class ResidualQuantizer(nn.Module):
             sums[:n] += centroids
             residuals[:n] -= centroids
             active = n
-        return UnitTargets(_unsorted(sums, order), _unsorted(units, order), _unsorted(residuals, order))
+        return _unsorted(sums, order), _unsorted(units, order)
 
     @torch.no_grad()
     def nearest(self, residuals: Float[Tensor, "N D"], k: int) -> Int64[Tensor, " N"]:
@@ -161,9 +155,8 @@ class QuantizerRecord:
                 f"{setting}: fitted to vectors of codec '{self.codec}' (fingerprint {self.fingerprint}), but the data "
                 f"was encoded with fingerprint {fingerprint}; fit it to this data: python data_prep/fit_quantizer.py"
             )
-        pairs = zip(_scaling(self.normalizer), _scaling(normalizer), strict=True)
-        same = all(torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in pairs)
-        if self.space == "normalised" and not same:
+        scalings = [torch.stack([n.location, n.scale]).cpu() for n in (self.normalizer, normalizer)]
+        if self.space == "normalised" and not torch.equal(*scalings):
             raise UserError(
                 f"{setting}: was fitted with a different normalizer than this data set's; fit it to this data: "
                 "python data_prep/fit_quantizer.py"
@@ -173,8 +166,7 @@ class QuantizerRecord:
 def save_quantizer(path: str | Path, quantizer: ResidualQuantizer, record: QuantizerRecord) -> None:
     """Write a safetensors file atomically: codebooks (Q V D), location and scale (D), and the record."""
     path, about = Path(path), {"codec": record.codec, "fingerprint": record.fingerprint, "space": record.space}
-    location, scale = _scaling(record.normalizer)
-    tensors = {"codebooks": quantizer.codebooks, "location": location, "scale": scale}
+    tensors = quantizer.state_dict() | record.normalizer.state_dict()
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
@@ -187,7 +179,7 @@ def load_quantizer(path: str | Path) -> tuple[ResidualQuantizer, QuantizerRecord
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[_RECORD])
-            codebooks, location, scale = (file.get_tensor(name) for name in ("codebooks", "location", "scale"))
+            codebooks, *scaling = (file.get_tensor(name) for name in ("codebooks", "location", "scale"))
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
     except KeyError as error:
@@ -196,9 +188,5 @@ def load_quantizer(path: str | Path) -> tuple[ResidualQuantizer, QuantizerRecord
         quantizer = ResidualQuantizer(*codebooks.shape)
     quantizer.load_state_dict({"codebooks": codebooks}, assign=True)
     normalizer = Normalizer(codebooks.shape[2])
-    normalizer.set(location, scale)
+    normalizer.set(*scaling)
     return quantizer, QuantizerRecord(about["codec"], about["fingerprint"], about["space"], normalizer)
-
-
-def _scaling(normalizer: Normalizer) -> tuple[Tensor, Tensor]:
-    return normalizer.location, normalizer.scale

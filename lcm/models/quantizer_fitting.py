@@ -52,7 +52,8 @@ def fit_quantizer(
         for part in torch.split(residuals, ROWS):
             part -= last(part)
         if report:
-            report(f"codebook {k + 1} of {codebooks}: {_share(residuals, total):.2%} of the variance left")
+            left = sum(float(part.square().sum()) for part in torch.split(residuals, ROWS))
+            report(f"codebook {k + 1} of {codebooks}: {left / total if total else 0:.2%} of the variance left")
     return quantizer_of(fitted)
 
 
@@ -103,7 +104,3 @@ def variance(vectors: Float[Tensor, "n D"]) -> float:
     """Squared distance from the mean, summed over vectors and channels."""
     mean = vectors.float().mean(0)
     return sum(float((part.float() - mean).square().sum()) for part in torch.split(vectors, ROWS))
-
-
-def _share(residuals: Float32[Tensor, "n D"], total: float) -> float:
-    return sum(float(part.square().sum()) for part in torch.split(residuals, ROWS)) / total if total else 0.0

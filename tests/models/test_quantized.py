@@ -158,22 +158,21 @@ def test_the_largest_chance_chooses_among_the_best_whatever_their_sum_rounds_to(
 def test_a_falling_temperature_ends_at_the_likeliest_unit(family):
     model, sums = build(family), torch.randn(50, DIM)
     out = torch.randn(50, model.post.out_features)
-    hot = model.scores(out, sums, 1, 1.0)
-    close(model.scores(out, sums, 1, 0.25), 4 * hot)
-    cold = model.scores(out, sums, 1, 0.0)
-    assert torch.equal(sample_top_k(cold, UNITS, torch.rand(50)), hot.argmax(1))
+    scores, u = model.scores(out, sums, 1), torch.rand(50)
+    assert torch.equal(sample_top_k(scores, UNITS, u, 0.25), sample_top_k(4 * scores, UNITS, u))
+    assert torch.equal(sample_top_k(scores, UNITS, u, 0.0), scores.argmax(1))
 
 
 def test_c_scores_units_by_their_distance_to_the_residual():
     model, out, sums = build("quant_c"), torch.randn(6, DIM), torch.randn(6, DIM)
     for k in range(CODEBOOKS):
         distances = (model.quantizer.codebooks[k] - (out - sums)[:, None]).norm(dim=2)
-        close(model.scores(out, sums, k, 0.5), -distances / 0.5, 1e-4)
+        close(model.scores(out, sums, k), -distances, 1e-4)
 
 
 def test_d_scores_units_by_their_logits():
     model, out = build("quant_d"), torch.randn(6, UNITS)
-    assert torch.equal(model.scores(out, torch.zeros(6, DIM), 2, 0.5), out / 0.5)
+    assert torch.equal(model.scores(out, torch.zeros(6, DIM), 2), out)
 
 
 @both_heads
