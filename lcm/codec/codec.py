@@ -20,12 +20,10 @@ from lcm.codec.text import Tokenizer
 from lcm.errors import UserError
 
 PACKAGED = {"mini": Path(__file__).parent / "assets" / "mini"}
-
 Progress = Callable[[int], None]
 """Called with the number of sentences finished since the last call."""
 Languages = str | Sequence[str]
 """A FLORES code for all sentences, or one for each."""
-
 STOP_THRESHOLD = 0.95
 """Default for a codec whose card records none."""
 SLACK = 8
@@ -42,9 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Codec:
-    """A text encoder and its decoder, from a folder; `lcm.codec.load_codec` opens one.
-
-    The weights of the encoder, and those of the decoder, are loaded on first use.
+    """A text encoder and its decoder, from a folder; `load_codec` opens one. The weights of each are loaded when used.
 
     name:           the argument of `load_codec`
     dim:            width of a vector
@@ -60,7 +56,7 @@ class Codec:
         self.name, self.folder, self.device, self.dtype = name, folder, device, dtype
         self.compile_encoder = compile_encoder
         self.config = storage.read_json(folder / storage.CONFIG)
-        self.card = storage.read_card(folder)
+        self.card = storage.read_json(folder / storage.CARD, optional=True)
         try:
             sizes = storage.read_sizes(self.config)
             self.max_pieces: int = self.config["max_pieces"]

@@ -1,7 +1,6 @@
 """SaT Capped (paper §2.2): sentences from a boundary model, and the reference's rule for sentences that are too long.
 
-The rule is a few pure functions of a text and the boundary probabilities of its characters. `SatModel` computes these
-probabilities, with wtpsplit's "Segment any Text".
+`SatModel` (wtpsplit's "Segment any Text") computes the boundary probabilities that the rule takes.
 """
 
 import hashlib
@@ -17,10 +16,8 @@ from lcm.errors import UserError
 
 SHORT = 10
 """A text of at most this many characters is one sentence; the model is not run."""
-
 SEPARATORS = ("...", "\n", "!", "?", ";", ":", ".", ",", "\t", " ")
 """Separators at which a piece that is still too long is cut, strongest first."""
-
 NEEDED = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 HUB = "segment-any-text"
@@ -39,24 +36,18 @@ Probabilities = Callable[[str], Float[np.ndarray, " characters"]]
 
 
 def sat_split(text: str, probabilities: Probabilities, threshold: float, limit: int) -> list[str]:
-    """Split a text into stripped sentences, without emojis, at boundaries more probable than `threshold`.
+    """Split a text without emojis into stripped sentences, at boundaries more probable than `threshold`.
 
     A newline always ends a sentence. A sentence of `limit` characters or more is given to the model again, by itself,
     and cut at its most probable boundaries; pieces still longer than `limit` are cut at separators.
     """
-    text = without_emojis(text)
-    if len(text) <= SHORT or text.isspace():
-        sentences = [text]
-    else:
-        sentences = cut_after(text, np.flatnonzero(probabilities(text) > threshold).tolist())
-    lines = (line.strip() for sentence in sentences for line in sentence.split("\n"))
-    return [piece for line in lines if line for piece in _capped(line, probabilities, limit)]
-
-
-def _capped(sentence: str, probabilities: Probabilities, limit: int) -> list[str]:
-    if len(sentence) < limit:
-        return [sentence]
-    return at_separators(cut_long(sentence, probabilities(sentence), limit), limit)
+    is_short = len(text) <= SHORT or text.isspace()
+    ends = [] if is_short else np.flatnonzero(probabilities(text) > threshold).tolist()
+    pieces = []
+    for line in (line.strip() for sentence in cut_after(text, ends) for line in sentence.split("\n")):
+        is_long = len(line) >= limit
+        pieces += at_separators(cut_long(line, probabilities(line), limit), limit) if is_long else [line]
+    return [piece for piece in pieces if piece]
 
 
 def cut_after(text: str, ends: Iterable[int]) -> list[str]:
@@ -99,14 +90,9 @@ def _filled(piece: str, separator: str, limit: int) -> list[str]:
     return filled
 
 
-def without_emojis(text: str) -> str:
-    """Remove emojis, joined ones as a whole. Letters of any script stay, and the digit of a keycap."""
-    return _EMOJI.sub("", text)
-
-
-def count_emojis(text: str) -> int:
-    """Number of emojis that `without_emojis` removes."""
-    return len(_EMOJI.findall(text))
+def remove_emojis(text: str) -> tuple[str, int]:
+    """(text without emojis, number of emojis). A joined one counts once; letters and a keycap's digit stay."""
+    return _EMOJI.subn("", text)
 
 
 class SatModel:

@@ -1,4 +1,5 @@
-"""A codec on disk: weights (one file, or one each for encoder and decoder), spm.model, config.json and card.json.
+"""A codec on disk: weights (one file, or one each for encoder and decoder), spm.model, config.json, and optionally
+card.json (measurements, origin) and checksums.json.
 
 An embedding table that encoder and decoder share is in the encoder's file. Weights are mapped, not read: unused ones
 cost nothing, and processes share the used ones.
@@ -54,7 +55,7 @@ def fingerprint(folder: Path) -> str:
     tensors are not read where checksums.json has their digest and their file still has the recorded size.
     """
     path = weight_file(folder, "encoder")
-    record = checksums(folder).get(path.name, {})
+    record = read_json(folder / CHECKSUMS, optional=True).get(path.name, {})
     known = record.get("encoder") if record.get("bytes") == path.stat().st_size else None
     texts = (folder / VOCABULARY).read_bytes(), json.dumps(read_json(folder / CONFIG), sort_keys=True).encode()
     parts = (known or encoder_digest(path), *(hashlib.sha256(text).hexdigest() for text in texts))
@@ -82,23 +83,16 @@ def checksum(path: Path) -> dict[str, Any]:
     return entry | ({"encoder": encoder_digest(path)} if path.name.startswith(ENCODER) else {})
 
 
-def checksums(folder: Path) -> dict[str, Any]:
-    """Contents of checksums.json, by file name; empty for a codec without one."""
-    return read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
-
-
 def damaged_files(folder: Path) -> list[str]:
     """Names of files whose sha256 differs from the one in checksums.json. Reads all files."""
-    return [name for name, record in checksums(folder).items() if sha256(folder / name) != record["sha256"]]
+    records = read_json(folder / CHECKSUMS, optional=True)
+    return [name for name, record in records.items() if sha256(folder / name) != record["sha256"]]
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """Contents of card.json: measurements of the codec, and its origin."""
-    return read_json(folder / CARD) if (folder / CARD).is_file() else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError for anything else."""
+def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where an optional file is missing. Raises UserError for anything else."""
+    if optional and not path.is_file():
+        return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -111,15 +105,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
     """Sizes of the network, from the contents of config.json. Raises KeyError for a missing one."""
     model = config["model"]
+    parts = {f"{part}_{name}": model[f"{part[:3]}_{name}"] for part in PARTS for name in ("layers", "heads", "ffn")}
     return Sizes(
         vocabulary=model["vocab"],
         dim=model["d"],
-        encoder_layers=model["enc_layers"],
-        decoder_layers=model["dec_layers"],
-        encoder_heads=model["enc_heads"],
-        decoder_heads=model["dec_heads"],
-        encoder_ffn=model["enc_ffn"],
-        decoder_ffn=model["dec_ffn"],
+        **parts,
         positions=model.get("positions", Sizes.positions),
         position_offset=config.get("position_offset", Sizes.position_offset),
         shared_embedding=model.get("shared_embedding", Sizes.shared_embedding),
@@ -211,7 +201,7 @@ def save_decoder(folder: Path, start: Path, model: SonarText, card: Mapping[str,
     with _replacing(folder, ENCODER, DECODER, VOCABULARY, CONFIG, CARD, CHECKSUMS) as partial:
         for name in (VOCABULARY, CONFIG):
             shutil.copyfile(start / name, partial[name])
-        write_json(partial[CARD], {**read_card(start), **card})
+        write_json(partial[CARD], {**read_json(start / CARD, optional=True), **card})
         with open_weights(weight_file(start, "encoder")) as file:
             kept = {name: file.get_tensor(name) for name in _encoder_names(file)}
             save_file(kept, partial[ENCODER], metadata={"format": "pt"})

@@ -12,7 +12,7 @@ import nupunkt
 import sentencepiece
 from pydantic import BaseModel, Field, TypeAdapter
 
-from lcm.codec.sat import SatModel, count_emojis, sat_split
+from lcm.codec.sat import SatModel, remove_emojis, sat_split
 from lcm.errors import UserError
 
 END_OF_TEXT = "End of text."
@@ -82,8 +82,8 @@ class Splitter:
 
     def _sentences(self, text: str) -> Iterator[str]:
         if isinstance(self.settings, SatSettings) and self._sat:
-            self.emojis += count_emojis(text)
-            text = text.replace("\u2029", "\n")
+            text, emojis = remove_emojis(text.replace("\u2029", "\n"))
+            self.emojis += emojis
             yield from sat_split(text, self._sat, self.settings.threshold, self.settings.max_characters)
         else:
             for paragraph in _PARAGRAPH_BREAK.split(text):

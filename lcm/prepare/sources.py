@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,11 +80,9 @@ def _expand(name: str, formats: Sequence[str], setting: str) -> list[Path]:
         raise UserError(f"{setting}={name}: no such file or folder")
     files = {f for match in matches for f in ([match] if match.is_file() else match.rglob("*"))}
     usable = sorted(f for f in files if f.is_file() and format_of(f) in formats and not f.name.startswith("."))
-    if texts := [f for f in usable if format_of(f) in FORMATS]:
-        return texts
-    if usable:
-        return usable
-    raise UserError(f"{setting}={name}: no input in there; expected {kinds}")
+    if not usable:
+        raise UserError(f"{setting}={name}: no input in there; expected {kinds}")
+    return [f for f in usable if format_of(f) in FORMATS] or usable
 
 
 @contextmanager
@@ -121,25 +120,20 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     """
     try:
         with opened(path) as (_, plain):
-            yield from rows_of(path, plain, str(path))
+            yield from rows_of(path, plain, str(path), None, {})
     except DamagedFile as damage:
         yield 0, Refused(str(damage), str(path))
 
 
 def rows_of(
-    path: Path,
-    plain: io.BufferedIOBase,
-    name: str,
-    wanted: Collection[str] | None = None,
-    seen: dict[str, None] | None = None,
+    path: Path, plain: io.BufferedIOBase, name: str, wanted: Collection[str] | None, seen: dict[str, None]
 ) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
     """`read_rows` for an open file, which may be damaged.
 
     name:   stands for the file in examples of `Refused`
-    wanted: columns to read of .parquet (default: all)
+    wanted: columns to read of .parquet; None: all
     seen:   names of columns are added to it
     """
-    seen = {} if seen is None else seen
     if format_of(path) != ".parquet":
         yield from _json_rows(plain, name, seen)
     elif path.suffix.lower() == ".parquet":
@@ -203,18 +197,14 @@ def lines_of(plain: io.BufferedIOBase) -> Iterator[bytes]:
 
 def blocks_of(plain: io.BufferedIOBase) -> Iterator[bytes]:
     """Lines joined up to the next blank one, each block cut after about LIMIT bytes."""
-    block: list[bytes] = []
-    size = 0
-    for line in lines_of(plain):
-        if line.strip():
-            if size <= LIMIT:
-                block.append(line)
-            size += len(line)
-        elif block:
-            yield b"".join(block)
+    for is_text, lines in groupby(lines_of(plain), lambda line: bool(line.strip())):
+        if is_text:
             block, size = [], 0
-    if block:
-        yield b"".join(block)
+            for line in lines:
+                if size <= LIMIT:
+                    block.append(line)
+                size += len(line)
+            yield b"".join(block)
 
 
 class Sources:

@@ -68,7 +68,7 @@ def test_what_is_not_the_decoder_is_copied_and_the_record_is_in_the_card(start, 
 
 
 def test_the_stored_digest_is_that_of_the_tensors(decoder):
-    record = storage.checksums(decoder)["encoder.safetensors"]
+    record = storage.read_json(decoder / storage.CHECKSUMS)["encoder.safetensors"]
     assert record["encoder"] == storage.encoder_digest(decoder / "encoder.safetensors")
 
 

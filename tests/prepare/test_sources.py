@@ -176,7 +176,7 @@ def test_a_row_group_is_never_held_whole(tmp_path):
             return super().read(size)
 
     with Spy(io.FileIO(tmp_path / "a.parquet")) as file:
-        rows = sources.rows_of(tmp_path / "a.parquet", file, "a.parquet")
+        rows = sources.rows_of(tmp_path / "a.parquet", file, "a.parquet", None, {})
         assert all(row["text"] == text for (_, row), text in zip(rows, texts, strict=True))
     assert 0 < max(reads) < 3 << 20
 
