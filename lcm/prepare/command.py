@@ -35,8 +35,6 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
 
     load: another encoder than lcm.codec's: `load(name, device=…)` is called here and in each worker process, so it must
           be importable; docs/codec.md lists the members that its result needs
-
-    Progress goes to stderr.
     Raises UserError for anything that a person can put right; finished shards are kept.
     """
     folder = local_folder(options.output, "--output")
@@ -161,11 +159,7 @@ def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, po
 def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manifest:
     splits = sharding.splits()
     manifest = Manifest(
-        codec=request.codec,
-        splitter=request.splitter,
-        options=request.options,
-        inputs=request.inputs,
-        dataset=request.dataset,
+        **request.model_dump(exclude={"mtimes"}),
         emojis=sharding.emojis(),
         refused=sharding.refused(),
         splits=splits,

@@ -7,7 +7,7 @@ recognized. Recorded fields keep their order: it is the order in the file.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Literal, get_args, get_type_hints
 
@@ -115,11 +115,9 @@ class PrepareOptions:
         self.share  # noqa: B018 (raises for a part that is none)
 
     @property
-    def share(self) -> tuple[int, int] | None:
+    def share(self) -> tuple[int, int]:
         """(index of the part, from 0, number of parts)"""
-        if self.part is None:
-            return None
-        number, _, parts = self.part.partition("/")
+        number, _, parts = ("1/1" if self.part is None else self.part).partition("/")
         if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
             raise UserError(f"--part={self.part}: expected I/N, for example 2/16, with I from 1 to N")
         return int(number) - 1, int(parts)
@@ -127,10 +125,9 @@ class PrepareOptions:
     @property
     def recorded(self) -> dict[str, str | int | float | bool]:
         """The options that decide the bytes of the shards, in the form of the manifest; unused ones are left out."""
-        hints = get_type_hints(type(self), include_extras=True)
-        names = [f.name for f in fields(self) if not any(isinstance(mark, Kept) for mark in get_args(hints[f.name]))]
-        given = {name: getattr(self, name) for name in names}
-        texts = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        hints = get_type_hints(type(self), include_extras=True).items()
+        names = [name for name, hint in hints if not any(isinstance(mark, Kept) for mark in get_args(hint))]
+        texts = {name: " ".join(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
         return {name: value for name, value in texts.items() if value not in (None, "")}
 
     def sized_for(self, total_bytes: int) -> "PrepareOptions":
@@ -179,10 +176,6 @@ def kind_of(device: str) -> str:
 
 
 def workers_for(given: int | None, devices: Sequence[str]) -> int:
-    """--workers, or one per GPU, or one per core."""
-    return given or (len(devices) if kind_of(devices[0]) == "cuda" else cores())
-
-
-def cores() -> int:
-    """Cores that this process may use, where the system can tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """--workers, or one per GPU, or one per core that this process may use, where the system can tell."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return given or (len(devices) if kind_of(devices[0]) == "cuda" else cores)

@@ -110,7 +110,7 @@ class Sharding:
 
     def tasks(self, notes: dict[str, Finished]) -> Iterator[ShardTask]:
         """Yield the shards to make, in input order: neither those in `notes` nor those of other parts."""
-        part, parts = self.options.share or (0, 1)
+        part, parts = self.options.share
         for split in self._full():
             number = sum(map(len, self.names.values()))
             task = ShardTask(shard_name(split, len(self.names[split])), tuple(self._pending[split]))

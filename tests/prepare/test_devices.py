@@ -11,7 +11,6 @@ import torch
 from stub_codec import InlinePool, StubCodec, StubPool, use_codec
 
 from lcm.errors import UserError
-from lcm.prepare import options
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions, devices_for, workers_for
 from lcm.prepare.worker import Pool
@@ -54,7 +53,7 @@ def test_a_device_that_is_not_there_is_refused(count, given, message, monkeypatc
 
 
 def test_there_are_as_many_workers_as_gpus_or_else_processors(monkeypatch):
-    monkeypatch.setattr(options, "cores", lambda: 12)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     assert workers_for(None, ("cpu",)) == 12
     assert workers_for(None, ("cuda:0", "cuda:1")) == 2
     assert workers_for(5, ("cuda:0", "cuda:1")) == workers_for(5, ("cpu",)) == 5
