@@ -75,10 +75,7 @@ def _sources(options: PrepareOptions) -> Sources | DatasetRows:
 def _request(
     options: PrepareOptions, sources: Sources | DatasetRows, inputs: resume.Inputs, codec: Codec, device: str
 ) -> Request:
-    """Collect all that decides the bytes, except the vector of "End of text.". Loads no weights of the codec.
-
-    device: cpu or cuda
-    """
+    """Collect all that decides the bytes, except the vector of "End of text.", without weights. device: cpu or cuda"""
     if options.lang not in codec.languages:
         known = ", ".join(codec.languages[:10])
         raise UserError(f"--lang={options.lang}: not a language of codec '{options.codec}'; it knows {known}")

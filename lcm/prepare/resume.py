@@ -134,10 +134,7 @@ def count(refused: dict[str, RefusedRecord], reason: str, example: str, times: i
 
 
 def read_request(folder: Path) -> Request | None:
-    """The request that `folder` was begun with; None where nothing was begun.
-
-    Raises UserError for one that this version cannot read.
-    """
+    """The request that `folder` was begun with, if any. Raises UserError for one that this version cannot read."""
     try:
         return Request.model_validate_json((folder / UNFINISHED / _REQUEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -165,7 +162,6 @@ def claimed(folder: Path, request: Request) -> Iterator[tuple[Request, dict[str,
     Raises UserError where another run is under way, or shards of another request are there.
     """
     with _locked(folder, "lock"):
-        _refuse_finished(folder)
         before = read_request(folder)
         done = _notes(folder) if before else {}
         if before and (difference := before.difference(request)):
@@ -188,7 +184,6 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
     # Another part locks the whole folder for a moment, to see whether all parts are done.
     own = f"lock-{part.replace('/', '-')}"
     with _locked(folder, "lock", shared=True, patience=60.0), _locked(folder, own):
-        _refuse_finished(folder)
         if read_request(folder) is None:
             _write_request(folder, request)
         before = read_request(folder)  # ours, or that of another part that began at the same moment
@@ -198,19 +193,18 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
         yield _notes(folder)
 
 
-def _refuse_finished(folder: Path) -> None:
-    """Raise FolderLocked where another run has just finished the data set; remove what taking the lock has made."""
-    if (folder / MANIFEST).is_file():
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        raise FolderLocked(f"--output={folder}: another lcm prepare has just finished it; the same command finds it")
-
-
 @contextmanager
 def _locked(folder: Path, name: str, *, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
-    """Hold one of the folder's locks. Raises FolderLocked where others keep it for longer than `patience` seconds."""
+    """Hold one of the folder's locks. Raises FolderLocked where others keep it for longer than `patience` seconds, and
+    where another run has just finished the data set.
+    """
     with lock(folder / UNFINISHED / name, shared=shared, patience=patience) as acquired:
         if not acquired:
             raise FolderLocked(f"--output={folder}: another lcm prepare is writing there")
+        if (folder / MANIFEST).is_file():
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # which taking the lock has made
+            line = "another lcm prepare has just finished it; the same command finds it"
+            raise FolderLocked(f"--output={folder}: {line}")
         yield
 
 

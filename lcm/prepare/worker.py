@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from multiprocessing.connection import wait as wait_for
@@ -154,7 +154,7 @@ class Embedder:
                 part.vectors = vectors
 
 
-class Pool:
+class Pool(AbstractContextManager["Pool"]):
     """At most `count` processes, each started when a task finds no idle one.
 
     starts:   worker i calls starts[i % len(starts)] before its first task
@@ -168,9 +168,6 @@ class Pool:
         self._reported = 0
         self._processes: set[BaseProcess] = set()
         self._executor = ProcessPoolExecutor(count, context, _begin, (starts, context.Value("q"), self._counts))
-
-    def __enter__(self) -> "Pool":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
