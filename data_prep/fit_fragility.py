@@ -105,7 +105,7 @@ def measured(codec: Codec, sentences: Sequence[Sentence], limit: int, seed: int)
         print(f"{stage}, the last is {LEVELS[-1]}: decoding {len(sample):,} sentences", file=sys.stderr)
 
     found = noise_scores(Coder(codec), sample, sample.vectors, seed, tell=tell)
-    return sample.vectors, torch.from_numpy(1 + found.by_bleu).float()
+    return sample.vectors, torch.from_numpy(1 + found.fragility("bleu")).float()
 
 
 def scored(codec: Codec, path: Path, limit: int, seed: int) -> tuple[Tensor, Tensor]:

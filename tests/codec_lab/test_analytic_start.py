@@ -8,7 +8,7 @@ from lcm.codec import load_codec
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec_lab.training import analytic
 from lcm.codec_lab.training.analytic import feed_forward
-from lcm.codec_lab.training.optimizer import empty_directions
+from lcm.codec_lab.training.updates import empty_directions
 from lcm.errors import UserError
 
 END, LANG = 3, 190

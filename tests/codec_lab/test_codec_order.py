@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 
 from lcm.codec_lab.training.batches import Order, PieceRow, TrainingBatches, ValidationBatches, collate
+from lcm.codec_lab.training.settings import CorpusSettings
 
 
 def example(length, number, taught=False):
@@ -15,7 +16,7 @@ def example(length, number, taught=False):
 
 SENTENCES = [example(2 + i % 5, i, taught=i % 3 == 0) for i in range(60)]
 PAIRS = [PieceRow((4,) * (1 + i % 4), (5,) * (1 + i % 3), 90, 91) for i in range(20)]
-ORDER = Order(tokens=30, seed=1)
+ORDER = Order(CorpusSettings(tokens=30), seed=1)
 
 
 def test_an_epoch_takes_every_row_once():
@@ -35,8 +36,8 @@ def test_sentences_of_a_batch_have_one_length_and_fit_the_budget():
 
 def test_epochs_differ_and_repeat_with_their_seed():
     assert ORDER.epoch(SENTENCES, 0) != ORDER.epoch(SENTENCES, 1)
-    assert ORDER.epoch(SENTENCES, 1) == Order(tokens=30, seed=1).epoch(SENTENCES, 1)
-    assert ORDER.epoch(SENTENCES, 0) != Order(tokens=30, seed=2).epoch(SENTENCES, 0)
+    assert ORDER.epoch(SENTENCES, 1) == Order(CorpusSettings(tokens=30), seed=1).epoch(SENTENCES, 1)
+    assert ORDER.epoch(SENTENCES, 0) != Order(CorpusSettings(tokens=30), seed=2).epoch(SENTENCES, 0)
 
 
 def test_starting_late_gives_what_starting_early_would_have_reached():
@@ -49,7 +50,7 @@ def test_starting_late_gives_what_starting_early_would_have_reached():
 
 def test_short_sentences_come_by_their_share_and_long_ones_always():
     many = [example(3 + 5 * (i % 2), i) for i in range(2000)]
-    order = Order(tokens=100, seed=1, short_pieces=5, short_share=0.25)
+    order = Order(CorpusSettings(tokens=100, short_pieces=5, short_share=0.25), seed=1)
     taken = [i for batch in order.epoch(many, 0) for i in batch]
     assert sum(i % 2 for i in taken) == 1000
     assert 200 < sum(i % 2 == 0 for i in taken) < 300
@@ -71,7 +72,7 @@ def test_validation_reads_each_sentence_once():
 
 
 STARTS = [piece % 3 == 0 for piece in range(100)]
-SPANS = Order(tokens=30, seed=1, spans=0.5, starts_word=STARTS)
+SPANS = Order(CorpusSettings(tokens=30, spans=0.5), seed=1, starts_word=STARTS)
 LONG = [example(12 + i % 9, i) for i in range(400)]
 
 

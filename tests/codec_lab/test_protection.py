@@ -5,7 +5,7 @@ from tiny_codec import MAX_PIECES, model_with
 
 from lcm.codec_lab.training import analytic
 from lcm.codec_lab.training.analytic import feed_forward
-from lcm.codec_lab.training.optimizer import empty_directions, hold_code_units, protect
+from lcm.codec_lab.training.updates import empty_directions, hold_code_units, protect
 
 CODE_UNITS = 16
 

@@ -24,7 +24,7 @@ def measured(codec, count=12, public=None):
 
 def test_what_no_noise_harms_is_minus_one():
     sample, found = measured(Perfect(2048))
-    assert found.by_bleu.tolist() == pytest.approx([-1] * 12)
+    assert found.fragility("bleu").tolist() == pytest.approx([-1] * 12)
     told = fragility_means(found, sample)
     assert (told["bleu"], told["cosine"], told["sentences"]) == (pytest.approx(-1), None, 12)
 
@@ -33,8 +33,8 @@ def test_a_codec_that_always_says_the_same_scores_what_its_one_sentence_scores()
     """Whatever the noise: −E is minus the BLEU of that sentence."""
     sample, found = measured(Constant(8))
     bleu = sentence_bleu(["the old sea was calm"] * 12, sample.texts, sample.langs)
-    assert found.by_bleu == pytest.approx(-bleu / 100)
-    assert 0 > found.by_bleu.min() > -1
+    assert found.fragility("bleu") == pytest.approx(-bleu / 100)
+    assert 0 > found.fragility("bleu").min() > -1
 
 
 def test_the_noise_follows_the_formula():
@@ -62,19 +62,19 @@ def test_a_sentence_is_as_fragile_in_any_company():
     all_of_them = noise_scores(Coder(codec), sample, sample.vectors, 0)
     some = sample.part([20, 3, 11])
     alone = noise_scores(Coder(codec), some, sample.vectors, 0)
-    assert alone.by_bleu == pytest.approx(all_of_them.by_bleu[[20, 3, 11]])
-    assert len(set(all_of_them.by_bleu.round(4))) > 10, "or nothing was compared"
+    assert alone.fragility("bleu") == pytest.approx(all_of_them.fragility("bleu")[[20, 3, 11]])
+    assert len(set(all_of_them.fragility("bleu").round(4))) > 10, "or nothing was compared"
 
 
 def test_the_cosine_is_the_public_encoders():
     codec = Perfect(2048)
     _, found = measured(codec, public=FakePublic(codec).encode)
-    assert found.by_cosine.tolist() == pytest.approx([-1] * 12, abs=1e-5)
+    assert found.fragility("cosine").tolist() == pytest.approx([-1] * 12, abs=1e-5)
     constant = Constant(512)
     public = FakePublic(constant)
     sample, found = measured(constant, public=public.encode)
     expected = -(public.encode(sample.texts) @ public.encode(["the old sea was calm"])[0])
-    assert found.by_cosine == pytest.approx(expected.numpy(), abs=1e-5)
+    assert found.fragility("cosine") == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_the_summary_is_the_mean_whichever_way_it_is_cut():
@@ -91,6 +91,6 @@ def test_the_summary_is_the_mean_whichever_way_it_is_cut():
 def test_examples_are_the_extremes():
     sample, found = measured(Perfect(24), count=40)
     shown = fragility_examples(found, sample, 3)
-    order = sorted(found.by_bleu)
+    order = sorted(found.fragility("bleu"))
     assert [row["fragility"] for row in shown["least"]] == pytest.approx(order[:3])
     assert [row["fragility"] for row in shown["most"]] == pytest.approx(order[::-1][:3])

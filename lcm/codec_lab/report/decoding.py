@@ -33,6 +33,7 @@ TOKENIZERS = {
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 SHOWN = 0.3
 """Noise level of fragility whose decoded texts are kept as examples."""
+NO_SCORES: dict[str, float | None] = {"bleu": None, "cosine": None}
 
 Encode = Callable[[list[str]], Float[Tensor, "n E"]]
 """Unit vectors of the public encoder."""
@@ -179,34 +180,24 @@ def midpoint_means(points: Sequence[Midpoint]) -> dict[str, Any]:
 class NoiseScores:
     """Likeness of each sentence to what it decodes to, at each level of noise.
 
-    bleu:   sentence BLEU, 0 to 1
-    cosine: of the public encoder's vectors, if there is one
+    scores: bleu: sentence BLEU, 0 to 1. cosine: of the public encoder's vectors, if there is one
     texts:  the sentences as they decode at SHOWN
     """
 
-    bleu: Float64[np.ndarray, "n L"]
-    cosine: Float64[np.ndarray, "n L"] | None
+    scores: dict[str, Float64[np.ndarray, "n L"]]
     texts: list[str]
 
-    @property
-    def by_bleu(self) -> Float64[np.ndarray, " n"]:
-        """Fragility of each sentence, −1 to 0: −E score, with BLEU as the score."""
-        return -self.bleu.mean(axis=1)
+    def fragility(self, score: str) -> Float64[np.ndarray, " n"]:
+        """−E score of each sentence, −1 to 0."""
+        return -self.scores[score].mean(axis=1)
 
-    @property
-    def by_cosine(self) -> Float64[np.ndarray, " n"] | None:
-        return None if self.cosine is None else -self.cosine.mean(axis=1)
-
-    def part(self, places: Sequence[int]) -> "NoiseScores":
-        at = list(places)
-        cosine = None if self.cosine is None else self.cosine[at]
-        return NoiseScores(self.bleu[at], cosine, [self.texts[i] for i in at])
+    def part(self, at: list[int]) -> "NoiseScores":
+        return NoiseScores({name: score[at] for name, score in self.scores.items()}, [self.texts[i] for i in at])
 
     @property
     def means(self) -> dict[str, float | None]:
         """Mean fragility, by either score."""
-        cosine = None if self.by_cosine is None else float(self.by_cosine.mean())
-        return {"bleu": float(self.by_bleu.mean()), "cosine": cosine}
+        return NO_SCORES | {name: float(self.fragility(name).mean()) for name in self.scores}
 
 
 def noise_scores(
@@ -226,33 +217,37 @@ def noise_scores(
     normalizer.set(*location_and_scale(fitted_on))
     z = normalizer(sample.vectors)
     own = public(sample.texts) if public else None
-    bleu, cosine, shown = [], [], list(sample.texts)
+    scores: dict[str, list[Float64[np.ndarray, " n"]]] = {"bleu": []} | ({"cosine": []} if public else {})
+    shown = sample.texts
     for level in LEVELS:
         tell(f"noise level {level}")
         noise = noise_of(sample.texts, z.shape[1], seed, f"fragility {level}")
         texts = coder.decode(normalizer.inverse((1 - level) ** 0.5 * z + level**0.5 * noise), sample.langs)
-        bleu.append(sentence_bleu(texts, sample.texts, sample.langs) / 100)
+        scores["bleu"].append(sentence_bleu(texts, sample.texts, sample.langs) / 100)
         if public and own is not None:
-            cosine.append((public(texts) * own).sum(dim=1).double().numpy())
+            scores["cosine"].append((public(texts) * own).sum(dim=1).double().numpy())
         if level == SHOWN:
             shown = texts
-    return NoiseScores(np.stack(bleu, axis=1), np.stack(cosine, axis=1) if cosine else None, shown)
+    return NoiseScores({name: np.stack(columns, axis=1) for name, columns in scores.items()}, shown)
 
 
 def fragility_means(scores: NoiseScores, sample: Sample) -> dict[str, Any]:
     """Mean fragility of all sentences and of each group by length, and the mean scores of each level."""
-    cosine = [None] * len(LEVELS) if scores.cosine is None else scores.cosine.mean(axis=0).tolist()
-    by_level = zip(LEVELS, (100 * scores.bleu.mean(axis=0)).tolist(), cosine, strict=True)
+    means = {name: (100 if name == "bleu" else 1) * score.mean(axis=0) for name, score in scores.scores.items()}
+    levels = [
+        {"alpha": alpha} | NO_SCORES | {name: float(mean[i]) for name, mean in means.items()}
+        for i, alpha in enumerate(LEVELS)
+    ]
     groups = [
         {"from": start, "to": end, "sentences": len(places), **scores.part(places).means}
         for start, end, places in by_length(sample.texts)
     ]
-    levels = [{"alpha": alpha, "bleu": bleu, "cosine": cosine} for alpha, bleu, cosine in by_level]
     return {"sentences": len(sample), **scores.means, "levels": levels, "by_length": groups}
 
 
 def fragility_examples(scores: NoiseScores, sample: Sample, count: int) -> dict[str, list[dict[str, Any]]]:
     """The most and the least fragile sentences, and their texts at SHOWN."""
-    order = np.argsort(-scores.by_bleu, kind="stable").tolist()
-    rows = [{"text": sample.texts[i], "fragility": float(scores.by_bleu[i]), "decoded": scores.texts[i]} for i in order]
+    fragility = scores.fragility("bleu")
+    order = np.argsort(-fragility, kind="stable").tolist()
+    rows = [{"text": sample.texts[i], "fragility": float(fragility[i]), "decoded": scores.texts[i]} for i in order]
     return {"most": rows[:count], "least": rows[::-1][:count]}

@@ -209,8 +209,9 @@ def _rows(codec: Codec, measured: Measured, closeness: Float[Tensor, "n k"]) -> 
     """A row a sentence. fragility is None where it was not measured, nearest where there is no other sentence."""
     sample, fragile = measured.sample, measured.fragile
     bleu = decoding.sentence_bleu(measured.decoded, sample.texts, sample.langs)
-    by_bleu = dict(enumerate(fragile.by_bleu.tolist())) if fragile else {}
-    by_cosine = dict(enumerate(fragile.by_cosine.tolist())) if fragile and fragile.by_cosine is not None else {}
+    fragility: dict[str, dict[int, float]] = {"bleu": {}, "cosine": {}}
+    if fragile:
+        fragility |= {name: dict(enumerate(fragile.fragility(name).tolist())) for name in fragile.scores}
     rows = []
     for i, sentence in enumerate(sample.sentences):
         near = measured.neighbours[i].tolist()
@@ -223,8 +224,8 @@ def _rows(codec: Codec, measured: Measured, closeness: Float[Tensor, "n k"]) -> 
                 "decoded": measured.decoded[i],
                 "bleu": float(bleu[i]),
                 "exact": measured.decoded[i] == sentence.text,
-                "fragility": by_bleu.get(i),
-                "fragility_cosine": by_cosine.get(i),
+                "fragility": fragility["bleu"].get(i),
+                "fragility_cosine": fragility["cosine"].get(i),
                 "nearest": sample.texts[near[0]] if near else None,
                 "nearest_cosine": float(closeness[i, 0]) if near else None,
             }

@@ -3,7 +3,7 @@
     corpus → sentences → pieces → batches of one length → SonarText → cross-entropy and other terms → a codec folder
 
 Read training (the whole run), then settings, then corpus and batches (the data), start and analytic (the initial
-weights), module, terms and optimizer (one step). ablation compares the terms.
+weights), module, terms and updates (one step). ablation compares the terms.
 """
 
 from lcm.codec_lab.training.settings import CodecTraining

@@ -12,31 +12,26 @@ from lcm.codec_lab.report.space import participation_ratio
 from lcm.codec_lab.similarity import dense_ranks, load_public_encoder, similarities, spearman
 from lcm.codec_lab.training.corpus import read_corpus
 from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.training import CodecRun, encode_all, prepare_run, with_steps
+from lcm.codec_lab.training.training import CodecRun, encode_all, prepare_run, shortened
 from lcm.errors import UserError
 from lcm.training.loggers import say
 
 USUAL = {"denoise": 0.3, "unknown": 0.04, "noise": 0.3, "similarity": 1.0, "translation": 1.0, "translation_mse": 0.1}
 """Values that switch on a term which the configuration leaves off."""
-ENCODER_TERMS = ("similarity", "translation_mse")
 COLUMNS = ("validation CE", "piece accuracy", "Spearman", "participation ratio")
 
 
 def variants(settings: CodecTraining) -> dict[str, dict[str, float]]:
     """Row name → changed terms: the configuration as it is, no term at all, and each term switched."""
-    chosen = {name: float(getattr(settings.terms, name)) for name in USUAL if _is_possible(settings, name)}
+    impossible = {"similarity"} if settings.data.spans else set()  # it compares whole sentences
+    impossible |= {"similarity", "translation_mse"} if settings.freeze == "encoder" else set()
+    impossible |= set() if settings.data.pairs else {"translation", "translation_mse"}
+    chosen = {name: float(getattr(settings.terms, name)) for name in USUAL if name not in impossible}
     switched = {
         f"without {name}" if value else f"with {name} {USUAL[name]:g}": {name: 0.0 if value else USUAL[name]}
         for name, value in chosen.items()
     }
     return {"as configured": {}, "autoencoding alone": dict.fromkeys(chosen, 0.0), **switched}
-
-
-def _is_possible(settings: CodecTraining, name: str) -> bool:
-    if name == "similarity" and settings.data.spans:  # it compares whole sentences
-        return False
-    frozen = settings.freeze == "encoder" and name in ENCODER_TERMS
-    return not frozen and (bool(settings.data.pairs) or not name.startswith("translation"))
 
 
 def ablate(settings: CodecTraining, steps: int) -> str:
@@ -59,8 +54,7 @@ def ablate(settings: CodecTraining, steps: int) -> str:
         if key in done:
             continue
         say(f"ablation: {key}")
-        terms = settings.terms.model_copy(update=changed)
-        run = prepare_run(with_steps(settings, steps).model_copy(update={"terms": terms}), folder, corpus)
+        run = prepare_run(shortened(settings, steps, changed), folder, corpus)
         run.fit(folder=None)
         run.module.protect(embedding=True)
         done[key] = _scores(run)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lcm.codec_lab.training.settings import CorpusSettings
+
 AROUND = 2
 """Positions that the language token and the end take."""
 LEAST_WORDS = 3
@@ -84,24 +86,19 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B P"], Int[Tenso
 
 @dataclass(frozen=True)
 class Order:
-    """Turns an epoch into batches."""
+    """Turns an epoch into batches. A row of more than `data.tokens` target pieces is a batch of its own."""
 
-    tokens: int
-    """Target pieces of a batch, language and end included; a longer row is a batch of its own."""
+    data: CorpusSettings
     seed: int
-    short_pieces: int = 0
-    short_share: float = 1.0
-    spans: float = 0.0
-    """Share of the sentences that an epoch replaces by a span of their words, another one each time."""
     starts_word: Sequence[bool] = ()
     """For each id, True if a word begins with it; needed for spans."""
 
     def with_spans(self, rows: Sequence[PieceRow], epoch: int) -> Sequence[PieceRow]:
         """The rows that this epoch reads: some sentences whole, a span of others."""
-        if not self.spans:
+        if not self.data.spans:
             return rows
         dice = random.Random(f"{self.seed} {epoch} spans")
-        return [self._span(r, dice) if not r.is_translation and dice.random() < self.spans else r for r in rows]
+        return [self._span(r, dice) if not r.is_translation and dice.random() < self.data.spans else r for r in rows]
 
     def _span(self, row: PieceRow, dice: random.Random) -> PieceRow:
         """LEAST_WORDS words of the row or more, up to all, from any place."""
@@ -117,16 +114,16 @@ class Order:
     def epoch(self, rows: Sequence[PieceRow], number: int) -> list[list[int]]:
         """The batches of an epoch, as places in `rows`. Every row comes once, short sentences by their share."""
         dice = random.Random(f"{self.seed} {number}")
-        taken = [i for i, row in enumerate(rows) if self._is_long(row) or dice.random() < self.short_share]
+        taken = [i for i, row in enumerate(rows) if self._is_long(row) or dice.random() < self.data.short_share]
         dice.shuffle(taken)
         # Stable: rows of one length stay in random order, so batches differ from epoch to epoch.
         taken.sort(key=lambda i: rows[i].rank)
-        batches = list(_cut(rows, taken, self.tokens))
+        batches = list(_cut(rows, taken, self.data.tokens))
         dice.shuffle(batches)
         return batches
 
     def _is_long(self, row: PieceRow) -> bool:
-        return row.is_translation or len(row.source) >= self.short_pieces
+        return row.is_translation or len(row.source) >= self.data.short_pieces
 
     def batches(self, rows: Sequence[PieceRow], start: int = 0) -> Iterator[PieceBatch]:
         """Endless epochs, from batch `start` on. The next epoch is laid out in a thread while one is read."""

@@ -15,8 +15,6 @@ from lcm.errors import UserError
 from lcm.files import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
 
-PAIR_COLUMNS = ("source", "target", "source_lang", "target_lang")
-
 
 class Translation(NamedTuple):
     """One meaning in two languages."""
@@ -126,12 +124,12 @@ def read_held_out(name: str) -> list[str]:
 
 def read_pairs(names: Sequence[str]) -> Iterator[Translation]:
     """Read translations from .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
-    expected = f"expected text in the columns {', '.join(PAIR_COLUMNS)}"
+    expected = f"expected text in the columns {', '.join(Translation._fields)}"
     for path in find_inputs(names, setting="data.pairs") if names else ():
         for number, row in read_rows(path):
             if isinstance(row, Refused):
                 raise UserError(f"data.pairs: {row.example}: {row.reason}; {expected}")
-            texts = [row.get(column) for column in PAIR_COLUMNS]
+            texts = [row.get(column) for column in Translation._fields]
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise UserError(f"data.pairs: {path}:{number}: {expected}; mend the row, or leave it out")
             source, target, source_lang, target_lang = map(str, texts)

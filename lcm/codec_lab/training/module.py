@@ -17,17 +17,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lcm.batch import derive_seed
-from lcm.codec_lab.training import terms
+from lcm.codec_lab.training import terms, updates
 from lcm.codec_lab.training.batches import PieceBatch, padded
-from lcm.codec_lab.training.optimizer import (
-    EMBEDDING_EVERY,
-    empty_directions,
-    hold_code_units,
-    parameter_groups,
-    protect,
-    rate,
-    share_done,
-)
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
 from lcm.codec_lab.training.terms import Rounding, Teacher
@@ -59,7 +50,7 @@ class CodecModule(L.LightningModule):
         self.model.encoder.requires_grad_(settings.freeze == "none")
         none = torch.empty(0, self.model.sizes.dim)
         # In the checkpoint, because between two projections the table is not exactly empty there.
-        self.register_buffer("directions", empty_directions(self.model) if settings.protect else none)
+        self.register_buffer("directions", updates.empty_directions(self.model) if settings.protect else none)
         self.seconds = 0.0
         self.pieces = 0
         self.reported: dict[str, float] = {}
@@ -73,11 +64,11 @@ class CodecModule(L.LightningModule):
     @property
     def share_done(self) -> float:
         """Share of the limit that is reached, from 0 to 1."""
-        return share_done(self.settings.limit, self.global_step, self.seconds)
+        return updates.share_done(self.settings.limit, self.global_step, self.seconds)
 
     def on_train_batch_start(self, batch: PieceBatch, batch_idx: int) -> None:
         self._clock = time.perf_counter()
-        factor = rate(self.global_step, self.share_done, self.settings.optimizer)
+        factor = updates.rate(self.global_step, self.share_done, self.settings.optimizer)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["base"]
 
@@ -92,16 +83,13 @@ class CodecModule(L.LightningModule):
     def loss(self, batch: PieceBatch) -> Float[Tensor, ""]:
         """All terms of a batch of sentences, or of a batch of translations."""
         chosen, vectors = self.settings.terms, self._encode_source(batch)
-        reconstruction = self._reconstruction(batch, self._disturbed(vectors))
-        if not batch.is_translation:
-            loss = chosen.autoencode * reconstruction
-            if chosen.similarity and self.teacher is not None:
-                loss = loss + chosen.similarity * self._similarity(batch, vectors, self.teacher)
-            return loss
-        loss = chosen.translation * reconstruction
-        if chosen.translation_mse:
+        weight = chosen.translation if batch.is_translation else chosen.autoencode
+        loss = weight * self._reconstruction(batch, self._disturbed(vectors))
+        if batch.is_translation and chosen.translation_mse:
             other = self.encode(batch.target, batch.target_lengths, batch.target_lang)
             loss = loss + chosen.translation_mse * (vectors - other).square().sum(1).mean()
+        elif self.teacher and not batch.is_translation:
+            loss = loss + chosen.similarity * self._similarity(batch, vectors, self.teacher)
         return loss
 
     def encode(
@@ -162,7 +150,7 @@ class CodecModule(L.LightningModule):
     # ---- the optimizer ----
 
     def configure_optimizers(self) -> Optimizer:
-        groups = parameter_groups(self.model, self.settings.optimizer)
+        groups = updates.parameter_groups(self.model, self.settings.optimizer)
         optimizer = AdamW(groups, betas=self.settings.optimizer.betas, weight_decay=0.0, fused=True)
         # On the optimizer, because Lightning's hooks after the step come after checkpoints are saved.
         optimizer.register_step_post_hook(lambda *_: self._after_step())
@@ -171,16 +159,16 @@ class CodecModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
         if len(self.directions):
-            hold_code_units(self.model, self.start.max_pieces)
+            updates.hold_code_units(self.model, self.start.max_pieces)
         self._gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self.settings.optimizer.clip or math.inf)
 
     def _after_step(self) -> None:
-        self.protect(embedding=self.global_step % EMBEDDING_EVERY == 0)
+        self.protect(embedding=self.global_step % updates.EMBEDDING_EVERY == 0)
         self.seconds += time.perf_counter() - self._clock
 
     def protect(self, embedding: bool) -> None:
         if len(self.directions):
-            protect(self.model, self.directions, self.start.max_pieces, embedding)
+            updates.protect(self.model, self.directions, self.start.max_pieces, embedding)
 
     # ---- reports ----
 

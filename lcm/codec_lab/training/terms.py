@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from lcm.codec_lab.similarity import load_public_encoder, similarities
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.codec_lab.training.start import Start
-from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.files import atomic
 from lcm.models import Normalizer
@@ -139,12 +138,13 @@ def load_rounding(path: str, start: Start) -> Rounding:
     return Rounding(quantizer, record)
 
 
-def fit_rounding(vectors: Float[Tensor, "n D"], settings: CodecTraining, start: Start) -> Rounding:
-    """Rounding by codebooks, and a normalizer before them, that are fitted to these vectors of the start."""
-    chosen, normalizer = settings.terms, Normalizer(vectors.shape[1])
+def fit_rounding(
+    vectors: Float[Tensor, "n D"], normalizer: Normalizer, settings: CodecTraining, start: Start
+) -> Rounding:
+    """Rounding by codebooks that are fitted to these vectors of the start, behind their normalizer."""
+    chosen = settings.terms
     if len(vectors) < chosen.units:
         raise UserError(f"terms.units={chosen.units}, but there are only {len(vectors)} sentences to fit them to")
-    normalizer.set(*location_and_scale(vectors))
     quantizer = fit_quantizer(normalizer(vectors), chosen.codebooks, chosen.units, settings.run.seed)
     rounding = Rounding(quantizer, QuantizerRecord(settings.start, start.fingerprint, "normalised", normalizer))
     left = float((vectors - rounding(vectors)).square().sum()) / variance(vectors)

@@ -54,7 +54,7 @@ class CodecRun:
     def fit(self, folder: Path | None, checkpoint: Path | None = None) -> None:
         """Train to the limit. folder: of the run; None writes nothing."""
         batches = TrainingBatches(self.rows.train, self.order, lambda: self.module.global_step)
-        validation = ValidationBatches(self.rows.validation, self.order.tokens)
+        validation = ValidationBatches(self.rows.validation, self.module.settings.data.tokens)
         try:
             with quiet_lightning(), sdpa_kernel(KERNELS):
                 trainer = codec_trainer(self.module.settings, folder)
@@ -92,7 +92,13 @@ def prepare_run(settings: CodecTraining, folder: Path | None, corpus: Corpus | N
     corpus = corpus or read_corpus(data)
     start = make_start(settings, corpus.texts, corpus.languages)
     rows = tokenize(corpus, start, data)
-    say(f"{_described(corpus, rows)} ({time.perf_counter() - began:.0f} s)")
+    pieces = sum(len(row.target) for row in rows.train)
+    say(
+        f"{corpus.documents:,} documents ({corpus.left_out:,} held out, {corpus.refused:,} rows refused): "
+        f"{len(rows.texts):,} sentences and {len(corpus.pairs):,} translations, {pieces:,} pieces, "
+        f"{', '.join(corpus.languages)}; {len(rows.validation):,} sentences to validate on "
+        f"({time.perf_counter() - began:.0f} s)"
+    )
     if not rows.validation:
         raise UserError("there is nothing to validate on: name data.held_out, or add documents with split: validation")
     teacher = None
@@ -103,18 +109,7 @@ def prepare_run(settings: CodecTraining, folder: Path | None, corpus: Corpus | N
     module = CodecModule(settings, start, teacher, _bottleneck(settings, start, rows))
     if settings.protect:
         say(f"protected: {len(module.directions)} of {start.model.sizes.dim} directions, which carry positions")
-    starts_word = start.starts_word.tolist()
-    order = Order(data.tokens, settings.run.seed, data.short_pieces, data.short_share, data.spans, starts_word)
-    return CodecRun(module, rows, order)
-
-
-def _described(corpus: Corpus, rows: PieceRows) -> str:
-    pieces = sum(len(row.target) for row in rows.train)
-    return (
-        f"{corpus.documents:,} documents ({corpus.left_out:,} held out, {corpus.refused:,} rows refused): "
-        f"{len(rows.texts):,} sentences and {len(corpus.pairs):,} translations, {pieces:,} pieces, "
-        f"{', '.join(corpus.languages)}; {len(rows.validation):,} sentences to validate on"
-    )
+    return CodecRun(module, rows, Order(data, settings.run.seed, start.starts_word.tolist()))
 
 
 def _bottleneck(settings: CodecTraining, start: Start, rows: PieceRows) -> Rounding | Normalizer | None:
@@ -126,11 +121,9 @@ def _bottleneck(settings: CodecTraining, start: Start, rows: PieceRows) -> Round
         return None
     step = max(1, len(rows.texts) // FITTED)
     vectors = encode_all(CodecModule(settings, start), rows.train[: len(rows.texts) : step])
-    if chosen.codebooks:
-        return fit_rounding(vectors, settings, start)
     normalizer = Normalizer(start.model.sizes.dim)
     normalizer.set(*location_and_scale(vectors))
-    return normalizer
+    return fit_rounding(vectors, normalizer, settings, start) if chosen.codebooks else normalizer
 
 
 @torch.no_grad()
@@ -224,22 +217,23 @@ def save_codec(folder: Path, module: CodecModule) -> None:
         save_quantizer(folder / CODEBOOKS, module.bottleneck.quantizer, module.bottleneck.record)
 
 
-def with_steps(settings: CodecTraining, steps: int) -> CodecTraining:
-    """A copy of the settings that ends after `steps` and validates then."""
-    trainer = settings.trainer.model_copy(update={"validate_every": steps})
-    limit = LimitSettings(steps=steps, minutes=None)
-    return settings.model_copy(update={"limit": limit, "trainer": trainer})
+def shortened(settings: CodecTraining, steps: int, terms: dict[str, float]) -> CodecTraining:
+    """A copy of the settings that ends after `steps`, validates then, and has other values of `terms`."""
+    changed = {
+        "limit": LimitSettings(steps=steps, minutes=None),
+        "trainer": settings.trainer.model_copy(update={"validate_every": steps}),
+        "terms": settings.terms.model_copy(update=terms),
+    }
+    return settings.model_copy(update=changed)
 
 
 def dry_run_codec(settings: CodecTraining) -> None:
     """Read everything, train one step, print the numbers; write nothing, and leave the public encoder out."""
-    terms = settings.terms.model_copy(update={"similarity": 0.0})
-    run = prepare_run(with_steps(settings, 1).model_copy(update={"terms": terms}), folder=None)
+    run = prepare_run(shortened(settings, 1, {"similarity": 0.0}), folder=None)
     epoch = run.order.epoch(run.order.with_spans(run.rows.train, 0), 0)
     began = time.perf_counter()
     run.fit(folder=None)
-    model, rows = run.module.model, run.rows.train
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"model      {parameters:,} parameters, dim {model.sizes.dim}, start {settings.start}")
-    print(f"data       {len(rows):,} examples, {len(epoch):,} batches an epoch")
+    parameters = sum(p.numel() for p in run.module.model.parameters())
+    print(f"model      {parameters:,} parameters, dim {run.module.model.sizes.dim}, start {settings.start}")
+    print(f"data       {len(run.rows.train):,} examples, {len(epoch):,} batches an epoch")
     print(f"one step   {time.perf_counter() - began:.1f} s, validation {run.module.reported}")
