@@ -89,14 +89,13 @@ class PublicEncoder:
     def __init__(self, model: "SentenceTransformer") -> None:
         self._model = model
         # Read from a vector, because the method for it changed its name between versions.
-        self.dim: int = self._rows([""]).shape[1]
-
-    def encode(self, sentences: list[str]) -> Float[Tensor, "n {self.dim}"]:
-        """Unit vectors, so a dot product is a cosine. Only the first 256 pieces of a sentence are read."""
-        return self._rows(sentences) if sentences else torch.empty(0, self.dim)
+        self.dim: int = self.encode([""]).shape[1]
 
     @torch.no_grad()
-    def _rows(self, sentences: list[str]) -> Float[Tensor, "n E"]:
+    def encode(self, sentences: list[str]) -> Float[Tensor, "n E"]:
+        """Unit vectors, so a dot product is a cosine. Only the first 256 pieces of a sentence are read."""
+        if not sentences:
+            return torch.empty(0, self.dim)
         with _quiet():
             vectors = self._model.encode(sentences, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
         # A copy: the library's tensor comes from inference mode and cannot enter a loss.

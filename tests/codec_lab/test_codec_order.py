@@ -5,7 +5,7 @@ from itertools import islice
 
 import torch
 
-from lcm.codec_lab.training.batches import Order, PieceRow, TrainingBatches, ValidationBatches, collate
+from lcm.codec_lab.training.batches import Batches, Order, PieceRow, collate, fixed_batches
 from lcm.codec_lab.training.settings import CorpusSettings
 
 
@@ -44,7 +44,7 @@ def test_starting_late_gives_what_starting_early_would_have_reached():
     batches = len(ORDER.epoch(SENTENCES, 0))
     for start in (0, 3, batches, batches + 2):
         whole = list(islice(ORDER.batches(SENTENCES), start, start + 4))
-        late = list(islice(TrainingBatches(SENTENCES, ORDER, lambda start=start: start), 4))
+        late = list(islice(Batches(lambda start=start: ORDER.batches(SENTENCES, start)), 4))
         assert [b.sentence.tolist() for b in late] == [b.sentence.tolist() for b in whole]
 
 
@@ -67,7 +67,7 @@ def test_collated_rows_end_where_their_lengths_say():
 
 
 def test_validation_reads_each_sentence_once():
-    numbers = [int(i) for batch in ValidationBatches(SENTENCES, 30) for i in batch.sentence]
+    numbers = [int(i) for batch in fixed_batches(SENTENCES, 30) for i in batch.sentence]
     assert sorted(numbers) == list(range(60))
 
 
@@ -109,5 +109,5 @@ def test_starting_late_among_spans_gives_what_starting_early_would_have_reached(
     batches = len(SPANS.epoch(SPANS.with_spans(LONG, 0), 0))
     for start in (2, batches + 1):
         whole = list(islice(SPANS.batches(LONG), start, start + 3))
-        late = list(islice(TrainingBatches(LONG, SPANS, lambda start=start: start), 3))
+        late = list(islice(Batches(lambda start=start: SPANS.batches(LONG, start)), 3))
         assert all(torch.equal(a.source, b.source) for a, b in zip(whole, late, strict=True))

@@ -7,6 +7,7 @@ Shapes.  n sentences · k neighbours · L noise levels · D concept width · E w
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -217,7 +218,7 @@ def noise_scores(
     normalizer.set(*location_and_scale(fitted_on))
     z = normalizer(sample.vectors)
     own = public(sample.texts) if public else None
-    scores: dict[str, list[Float64[np.ndarray, " n"]]] = {"bleu": []} | ({"cosine": []} if public else {})
+    scores: dict[str, list[Float64[np.ndarray, " n"]]] = defaultdict(list)
     shown = sample.texts
     for level in LEVELS:
         tell(f"noise level {level}")

@@ -187,7 +187,6 @@ def report_page(results: Results, others: Sequence[Results] = ()) -> str:
             name: [(row["multiple"], row[key]) for row in _levels(systems[name])] for name in list(systems)[:CHARTED]
         },
         "middle_noise": _middle_noise,
-        "settings": _settings(results),
     }
     return render(Path(__file__).with_name(PAGE), values)
 
@@ -228,14 +227,3 @@ def _by_length(systems: Systems, part: str, key: str) -> tuple[Series, dict[floa
 
 def _band(group: Results) -> str:
     return f"{group['from']}+" if group["to"] is None else f"{group['from']}–{group['to']}"
-
-
-def _settings(results: Results) -> dict[str, str]:
-    speed, settings = results["speed"], results["settings"]
-    return {
-        "encoding": f"{speed['encoding']:,.0f} sentences a second, on {speed['threads']} threads",
-        "decoding": f"{speed['decoding']:,.0f} sentences a second, beam {settings['beam']}",
-        "fingerprint": results["codec"]["fingerprint"],
-        **{name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in settings.items()},
-        "seconds": ", ".join(f"{name} {seconds:g}" for name, seconds in results["seconds"].items()),
-    }

@@ -95,7 +95,7 @@ def hadamard(size: int) -> Float[Tensor, "{size} {size}"]:
     """Sylvester's matrix of orthogonal rows of signs, for a power of two. Its first column is constant."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), matrix)
     return matrix
 
 
@@ -117,13 +117,9 @@ def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Bas
     random = torch.randn(sizes.dim, sizes.dim - len(sinusoid), generator=generator, dtype=torch.float64)
     rest = torch.linalg.qr(torch.cat([sinusoid.T, random], dim=1))[0].T[len(sinusoid) :]
     bag, blocks = int(BAG * free), int(COARSE * free)
-    bit = torch.cat(
-        [
-            torch.zeros(bag, dtype=torch.long),
-            1 + torch.arange(blocks) % (coarse - 1),
-            coarse + torch.arange(free - bag - blocks) % (fine - 1),
-        ]
-    )
+    bit = torch.zeros(free, dtype=torch.long)
+    bit[bag : bag + blocks] = 1 + torch.arange(blocks) % (coarse - 1)
+    bit[bag + blocks :] = coarse + torch.arange(free - bag - blocks) % (fine - 1)
     return Basis(sinusoid, rest[: signs.shape[1]], rest[signs.shape[1] :], signs, bit)
 
 

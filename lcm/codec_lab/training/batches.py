@@ -114,16 +114,16 @@ class Order:
     def epoch(self, rows: Sequence[PieceRow], number: int) -> list[list[int]]:
         """The batches of an epoch, as places in `rows`. Every row comes once, short sentences by their share."""
         dice = random.Random(f"{self.seed} {number}")
-        taken = [i for i, row in enumerate(rows) if self._is_long(row) or dice.random() < self.data.short_share]
+        short, share = self.data.short_pieces, self.data.short_share
+        taken = [
+            i for i, row in enumerate(rows) if row.is_translation or len(row.source) >= short or dice.random() < share
+        ]
         dice.shuffle(taken)
         # Stable: rows of one length stay in random order, so batches differ from epoch to epoch.
         taken.sort(key=lambda i: rows[i].rank)
         batches = list(_cut(rows, taken, self.data.tokens))
         dice.shuffle(batches)
         return batches
-
-    def _is_long(self, row: PieceRow) -> bool:
-        return row.is_translation or len(row.source) >= self.data.short_pieces
 
     def batches(self, rows: Sequence[PieceRow], start: int = 0) -> Iterator[PieceBatch]:
         """Endless epochs, from batch `start` on. The next epoch is laid out in a thread while one is read."""
@@ -158,25 +158,17 @@ def _cut(rows: Sequence[PieceRow], order: Sequence[int], tokens: int) -> Iterato
         yield batch
 
 
-class TrainingBatches:
-    """One endless epoch for Lightning, from the step that training has reached when iteration begins."""
-
-    def __init__(self, rows: Sequence[PieceRow], order: Order, trained: Callable[[], int]) -> None:
-        self.rows, self.order, self.trained = rows, order, trained
-
-    def __iter__(self) -> Iterator[PieceBatch]:
-        return self.order.batches(self.rows, self.trained())
+def fixed_batches(rows: Sequence[PieceRow], tokens: int) -> list[PieceBatch]:
+    """Each sentence once, in batches that never change: for validation."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))
+    return [collate([rows[i] for i in batch]) for batch in _cut(rows, order, tokens)]
 
 
-class ValidationBatches:
-    """Each sentence once, in batches that never change. A class, because Lightning takes a list for several loaders."""
+class Batches:
+    """An iterable of batches for Lightning, which would take a list for several loaders."""
 
-    def __init__(self, rows: Sequence[PieceRow], tokens: int) -> None:
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))
-        self.batches = [collate([rows[i] for i in batch]) for batch in _cut(rows, order, tokens)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    def __init__(self, begin: Callable[[], Iterator[PieceBatch]]) -> None:
+        self.begin = begin
 
     def __iter__(self) -> Iterator[PieceBatch]:
-        return iter(self.batches)
+        return self.begin()

@@ -190,25 +190,25 @@ class CodecTraining(Settings):
 
     @model_validator(mode="after")
     def _terms_fit_together(self) -> "CodecTraining":
-        terms = self.terms
-        if self.freeze == "encoder" and self.start in ("analytic", "random"):
+        terms, frozen = self.terms, self.freeze == "encoder"
+        readings, moves = (
+            [f"terms.{name}={getattr(terms, name)}" for name in names if getattr(terms, name)]
+            for names in (("robust", "codebooks", "quantizer"), ("similarity", "translation_mse"))
+        )
+        if frozen and self.start in ("analytic", "random"):
             raise ValueError(f"freeze=encoder keeps the encoder of a codec, but start={self.start}; name a codec")
-        readings = [name for name in ("robust", "codebooks", "quantizer") if getattr(terms, name)]
-        if self.freeze == "none" and readings:
-            name = readings[0]
-            raise ValueError(
-                f"terms.{name}={getattr(terms, name)} is fitted to vectors that must not move: set freeze: encoder"
-            )
-        if self.freeze == "encoder" and (terms.similarity or terms.translation_mse):
-            name = "similarity" if terms.similarity else "translation_mse"
-            raise ValueError(f"terms.{name}={getattr(terms, name)} moves the encoder, but freeze=encoder; drop either")
+        if readings and not frozen:
+            raise ValueError(f"{readings[0]} is fitted to vectors that must not move: set freeze: encoder")
+        if frozen and moves:
+            raise ValueError(f"{moves[0]} moves the encoder, but freeze=encoder; drop either")
         if terms.similarity and self.data.spans:
             raise ValueError(
                 f"data.spans={self.data.spans} trains on parts of sentences, but terms.similarity compares whole ones; "
                 "set either to 0"
             )
         if len(readings) > 1:
-            raise ValueError(f"terms.{' and terms.'.join(readings)} each say what the decoder reads: keep one of them")
+            names = " and ".join(reading.split("=")[0] for reading in readings)
+            raise ValueError(f"{names} each say what the decoder reads: keep one of them")
         if (terms.translation or terms.translation_mse) and not self.data.pairs:
             raise ValueError("terms.translation needs translations: name their files in data.pairs, or set it to 0")
         return self

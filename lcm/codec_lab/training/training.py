@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lcm import __version__
 from lcm.codec import storage
-from lcm.codec_lab.training.batches import Order, PieceRow, TrainingBatches, ValidationBatches, collate
+from lcm.codec_lab.training.batches import Batches, Order, PieceRow, collate, fixed_batches
 from lcm.codec_lab.training.corpus import Corpus, PieceRows, read_corpus, tokenize
 from lcm.codec_lab.training.module import CodecModule
 from lcm.codec_lab.training.settings import CodecTraining, LimitSettings
@@ -53,8 +53,10 @@ class CodecRun:
 
     def fit(self, folder: Path | None, checkpoint: Path | None = None) -> None:
         """Train to the limit. folder: of the run; None writes nothing."""
-        batches = TrainingBatches(self.rows.train, self.order, lambda: self.module.global_step)
-        validation = ValidationBatches(self.rows.validation, self.module.settings.data.tokens)
+        fixed = fixed_batches(self.rows.validation, self.module.settings.data.tokens)
+        validation = Batches(lambda: iter(fixed))
+        # One endless epoch, from the step that training has reached when iteration begins.
+        batches = Batches(lambda: self.order.batches(self.rows.train, self.module.global_step))
         try:
             with quiet_lightning(), sdpa_kernel(KERNELS):
                 trainer = codec_trainer(self.module.settings, folder)
