@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'lcm-train[judge]'"
 FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
 BATCH = 64
-"""Sentences in one batch. The library sorts them by length, so padding is small."""
 
 
 def centred(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:

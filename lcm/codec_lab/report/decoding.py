@@ -52,11 +52,9 @@ class Coder:
 
 
 def scores(decoded: Sequence[str], texts: Sequence[str], langs: Sequence[str]) -> dict[str, Any]:
-    """Corpus BLEU ("AutoBLEU" of texts that went through a codec, paper §2.2), chrF and the share that is identical.
+    """Corpus BLEU ("AutoBLEU" of texts that went through a codec, paper §2.2) and chrF, 0 to 100; exact matches, 0 to 1.
 
-    BLEU is sacrebleu's default. Each sentence is tokenized by the rules of its language.
-
-    sentences: their number. bleu, chrf: 0 to 100. exact: 0 to 1. None where there are no sentences.
+    BLEU is sacrebleu's default, with each sentence tokenized by the rules of its language. None without sentences.
     """
     if not texts:
         return {"sentences": 0, "bleu": None, "chrf": None, "exact": None}
@@ -95,7 +93,6 @@ def _tokenizer(name: str) -> Any:
 
 
 def _metrics() -> Any:
-    """The module sacrebleu.metrics."""
     try:
         from sacrebleu import metrics
     except ImportError as error:
@@ -124,8 +121,8 @@ class Midpoint:
     is_end:     the text is one of the two, as it was or as it is decoded
     bleu:       sentence BLEU against the nearer of the two, 0 to 100
     invented:   share of the text's words that neither of the two has
-    round_trip: distance of the text's own vector from the midpoint, over the distance of the two from it; below 1, the
-                text stands for the midpoint better than either of the two does
+    round_trip: distance of the text's own vector from the midpoint, over that of the two; below 1, the text stands for
+                the midpoint better than either of them
     """
 
     places: tuple[int, int]

@@ -100,7 +100,6 @@ def read_sentences(
 
 
 def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
-    """Text and language of each row."""
     match next((s for s in map(str.lower, reversed(path.suffixes)) if s not in COMPRESSIONS), ""):
         case ".txt":
             yield from ((line, None) for _, line in _lines(path))

@@ -65,7 +65,6 @@ def ablate(settings: CodecTraining, steps: int) -> str:
 
 
 def _scores(run: CodecRun) -> dict[str, float]:
-    """Scores of a trained variant on the validation sentences."""
     vectors = encode_all(run.module, run.rows.validation)
     public = load_public_encoder(run.module.settings.terms.similarity_folder).encode(run.rows.validation_texts)
     pairs = torch.triu_indices(len(vectors), len(vectors), offset=1).unbind()
