@@ -52,7 +52,7 @@ class Coder:
 
 
 def scores(decoded: Sequence[str], texts: Sequence[str], langs: Sequence[str]) -> dict[str, Any]:
-    """Corpus BLEU ("AutoBLEU" of texts that went through a codec, paper §2.2) and chrF, 0 to 100; exact matches, 0 to 1.
+    """Corpus BLEU ("AutoBLEU" of texts that went through a codec, paper §2.2) and chrF, 0 to 100; matches, 0 to 1.
 
     BLEU is sacrebleu's default, with each sentence tokenized by the rules of its language. None without sentences.
     """
