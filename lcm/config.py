@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lcm.files import CACHE_GB, RETRIES
-from lcm.options import Section, Settings
+from lcm.options import Names, Section, Settings
 
 
 class DiffusionConfig(Section):
@@ -141,7 +141,7 @@ ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantC
 class DataConfig(Section):
     """The training data, and how documents become rows."""
 
-    path: tuple[str, ...] = ()
+    path: Names = ()
     """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed."""
     slots: int = Field(128, ge=2)
     """Sequence length in concepts: documents are packed into rows of it, longer ones are cut (paper §2.4.1)."""
@@ -159,11 +159,6 @@ class DataConfig(Section):
     """Number of retries for a file that cannot be fetched, after waiting longer each time."""
     skip_dead: bool = False
     """Train without shards that cannot be fetched, and count them, instead of ending the run."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 class OptimizerConfig(Section):

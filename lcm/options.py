@@ -31,10 +31,10 @@ from dataclasses import MISSING, Field, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -158,6 +158,9 @@ def _add(parser: _ActionsContainer, field: "Field[Any]", kind: Any, option: Opti
 
 
 # ---- settings ----
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One string or several."""
 
 
 class Section(BaseModel):

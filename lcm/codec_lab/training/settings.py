@@ -3,14 +3,11 @@
 settings = CodecTraining.load("configs/codec/mini.yaml", ["limit.minutes=30", "terms.noise=0"])
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lcm.options import Section, Settings
-
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""One string or several."""
+from lcm.options import Names, Section, Settings
 
 
 class SizeSettings(Section):
