@@ -1,4 +1,4 @@
-"""What the tests on a GPU share."""
+"""Shared parts of the tests on a GPU."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 CUDA = "cuda"
 TESTS = Path(__file__).parent
 SEARCHED = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-"""Where other processes find the tests' modules and lcm."""
+"""PYTHONPATH by which other processes find the tests' modules and lcm."""
 needs_cuda = [
     pytest.mark.cuda,
     # Said where the first product of a process is one of a backward pass; autograd's threads then set the context.
@@ -20,5 +20,5 @@ needs_cuda = [
 
 
 def exact_products() -> bool:
-    """Whether products of fp32 are products of fp32, without TensorFloat-32: torch's default."""
+    """True where fp32 products do not use TensorFloat-32: torch's default."""
     return torch.get_float32_matmul_precision() == "highest"

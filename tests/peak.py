@@ -16,7 +16,7 @@ STEPS = 4
 
 
 def measure(config):
-    """How many bytes more are resident at once than after a tiny run of the same kind."""
+    """Peak of resident bytes beyond that of a tiny run of the same kind."""
     original, peak = LCMModule.training_step, []
 
     def training_step(self, batch, batch_idx):

@@ -129,7 +129,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def main_of_a_group(words: Sequence[str]) -> None:
-    """The same as the first of a group of processes, which an interrupt reaches."""
+    """Run `main` as the first of a group of processes, which an interrupt reaches."""
     os.setsid()
     # What a shell starts in the background ignores interrupts, and so would all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from lcm.batch import PAD, Batch
 from lcm.codec.text import SplitterSettings
@@ -37,6 +38,19 @@ def pack(rows, slots, seed=0, step_targets=1):
     torch.manual_seed(seed)
     emb = torch.randn(len(rows), slots, DIM).masked_fill((doc == PAD)[..., None], 0)
     return Batch(emb, doc, pos, doc != PAD, torch.arange(len(rows)), torch.tensor(step_targets))
+
+
+def with_room(batch, slots, rows):
+    """The batch with more slots and rows, empty but for vectors of sevens, which nothing may read."""
+    room = (0, slots, 0, rows)
+    return Batch(
+        emb=pad(batch.emb, (0, 0, *room), value=7.0),
+        doc=pad(batch.doc, room, value=PAD),
+        pos=pad(batch.pos, room),
+        is_target=pad(batch.is_target, room),
+        row=torch.arange(len(batch.row) + rows),
+        step_targets=batch.step_targets,
+    )
 
 
 def write_data(folder: Path, documents: int = 60, shards: int = 3, validation: int = 12, seed: int = 0) -> Path:

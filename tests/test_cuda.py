@@ -1,4 +1,4 @@
-"""What every model family computes on a GPU is what it computes on the CPU: losses, gradients and concepts."""
+"""Every model family computes on a GPU what it computes on the CPU: losses, gradients and concepts."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def losses_of(family, device, precision=None):
-    """Of each target and, by name, the gradients of their sum; in training mode, so that contexts are dropped."""
+    """The loss of each target and, by name, the gradients of their sum; in training mode, to drop contexts."""
     model, batch = build(family).train().to(device), pack(ROWS, SLOTS).to(device)
     with torch.autocast(torch.device(device).type, precision or torch.bfloat16, enabled=precision is not None):
         losses = model.loss(batch)
@@ -53,7 +53,7 @@ def test_losses_meters_and_gradients_are_the_cpus(family):
 
 @every_family
 def test_losses_under_bf16_autocast_are_within_two_percent(family):
-    """Of the mean. They are fp32 all the same, and all gradients are finite."""
+    """Two percent of the mean loss. Losses are fp32 all the same, and all gradients are finite."""
     found, _, gradients = losses_of(family, CUDA, torch.bfloat16)
     expected = losses_of(family, CUDA)[0]
     assert found.dtype == torch.float32
@@ -111,7 +111,7 @@ def test_rows_that_are_over_leave_the_batch_on_both(family):
 
 
 def test_compiled_losses_and_gradients_are_the_eager_ones():
-    """As trainer.compile compiles; in another process, because the shape checks of the tests cannot be compiled."""
+    """Compiled like trainer.compile; in another process, because the tests' shape checks cannot be compiled."""
     script = """
 import torch
 from families import build

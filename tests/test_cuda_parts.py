@@ -102,7 +102,7 @@ def test_texts_in_fp32_are_the_cpus(beam, count, texts):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.03), (torch.bfloat16, 0.03), (torch.float16, 0.005)])
 def test_vectors_in_half_precision_are_close(dtype, tolerance, texts):
-    """By the distance to the fp32 vector, as a share of its length. Without a precision it is bf16."""
+    """The distance to the fp32 vector is a share of its length. The default precision is bf16."""
     codec = load_codec("mini", device=CUDA, dtype=dtype)
     assert codec.dtype == (dtype or torch.bfloat16)
     exact = load_codec("mini", device="cpu", dtype=torch.float32).encode(texts)

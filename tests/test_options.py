@@ -32,7 +32,7 @@ class Example(Base):
     share: Annotated[float | None, Option("P", least=0, most=1)] = None
     """Share (default: all)."""
     kind: Literal["a", "b"] = "a"
-    """Which kind."""
+    """Kind of the rows."""
     pairs: bool = False
     """Rows are pairs."""
     streaming: bool = True
@@ -85,7 +85,7 @@ def test_help_is_the_docstring_with_the_default(capsys):
     assert "--output DIR Folder for 100% of it, made new --files F [F ...]" in lines
     assert "--size N Documents in a shard (default: 10,000)" in lines
     assert "--seed N Seed of the draw (default: 0)" in lines
-    assert "--share P Share (default: all) --kind {a,b} Which kind (default: a)" in lines
+    assert "--share P Share (default: all) --kind {a,b} Kind of the rows (default: a)" in lines
     assert "--pairs Rows are pairs --no-streaming Download everything first" in lines
 
 

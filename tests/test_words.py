@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("lcm", "data_prep", "benchmarks")
+ROOMS = ("lcm", "data_prep", "benchmarks", "tests")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FRAGMENT = re.compile(r"(Of|What|Than|Those|The same|As|Whether|Where|How|Which|Who|So many|By|Until|Because)\b")
 """Beginnings that only make sense after the name of what they describe."""
@@ -16,8 +16,8 @@ FRAGMENT = re.compile(r"(Of|What|Than|Those|The same|As|Whether|Where|How|Which|
 BRITISH = re.compile(
     r"\w*(?:normal|quant|initial|summar|contextual|optim|recogn|organ|random)is(?:e|ed|er|ing|ation)\b"
 )
-STORED = {"normalised", "left_normalised", "contextualiser", "quantised_decoder"}
-"""Names in files that people have, which keep their spelling."""
+STORED = {"normalised", "left_normalised", "contextualiser", "quantised_decoder", "optimiser"}
+"""Names in files that people have, which keep their spelling, and a misspelt setting of tests/test_config.py."""
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from synthetic import DIM, pack
+from synthetic import DIM, pack, with_room
 from torch import nn
-from torch.nn.functional import pad
 
-from lcm.batch import PAD, Batch, derive_seed
+from lcm.batch import Batch, derive_seed
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
 from lcm.models import build_model
@@ -78,15 +77,7 @@ def test_packed_documents_give_what_each_gives_alone():
 def test_padding_changes_nothing():
     """Neither empty slots nor empty rows, whatever they hold."""
     model, batch = build(), pack([[4, 3]], slots=7)
-    room = (0, 5, 0, 1)
-    padded = Batch(
-        emb=pad(batch.emb, (0, 0, *room), value=7.0),
-        doc=pad(batch.doc, room, value=PAD),
-        pos=pad(batch.pos, room),
-        is_target=pad(batch.is_target, room),
-        row=torch.arange(2),
-        step_targets=batch.step_targets,
-    )
+    padded = with_room(batch, slots=5, rows=1)
     torch.testing.assert_close(model.loss(padded).per_target, model.loss(batch).per_target, atol=1e-5, rtol=1e-5)
     predicted = model.predict(padded, GREEDY)[:1, :7]
     torch.testing.assert_close(predicted, model.predict(batch, GREEDY), atol=1e-5, rtol=1e-5)

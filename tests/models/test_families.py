@@ -17,7 +17,7 @@ from families import (
     sampling,
     some_draws,
 )
-from synthetic import DIM, pack
+from synthetic import DIM, pack, with_room
 from torch.nn.functional import pad
 
 from lcm.batch import PAD, Batch
@@ -178,15 +178,7 @@ def test_padding_changes_nothing(family, monkeypatch):
     model, batch = build(family), pack([[4, 3]], slots=7)
     decide(monkeypatch, some_draws(batch))
     expected = model.loss(batch).per_target
-    room = (0, 5, 0, 1)
-    padded = Batch(
-        emb=pad(batch.emb, (0, 0, *room), value=7.0),
-        doc=pad(batch.doc, room, value=PAD),
-        pos=pad(batch.pos, room),
-        is_target=pad(batch.is_target, room),
-        row=torch.arange(2),
-        step_targets=batch.step_targets,
-    )
+    room, padded = (0, 5, 0, 1), with_room(batch, slots=5, rows=1)
     t, eps, dropped = some_draws(batch)
     decide(monkeypatch, Noising(pad(t, room), pad(eps, (0, 0, *room), value=7.0), pad(dropped, room)))
     close(model.loss(padded).per_target, expected)

@@ -52,7 +52,7 @@ def assert_equal(ours, naive):
 
 
 def apart(batch, *of_slots):
-    """What there is of each slot, the documents of a batch one a row, padded to the longest."""
+    """Tensors of slots with one document a row, padded to the longest."""
     documents = [batch.doc[row] == n for row in range(len(batch.doc)) for n in range(int(batch.doc[row].max()) + 1)]
     rows = [row for row in range(len(batch.doc)) for _ in range(int(batch.doc[row].max()) + 1)]
     return [
@@ -62,7 +62,7 @@ def apart(batch, *of_slots):
 
 
 def drawn_for(model, name, batch):
-    """What our loss draws for each slot."""
+    """The draws of our loss for each slot."""
     if name == "base":
         return ()
     if name.startswith("quant"):
@@ -130,7 +130,7 @@ def test_self_attention_of_one_slot_needs_neither_queries_nor_keys():
 @pytest.mark.parametrize("lengths", [(3, 5), (5, 5)], ids=["ragged", "even"])
 @pytest.mark.parametrize("twice", [False, True])
 def test_cached_keys_and_values_equal_fresh_ones(lengths, twice):
-    """Of two rows of context; the same concepts without their context see what the zero vector says."""
+    """Two rows of context; without it, the same concepts attend to the zero vector alone."""
     denoiser, naive = (m.denoiser for m in (build("two_tower"), naive_of(build("two_tower"))))
     context, (x, _) = torch.randn(2, 5, 16), noisy(2)
     seen = (torch.arange(6) <= torch.tensor(lengths)[:, None])[:, None, None]
@@ -162,7 +162,7 @@ def test_zero_modulators_leave_the_outer_layers_alone():
 
 
 def start_of(model, name, concepts, seed):
-    """What a row's next concept is made from: a function of its last concept at first, and of its length."""
+    """The noise or draw of a row's next concept: a function of the prompt's last concept and of the length."""
     prompt, so_far = concepts
     number = prompt_number(model.normalizer(prompt[-1:]))
     draws = Draws(seed, torch.stack([number, torch.tensor([len(so_far)])], dim=1))

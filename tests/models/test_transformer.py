@@ -53,7 +53,7 @@ def test_feed_forward_width(width, hidden):
 
 
 def test_rotation_turns_interleaved_pairs_by_their_angle():
-    """As complex numbers: pair i of position p is multiplied by exp(i · p · 10000^(-2i/K))."""
+    """In complex numbers, pair i of position p is multiplied by exp(i · p · 10000^(-2i/K))."""
     torch.manual_seed(0)
     x = torch.randn(1, 1, 3, 6)
     pos = torch.tensor([[0, 5, 90]])
@@ -126,7 +126,7 @@ def test_a_state_sees_its_document_up_to_its_slot(transformer):
 
 
 def test_masked_rows_equal_attention_document_by_document(transformer):
-    """What a GPU and a compiler are given; states of empty slots are anything finite."""
+    """Masked rows are for GPUs and compilers; states of empty slots may be anything finite."""
     torch.manual_seed(0)
     doc = torch.tensor([[0, 0, 0, 1, 1, 1, PAD], [0, 1, 1, 2, 2, 2, 2], [PAD] * 7])
     pos = torch.tensor([[0, 1, 2, 0, 1, 2, 0], [0, 0, 1, 0, 1, 2, 3], [0] * 7])
@@ -140,7 +140,7 @@ def test_masked_rows_equal_attention_document_by_document(transformer):
 
 
 def test_dropout_on_a_cpu_is_torch_s():
-    """As often lost, what is left as large, and the same again from the same seed."""
+    """Equal rate and scale, and equal masks from equal seeds."""
     dropout, x = Dropout(0.3), torch.ones(401, 999)
     torch.manual_seed(3)
     found = dropout(x)

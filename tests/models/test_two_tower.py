@@ -179,7 +179,7 @@ def test_caches_that_must_grow_give_what_roomy_ones_do(room, monkeypatch):
 
 @pytest.mark.parametrize("family", ["two_tower", "one_tower"])
 def test_the_fitted_fragility_becomes_part_of_the_model(family, tmp_path):
-    """Until it is read, losses are no numbers; another codec's is refused."""
+    """Losses are NaN until the file is read; the file of another codec is refused."""
     path = tmp_path / "fragility.safetensors"
     model = build(family, diffusion={"weight": "fragility", "fragility": str(path)})
     batch, network = pack([[3, 2]], slots=6), FragilityNetwork(DIM)

@@ -59,7 +59,7 @@ def test_a_run_with_other_options_is_refused(change, message, finished, tmp_path
 
 
 def test_another_end_of_text_is_refused_only_where_it_would_be_mixed(tmp_path, monkeypatch):
-    """The same codec on another machine may give other last bits."""
+    """One codec may give other last bits on another machine."""
 
     class Elsewhere(StubCodec):
         def encode(self, sentences, lang="eng_Latn", *, progress=None):

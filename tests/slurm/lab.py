@@ -19,9 +19,9 @@ from pathlib import Path
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PORT = 26817
 CPUS = 2
-"""Of each virtual node, however many the machine has."""
+"""CPUs of each virtual node, however many the machine has."""
 GPUS = 2
-"""Of each, as far as Slurm knows: files of that name, for jobs that ask for some."""
+"""GPUs of each virtual node: empty files that Slurm takes for devices, for jobs that request some."""
 MARK = "# lcm-slurm-lab"
 HOSTS = Path("/etc/hosts")
 
@@ -79,7 +79,7 @@ def until(done, seconds: float) -> None:
 
 
 def kill_node(folder: Path, node: int) -> None:
-    """As if its power had failed: the daemon and all that ran there."""
+    """Kill the daemon and all that ran there, like a power failure."""
     daemon = int((folder / f"run/slurmd.node{node}.pid").read_text())
     with suppress(ProcessLookupError):
         os.kill(daemon, signal.SIGKILL)
@@ -126,7 +126,7 @@ def _stop(file: Path) -> None:
 
 
 def _left(folder: Path, node: str = "") -> list[int]:
-    """What jobs have running, which outlives a slurmd: told by the cluster, and the node, it belongs to."""
+    """Processes of jobs, which outlive a slurmd, on one node or on all; each names its cluster and node."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -36,7 +36,7 @@ class Job:
         self.number = lab.slurm(cluster, "sbatch", *given, *script, LCM_ROOT=str(site)).strip()
 
     def shown(self):
-        """What Slurm knows of it, by name."""
+        """Fields of `scontrol show job`, by name."""
         words = lab.slurm(self.cluster, "scontrol", "show", "job", self.number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -113,7 +113,7 @@ def test_a_job_is_queued_again_as_often_as_it_is_asked_and_ends_bit_for_bit_the_
 
 
 def listening(config):
-    """How many tasks train by this file, and have a handler for SIGUSR1: a bit of a mask that the kernel shows."""
+    """Number of tasks that train by this file and handle SIGUSR1, by the mask of caught signals in /proc."""
     found = 0
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
