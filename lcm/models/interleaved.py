@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lcm.batch import document_mask
 from lcm.config import InterleavedConfig
 from lcm.errors import UserError
-from lcm.models.layers import Documents, KVCache, LayerCache, Mask, RMSNorm, Rotation, attend
+from lcm.models.layers import Documents, Heads, KVCache, LayerCache, Mask, RMSNorm, Rotation, attend
 from lcm.models.transformer import Block, BlockHook, Stack, count_parameters, no_hook
 
 
@@ -61,30 +61,22 @@ class NoisySlots:
         """The inverse of `scatter`."""
         return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
 
-    def attend(
-        self, q: Float[Tensor, "B H S K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], clean: LayerCache
-    ) -> Float[Tensor, "B H S K"]:
+    def attend(self, q: Heads, k: Heads, v: Heads, clean: LayerCache) -> Heads:
         """Attention of noisy concepts to clean ones and to themselves."""
         if isinstance(self.mask, Tensor):
-            return attend_with_self(q, k, v, clean.keys, clean.values, self.mask)
+            return attend_with_self(q, k, v, clean, self.mask)
         assert self.documents is not None
-        parts = [self.documents.unpack(x) for x in (q, k, v, clean.keys, clean.values)]
-        return self.documents.pack([attend_with_self(*part) for part in zip(*parts, self.mask, strict=True)])
+        parts = zip(*(self.documents.unpack(x) for x in (q, k, v, clean.keys, clean.values)), self.mask, strict=True)
+        attended = [attend_with_self(q, k, v, LayerCache(*kv), mask) for q, k, v, *kv, mask in parts]
+        return self.documents.pack(attended)
 
 
-def attend_with_self(
-    q: Float[Tensor, "B H S K"],
-    k: Float[Tensor, "B H S K"],
-    v: Float[Tensor, "B H S K"],
-    keys: Float[Tensor, "B H L K"],
-    values: Float[Tensor, "B H L K"],
-    mask: Bool[Tensor, "B 1 S L"],
-) -> Float[Tensor, "B H S K"]:
+def attend_with_self(q: Heads, k: Heads, v: Heads, clean: LayerCache, mask: Bool[Tensor, "B 1 S L"]) -> Heads:
     """Attention to the clean concepts of the mask and, by one more column of scores, to oneself."""
     q = q * (1 / math.sqrt(q.shape[-1]))
-    others = (q @ keys.to(q.dtype).transpose(2, 3)).masked_fill(~mask, -math.inf)
+    others = (q @ clean.keys.to(q.dtype).transpose(2, 3)).masked_fill(~mask, -math.inf)
     weights = torch.cat([(q * k).sum(-1, keepdim=True), others], dim=-1).float().softmax(-1).to(v.dtype)
-    return weights[..., :1] * v + weights[..., 1:] @ values.to(v.dtype)
+    return weights[..., :1] * v + weights[..., 1:] @ clean.values.to(v.dtype)
 
 
 class TwinBlock(Block):
@@ -103,14 +95,12 @@ class TwinBlock(Block):
         noisy = self.noisy(noisy, kv, slots)
         return clean if last else self.clean(clean, q, kv, mask), noisy
 
-    def project(self, clean: Float[Tensor, "B S M"], rotation: Rotation) -> tuple[Float[Tensor, "B H S K"], LayerCache]:
+    def project(self, clean: Float[Tensor, "B S M"], rotation: Rotation) -> tuple[Heads, LayerCache]:
         """Queries of the clean stream, and its keys and values."""
         q, k, v = self.attention.project(self.attention_norm(clean), rotation)
         return q, LayerCache(k, v)
 
-    def clean(
-        self, x: Float[Tensor, "B S M"], q: Float[Tensor, "B H S K"], kv: LayerCache, mask: Mask
-    ) -> Float[Tensor, "B S M"]:
+    def clean(self, x: Float[Tensor, "B S M"], q: Heads, kv: LayerCache, mask: Mask) -> Float[Tensor, "B S M"]:
         """The clean stream after `project`."""
         return self.finish(x + self.dropout(self.attention.merge(attend(q, kv.keys, kv.values, mask))))
 

@@ -15,6 +15,8 @@ from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, sil
 
 from lcm.batch import PAD
 
+Heads = Float[Tensor, "B H S K"]
+"""Queries, keys or values of every slot, by head."""
 ROPE_THETA = 10_000.0
 FREQUENCIES = 128
 
@@ -45,7 +47,7 @@ class Rotation:
         angle = pos[:, None, :, None].float() * ROPE_THETA ** (-pair / head_width)
         return Rotation(angle.cos(), angle.sin())
 
-    def __call__(self, x: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H S K"]:
+    def __call__(self, x: Heads) -> Heads:
         """Rotate the interleaved pairs (x[2i], x[2i + 1]), in fp32."""
         pairs = x.float().view(*x.shape[:-1], x.shape[-1] // 2, 2)
         if torch.compiler.is_compiling():  # the compiler fuses this into one pass, and has no complex numbers
@@ -69,7 +71,6 @@ class LayerCache:
         self.values[rows, :, at] = new.values.transpose(1, 2)
 
     def first(self, slots: int) -> "LayerCache":
-        """A view of the first slots."""
         return LayerCache(self.keys[:, :, :slots], self.values[:, :, :slots])
 
     def grown(self, slots: int) -> "LayerCache":
@@ -92,12 +93,11 @@ class KVCache:
     def extended(
         self, slots: int, kept: Int[Tensor, " B"] | None = None
     ) -> tuple["KVCache", Int[Tensor, "B slots"], Bool[Tensor, "B 1 slots L"]]:
-        """The cache with so many more slots a row, their places in it, where they are to be written, and their mask.
+        """The cache with more slots a row, the places where they are to be written, and their causal mask.
 
-        The mask is causal, up to the last slot. Room doubles, so that growing stays cheap.
+        Room doubles, so that growing stays cheap.
 
-        kept: how many of its new slots each row keeps (default: all). The mask hides the others from those before
-              them; the next ones overwrite them
+        kept: how many of its new slots each row keeps, the first (default: all); the next ones overwrite the others
         """
         at = self.lengths[:, None] + torch.arange(slots, device=self.lengths.device)
         longest, room = int(at.max()) + 1, self.layers[0].keys.shape[2]
@@ -148,13 +148,13 @@ class Documents:
         return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]).transpose(0, 1).unsqueeze(0)
 
 
+Slots = tuple[LayerCache, Int[Tensor, "B S"]]
+"""The slots of a layer's cache to write new keys and values to."""
 Mask = Bool[Tensor, "B 1 S L"] | Documents
 """The slots that each slot attends to: those of a mask, or its own document up to and including itself."""
 
 
-def attend(
-    q: Float[Tensor, "B H S K"], k: Float[Tensor, "B H L K"], v: Float[Tensor, "B H L K"], mask: Mask
-) -> Float[Tensor, "B H S K"]:
+def attend(q: Heads, k: Float[Tensor, "B H L K"], v: Float[Tensor, "B H L K"], mask: Mask) -> Heads:
     if isinstance(mask, Tensor):
         return scaled_dot_product_attention(q, k, v, attn_mask=mask)
     parts = zip(mask.unpack(q), mask.unpack(k), mask.unpack(v), strict=True)
@@ -171,13 +171,9 @@ class Attention(nn.Module):
         xavier(self.qkv, self.out)  # on the fused matrix this amounts to gain 1/√2 for each of q, k and v
 
     def forward(
-        self,
-        x: Float[Tensor, "B S M"],
-        rotation: Rotation,
-        mask: Mask,
-        cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
+        self, x: Float[Tensor, "B S M"], rotation: Rotation, mask: Mask, cache: Slots | None = None
     ) -> Float[Tensor, "B S M"]:
-        """cache: a layer and slots to write new keys and values to; attention is then to its first L slots."""
+        """cache: attention is then to the first L slots of its layer."""
         q, k, v = self.project(x, rotation)
         if cache is not None:
             layer, slots = cache
@@ -187,7 +183,7 @@ class Attention(nn.Module):
             k, v = layer.keys, layer.values
         return self.merge(attend(q, k, v, mask))
 
-    def project(self, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Float[Tensor, "B H S K"]]:
+    def project(self, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Heads]:
         """Rotated queries, rotated keys, and values."""
         q, k, v = self.split(self.qkv(x))
         return [rotation(q), rotation(k), v]
@@ -197,7 +193,7 @@ class Attention(nn.Module):
         head_width = qkv.shape[-1] // (3 * self.heads)  # explicit: torch cannot infer it from a batch without rows
         return qkv.view(*qkv.shape[:2], 3, self.heads, head_width).permute(2, 0, 3, 1, 4)
 
-    def merge(self, y: Float[Tensor, "B H S K"]) -> Float[Tensor, "B S M"]:
+    def merge(self, y: Heads) -> Float[Tensor, "B S M"]:
         """The output projection of all heads."""
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out

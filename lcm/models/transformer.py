@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.layers import Attention, Documents, Dropout, KVCache, LayerCache, Mask, RMSNorm, Rotation, SwiGLU
+from lcm.models.layers import Attention, Documents, Dropout, KVCache, LayerCache, Mask, RMSNorm, Rotation, Slots, SwiGLU
 
 BlockHook = Callable[[nn.Module], None]
 """Called with each block of a model as soon as it is built, so that a model can be sharded while it is built."""
@@ -40,11 +40,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self,
-        x: Float[Tensor, "B S M"],
-        rotation: Rotation,
-        mask: Mask,
-        cache: tuple[LayerCache, Int[Tensor, "B S"]] | None = None,
+        self, x: Float[Tensor, "B S M"], rotation: Rotation, mask: Mask, cache: Slots | None = None
     ) -> Float[Tensor, "B S M"]:
         h = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
         return self.finish(h)
