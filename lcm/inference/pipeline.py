@@ -155,10 +155,7 @@ class LCM:
         return StopRules(max_sentences=most, min_sentences=min_sentences, end_threshold=self.record.stop_threshold)
 
     def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
-        """Split and encode each text as in training, with "[MODEL]:" after it if an answer is wanted.
-
-        "[MODEL]:" is in the language of the training data whatever the text's, as in training.
-        """
+        """Split and encode each text as in training; before an answer, "[MODEL]:" in the training data's language."""
         split = [self.splitter.split(text) for text in texts]
         for number, sentences in enumerate(split, start=1):
             if not sentences:
@@ -207,8 +204,8 @@ class LCM:
     ) -> tuple[list[Generated], list[float | None]]:
         """Draw `samples` continuations of each prompt; return the best of each and its mean round-trip distance.
 
-        The first is drawn with the seed of `sampling`, so more samples are never worse. A single sample is not
-        measured: its distance is None, as for a continuation without a sentence.
+        The first is drawn with the seed of `sampling`, so more samples are never worse. The distance is None for a
+        single sample, which is not measured, and for a continuation without a sentence.
         """
         if samples == 1:
             return self.continue_concepts(prompts, stop, sampling), [None] * len(prompts)

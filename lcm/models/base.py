@@ -38,10 +38,7 @@ class BaseLCM(ConceptModel):
         self.post = nn.Linear(config.width, config.dim)
 
     def loss(self, batch: Batch) -> Losses:
-        """Squared error in normalized space, summed over channels (paper §2.3.1, eq. 3); in fp32.
-
-        Meter l2: distance between prediction and target, as raw codec vectors.
-        """
+        """Squared error in normalized space, summed over channels (paper eq. 3). Meter l2: distance as raw vectors."""
         z = self.normalizer(batch.emb)
         targets = batch.targets(self.predicts_first)
         predicted, target = self.post(batch.before(self._states(z, batch))[targets]).float(), z[targets]

@@ -58,8 +58,7 @@ class Noisy(NamedTuple):
 class Diffusion(nn.Module):
     """The schedule of a model and everything that follows from it. Holds buffers, no parameters.
 
-    `alpha_bar` stays float64 when the model is cast to half precision. With weight `fragility` the frozen network is
-    part of the model; `load_fitted` fills it for training.
+    With weight `fragility` the frozen network is part of the model; `load_fitted` fills it for training.
     """
 
     alpha_bar: Float64[Tensor, " T"]
@@ -78,15 +77,10 @@ class Diffusion(nn.Module):
         self.fragility = FragilityNetwork(dim) if config.weight == "fragility" else None
 
     def load_fitted(self, normalizer: Normalizer, fingerprint: str) -> None:
-        """With weight `fragility`, read the file that the configuration names, for this normalizer and codec.
-
-        Raises UserError if it is missing, broken, or fitted to another codec.
-        """
+        """With weight `fragility`, read the network. Raises UserError if it is missing, broken or of another codec."""
         if self.fragility is not None:
             fitted = load_fragility(self.config.fragility, self.dim, normalizer=normalizer, fingerprint=fingerprint)
             self.fragility.load_state_dict(fitted.state_dict())
-
-    # ---- training ----
 
     def draw_noising(self, row: Int[Tensor, " B"], slots: int, drops: bool) -> Noising:
         """Random numbers for every slot, a function of each row's number alone. drops: whether contexts are dropped."""
@@ -104,10 +98,7 @@ class Diffusion(nn.Module):
         return Noisy(clean, t, eps, self.noise(clean, t, eps))
 
     def losses(self, out: Float[Tensor, "N D"], noisy: Noisy, normalizer: Normalizer) -> Losses:
-        """w(t) · |target − out|², summed over channels (paper eq. 16).
-
-        Meter l2_denoised: distance between the denoised and the true concept, as raw codec vectors.
-        """
+        """w(t) · |target − out|², summed over channels (paper eq. 16). Meter l2_denoised: distance as raw vectors."""
         z, t, eps, x_t = noisy
         error = (self.target(z, t, eps) - out).square().sum(-1)
         with torch.no_grad():
@@ -122,8 +113,6 @@ class Diffusion(nn.Module):
         cumulative = beta_probabilities(config.steps, config.beta_a, config.beta_b).cumsum(0).to(device)
         u = torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device=device)
         return torch.searchsorted(cumulative, u, right=True).clamp(max=config.steps - 1)
-
-    # ---- the process and its targets ----
 
     def noise(self, z: Float[Tensor, "N D"], t: Int[Tensor, " N"], eps: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """x_t = √ᾱ z + √(1−ᾱ) ε: the concepts after t + 1 steps of noise."""
@@ -176,14 +165,12 @@ class Diffusion(nn.Module):
         ab = self.alpha_bar[t].unsqueeze(-1)
         return ab.sqrt().float(), (1 - ab).sqrt().float()
 
-    # ---- sampling ----
-
     def timesteps(self, settings: DiffusionSampling) -> list[int]:
         """Timesteps to sample at, falling. Raises UserError for more steps than the model was trained with."""
         return sampling_timesteps(self.config.steps, settings.steps)
 
     def sample(self, network: Network, draws: Draws, settings: DiffusionSampling) -> Float[Tensor, "N D"]:
-        """New concepts, by one call of the network at each of `timesteps`; the branches of guidance share a call."""
+        """New concepts, by one call of the network a timestep; the branches of guidance share a call."""
         timesteps, table = self.timesteps(settings), self.alpha_bar.tolist()
         levels = [table[t] for t in timesteps]
 

@@ -27,10 +27,7 @@ SETTING = "model.diffusion.fragility"
 
 
 class FragilityNetwork(nn.Module):
-    """Three layers, held as buffers: frozen, and not among a model's parameters.
-
-    All weights are NaN until they are loaded, so a training run without its file cannot go unnoticed.
-    """
+    """Three layers of buffers: frozen, no parameters. NaN until loaded, so that a run without the file is noticed."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -26,10 +26,7 @@ from lcm.options import Option, check_bounds, option_name
 
 
 class Normalizer(nn.Module):
-    """z = (x - location) / scale: median and scaled interquartile range of each channel, frozen (paper §2.3.1).
-
-    The identity until it is set.
-    """
+    """z = (x - location) / scale: each channel's median and scaled interquartile range (§2.3.1). Identity until set."""
 
     location: Float[Tensor, " D"]
     scale: Float[Tensor, " D"]

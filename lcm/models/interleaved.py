@@ -5,9 +5,8 @@ Shapes.  B rows · S slots · L cached slots · N noisy concepts · D concept wi
 
 The paper interleaves both in one sequence; here they stay apart. The clean stream is a plain causal transformer, which
 never sees the noisy one and is run once. A noisy concept is a leaf: it sees the clean concepts before it and itself. So
-no mask is larger than slots by slots, and slots that need no prediction cost nothing.
-
-In One-Tower a noisy concept is one under noise, in Quant-LCM the sum of the units chosen so far.
+no mask is larger than slots by slots, and slots that need no prediction cost nothing. In One-Tower a noisy concept is
+one under noise, in Quant-LCM the sum of the units chosen so far.
 """
 
 import math
@@ -197,10 +196,10 @@ class Interleaved(Stack):
     ) -> list[LayerCache]:
         """Keys and values of the clean stream in each layer."""
         mask, rotation, layers = document_mask(doc).unsqueeze(1), self.rotation(pos), []
-        for number, block in enumerate(self.layers, start=1):
+        for block in self.layers:
             q, kv = block.project(clean, rotation)
             layers.append(kv)
-            if number < len(self.blocks):  # the last states of the clean stream are never used
+            if len(layers) < len(self.blocks):  # the last states of the clean stream are never used
                 clean = block.clean(clean, q, kv, mask)
         return layers
 

@@ -28,10 +28,7 @@ COLD = 1e-6
 
 @dataclass(frozen=True)
 class QuantSampling:
-    """The paper's settings for texts of several sentences (§2.4.1); `Sampling` documents each.
-
-    temperature: d: of the softmax over units. c: 1/β, in p(u) ∝ exp(-β · |u - r|)
-    """
+    """The paper's settings for texts of several sentences (§2.4.1). c: temperature is 1/β of p(u) ∝ exp(-β|u - r|)."""
 
     temperature: float
     top_k: int
@@ -105,19 +102,13 @@ class QuantLCM(InterleavedLCM):
         steps = self.step_inputs(1 + torch.arange(self.config.codebooks, device=u.device))
         sums = u.new_zeros(len(u), self.dim)
         for k in range(self.config.codebooks):
-            out = self._guided(sums, steps[k : k + 1], conditioning, settings.guidance)
+            out = self.post(self.states(sums, steps[k : k + 1], conditioning, settings.guidance != 1)).float()
+            if settings.guidance != 1:
+                conditional, unconditional = out.chunk(2)
+                out = unconditional + settings.guidance * (conditional - unconditional)
             unit = sample_top_k(self.scores(out, sums, k), settings.top_k, u[:, k], settings.temperature)
             sums = sums + self.quantizer.centroid(k, unit)
         return sums
-
-    def _guided(
-        self, sums: Float[Tensor, "N D"], step: Float[Tensor, "1 M"], conditioning: Conditioning, guidance: float
-    ) -> Float[Tensor, "N outputs"]:
-        out: Tensor = self.post(self.states(sums, step, conditioning, twice=guidance != 1)).float()
-        if guidance == 1:
-            return out
-        conditional, unconditional = out[: len(sums)], out[len(sums) :]
-        return unconditional + guidance * (conditional - unconditional)
 
 
 class QuantLCMd(QuantLCM):

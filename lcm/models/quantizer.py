@@ -26,10 +26,7 @@ DISTANCES = 2**24
 
 
 class ResidualQuantizer(nn.Module):
-    """Vectors ↔ codes, the index of a unit of each codebook. In fp32, also under autocast.
-
-    Codebooks are zero until `set` or a state dict fills them.
-    """
+    """Vectors ↔ codes, the index of a unit of each codebook, in fp32, also under autocast. Zero until they are set."""
 
     codebooks: Float[Tensor, "Q V D"]
     squares: Float[Tensor, "Q V"]
@@ -135,10 +132,7 @@ _RECORD = "lcm quantizer"
 
 @dataclass(frozen=True)
 class QuantizerRecord:
-    """The codec and the space that a quantizer was fitted to.
-
-    normalizer: maps raw codec vectors to the quantizer's space; the identity if that is raw
-    """
+    """The codec and the space that a quantizer was fitted to, and the normalizer into it; the identity if it is raw."""
 
     codec: str
     fingerprint: str
@@ -146,10 +140,7 @@ class QuantizerRecord:
     normalizer: Normalizer
 
     def check(self, setting: str, fingerprint: str, normalizer: Normalizer) -> None:
-        """Raises UserError for data of another codec or, in normalized space, with another normalizer.
-
-        setting: the option that names the file, for the message, such as "model.quantizer=q.safetensors"
-        """
+        """Raises UserError, which begins with `setting`, for data of another codec or, if it matters, normalizer."""
         if fingerprint != self.fingerprint:
             raise UserError(
                 f"{setting}: fitted to vectors of codec '{self.codec}' (fingerprint {self.fingerprint}), but the data "

@@ -61,7 +61,9 @@ def alpha_bar(
         raise UserError(f"{superfluous[0]} is set, but schedule {schedule!r} has no use for it; leave it out")
     if steps < 2:
         raise UserError(f"steps={steps}: expected 2 or more")
-    table = _rescaled(torch.cumprod(1 - _betas(schedule, steps, parameters), dim=0))
+    root = torch.cumprod(1 - _betas(schedule, steps, parameters), dim=0).sqrt()
+    # Shift √ᾱ until the last is 0, then stretch it until the first is what it was (Lin et al. 2024, algorithm 1).
+    table = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square()
     if not (table[0] < 1 and bool((table.diff() < 0).all())):
         settings = ", ".join(f"{name}={value}" for name, value in parameters.items())
         raise UserError(
@@ -89,12 +91,6 @@ def _betas_from(f: Callable[[Float64[Tensor, " n"]], Float64[Tensor, " n"]], ste
     """β of the schedule ᾱ(u) = f(u) / f(0), u = t/T."""
     values = f(torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps)
     return (1 - values[1:] / values[:-1]).clamp(max=0.999)
-
-
-def _rescaled(table: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
-    """Shift √ᾱ until the last is 0, then stretch it until the first is what it was (Lin et al. 2024, algorithm 1)."""
-    root = table.sqrt()
-    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square()
 
 
 def sampling_timesteps(train_steps: int, sampling_steps: int) -> list[int]:

@@ -128,9 +128,9 @@ class Transformer(Stack):
     def extend(
         self, x: Float[Tensor, "B S M"], cache: KVCache, lengths: Int[Tensor, " B"] | None = None
     ) -> tuple[Float[Tensor, "B S M"], KVCache]:
-        """Append S slots to each row, of which row i keeps the first lengths[i] (default: all).
+        """Append S slots to each row, which keeps the first lengths[i] (default: all); the states and the longer cache.
 
-        Returns the state of each slot and the longer cache. The old cache must not be used again: both share memory.
+        The old cache must not be used again: both share memory.
         """
         cache, slots, mask = cache.extended(x.shape[1], lengths)
         rotation = Rotation.of(slots, x.shape[-1] // self.heads)

@@ -125,10 +125,9 @@ class TwoTowerLCM(ConceptModel):
 
 @dataclass
 class TwoTowerContext(CachedContext):
-    """The contextualizer's cache, and its states as the denoiser sees them.
+    """The contextualizer's cache, both towers with weights packed for few rows, and what the denoiser sees.
 
-    contextualizer, denoiser: with weights packed for few rows
-    memory:                   keys and values of each layer of the denoiser: the zero vector's, then one per concept
+    memory: keys and values of each layer of the denoiser: the zero vector's, then one per concept
     """
 
     contextualizer: Transformer
