@@ -88,7 +88,8 @@ def sonar_folder(name: str) -> Path:
             files = official_files(RELEASES[name].decoder_card) if is_installed else _fetch(name, fetched)
             print(f"lcm: converting to {folder}", file=sys.stderr)
             convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
-            shutil.rmtree(fetched, ignore_errors=True)
+            if not is_installed:
+                shutil.rmtree(fetched, ignore_errors=True)
     return folder
 
 

@@ -94,8 +94,7 @@ class SonarSpeech:
 
     def encode(self, recordings: Sequence[Float[Tensor, " samples"]], lang: str) -> Float[Tensor, "n D"]:
         """Encode recordings at 16 kHz, as one batch, to fp32 vectors on the CPU."""
-        pipeline = self._pipeline(self._card or speech_card(lang))
-        waves = [recording[None] for recording in recordings]
+        pipeline, waves = self._pipeline(self._card or speech_card(lang)), [recording[None] for recording in recordings]
         vectors: Tensor = pipeline.predict(waves, batch_size=max(1, len(waves)))
         return vectors.float().cpu().clone()  # not an inference tensor
 

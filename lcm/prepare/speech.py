@@ -86,7 +86,7 @@ def cut_at_pauses(levels: Float[np.ndarray, " F"], most: int) -> list[tuple[int,
     while waiting:
         start, end = _trimmed(quiet, *waiting.pop())
         if end - start > most:
-            place = _best_place(levels, quiet, start, end)
+            place = start + _best_place(levels[start:end], quiet[start:end])
             waiting += [(place, end), (start, place)]
         elif start < end:
             spans.append((start, end))
@@ -100,15 +100,13 @@ def _trimmed(quiet: Bool[np.ndarray, " F"], start: int, end: int) -> tuple[int, 
     return max(start, start + int(loud[0]) - MARGIN), min(end, start + int(loud[-1]) + 1 + MARGIN)
 
 
-def _best_place(levels: Float[np.ndarray, " F"], quiet: Bool[np.ndarray, " F"], start: int, end: int) -> int:
-    edges = np.flatnonzero(np.diff(quiet[start:end].astype(np.int8), prepend=0, append=0))
-    pauses = [(start + int(a), start + int(b)) for a, b in edges.reshape(-1, 2)]
-    inner = [(a, b) for a, b in pauses if a > start and b < end and b - a >= PAUSE]
-    if inner:
-        a, b = max(inner, key=lambda pause: (pause[1] - pause[0], -abs(sum(pause) - start - end)))
+def _best_place(levels: Float[np.ndarray, " F"], quiet: Bool[np.ndarray, " F"]) -> int:
+    edges, end = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0)), len(quiet)
+    if inner := [(a, b) for a, b in edges.reshape(-1, 2).tolist() if a > 0 and b < end and b - a >= PAUSE]:
+        a, b = max(inner, key=lambda pause: (pause[1] - pause[0], -abs(sum(pause) - end)))
         return (a + b) // 2
-    third = max(1, (end - start) // 3)
-    return start + third + int(levels[start + third : end - third].argmin())
+    third = max(1, end // 3)
+    return third + int(levels[third : end - third].argmin())
 
 
 class Listener:
@@ -138,10 +136,8 @@ class Listener:
             batch = order[start : start + BATCH]
             encoded = self.encoder.encode([pieces[i].samples() for i in batch], lang)
             if encoded.shape[1] != dim:
-                raise UserError(
-                    f"--codec: its vectors have {dim} channels, those of SONAR's speech encoder {encoded.shape[1]}; "
-                    "speech goes with --codec sonar"
-                )
+                theirs = f"those of SONAR's speech encoder {encoded.shape[1]}; speech goes with --codec sonar"
+                raise UserError(f"--codec: its vectors have {dim} channels, {theirs}")
             vectors[batch] = encoded
             progress(len(batch))
         return vectors

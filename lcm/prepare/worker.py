@@ -38,6 +38,7 @@ from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
 INTERVAL = 0.2
 """Seconds between two looks at the workers' progress."""
+_FEWER = "run the same command with fewer --workers and it continues"
 Start = Callable[[], Any]
 """Makes, in a worker, the object that does the tasks: `work(task, progress)`. Its attribute `info` describes it."""
 
@@ -219,19 +220,14 @@ class Pool(AbstractContextManager["Pool"]):
         except BrokenProcessPool as error:
             raise self._obituary() from error
         except MemoryError as error:
-            raise UserError(
-                "memory ran out in a worker; run the same command with fewer --workers and it continues"
-            ) from error
+            raise UserError(f"memory ran out in a worker; {_FEWER}") from error
 
     def _obituary(self) -> UserError:
         """Why a worker died. The executor then terminates the others."""
         self._executor.shutdown()
         codes = {process.exitcode or 0 for process in self._processes} - {0, -signal.SIGTERM}
         if codes <= {-signal.SIGKILL}:
-            return UserError(
-                "a worker was killed, most likely because memory ran out; "
-                "run the same command with fewer --workers and it continues"
-            )
+            return UserError(f"a worker was killed, most likely because memory ran out; {_FEWER}")
         return UserError(f"a worker ended with status {min(codes)}; run the same command again and it continues")
 
 
