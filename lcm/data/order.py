@@ -100,6 +100,9 @@ class RowOrder:
         self.predicts_first = predicts_first
         self._bundles_per_group = group // min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
         self._shards_per_bundle = group // self._bundles_per_group
+        self.bundles = -(-len(shards) // self._shards_per_bundle)
+        self.groups = -(-self.bundles // self._bundles_per_group)
+        """The numbers of bundles, and of groups in an epoch."""
         self._mixed = self._permutation(len(shards), 0, BUNDLES, 0)
         # Enough for a step of two epochs, or of two groups.
         self._turns = lru_cache(2)(lambda epoch: self._permutation(self.bundles, epoch, SHARDS, 0).tolist())
@@ -115,16 +118,6 @@ class RowOrder:
         return int(hashlib.sha256(repr((settings, shards)).encode()).hexdigest()[:15], 16)
 
     # ---- bundles and groups ----
-
-    @property
-    def bundles(self) -> int:
-        """The number of bundles."""
-        return -(-len(self.shards) // self._shards_per_bundle)
-
-    @property
-    def groups(self) -> int:
-        """The number of groups in an epoch."""
-        return -(-self.bundles // self._bundles_per_group)
 
     def shards_of(self, epoch: int, group: int) -> list[int]:
         """The numbers of the shards of one group."""
@@ -202,7 +195,7 @@ class RowOrder:
             yield Row(epoch, number, *self._packed(epoch, bundle, lost).row(row))
 
     def _pack(self, epoch: int, bundle: int, dead: frozenset[int]) -> PackedRows:
-        """The rows of a bundle. Its indexes are read here and in `count` alone, and not kept."""
+        """The rows of a bundle. Its indexes are not kept."""
         index, shard = self._index(bundle)
         order = self._permutation(len(index), epoch, DOCUMENTS, bundle)
         packed = pack(index.take(order, axis=0), shard[order], self.slots, self.predicts_first)

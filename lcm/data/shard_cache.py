@@ -19,7 +19,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,60 +69,56 @@ class ShardCache:
         or its disk fails.
         """
         path, started = self.path(url, record), time.time_ns()
-        if file := self._open_cached(path, record):
-            return file
-        with self._locked(path, wait) as is_locked:
-            if not is_locked:
-                return None
+        with self._disk_errors():
             if file := self._open_cached(path, record):
                 return file
-            if error := self._failure_since(path, started):
-                raise error
-            return self._fetch_shard(url, record, path)
+            with self._locked(path, wait) as is_locked:
+                if not is_locked:
+                    return None
+                if file := self._open_cached(path, record):
+                    return file
+                if error := self._failure_since(path, started):
+                    raise error
+                return self._fetch_shard(url, record, path)
 
     def index(self, url: str, record: ShardRecord) -> Path:
         """The path of a shard's index: fetched, or made from the shard if there is none. Raises Unreachable."""
         path = index_path(self.path(url, record))
         if path.is_file():
             return path
-        with self._locked(path):
+        with self._disk_errors(), self._locked(path):
             if not path.is_file():
                 index = self._fetch_index(url, record)
-                with self._disk_errors(), atomic(path, many_writers=True) as file:
+                with atomic(path, many_writers=True) as file:
                     np.save(file, index)
         return path
 
     def _open_cached(self, path: Path, record: ShardRecord) -> OpenFile | None:
         """A shard that is in the cache and whole. Marks it as the most recently opened one."""
-        with self._disk_errors():
-            try:
-                file = OpenFile(path, os.open(path, os.O_RDONLY))
-            except FileNotFoundError:
-                return None
-            if os.fstat(file.descriptor).st_size != record.bytes:
-                return None
-            with suppress(PermissionError):  # another user's file
-                os.utime(file.descriptor)
+        try:
+            file = OpenFile(path, os.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.descriptor).st_size != record.bytes:
+            return None
+        with suppress(PermissionError):  # another user's file
+            os.utime(file.descriptor)
         return file
-
-    # ---- fetching ----
 
     def _fetch_shard(self, url: str, record: ShardRecord, path: Path) -> OpenFile:
         """Fetch a shard and open it. The caller holds its lock."""
         part = path.with_suffix(f".{record.bytes}.part")
         part.unlink(missing_ok=True)
         try:
-            with self._disk_errors():
-                self._reserve(part, record)
-                download(join(url, record.name), part, record.bytes, record.sha256, self.retries)
-                file = OpenFile(path, os.open(part, os.O_RDONLY))  # before it may be removed to make room
-                os.utime(file.descriptor)
-                os.fsync(file.descriptor)
-                with self._locked(self.folder / "room"):  # or another process would count both names, or neither
-                    part.replace(path)
+            self._reserve(part, record)
+            download(join(url, record.name), part, record.bytes, record.sha256, self.retries)
+            file = OpenFile(path, os.open(part, os.O_RDONLY))  # before it may be removed to make room
+            os.utime(file.descriptor)
+            os.fsync(file.descriptor)
+            with self._locked(self.folder / "room"):  # or another process would count both names, or neither
+                part.replace(path)
         except Unreachable as error:
-            with self._disk_errors():
-                self._failure(path).write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
+            self._failure(path).write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
             raise
         finally:
             part.unlink(missing_ok=True)
@@ -155,8 +151,6 @@ class ShardCache:
             if int(when) >= start:
                 return Unreachable(line, bool(int(final)))
         return None
-
-    # ---- room ----
 
     def _reserve(self, part: Path, record: ShardRecord) -> None:
         """Make room for a shard, and reserve it by an empty file whose name says its size.
@@ -199,14 +193,9 @@ class ShardCache:
                 part.unlink(missing_ok=True)
             return not is_free
 
-    @contextmanager
-    def _locked(self, path: Path, wait: bool = True) -> Iterator[bool]:
+    def _locked(self, path: Path, wait: bool = True) -> AbstractContextManager[bool]:
         """Hold the lock that belongs to `path`. Yields False, without `wait`, if another process or thread holds it."""
-        held = lock(self.folder / "locks" / f"{path.name}.lock", patience=math.inf if wait else 0.0)
-        with ExitStack() as stack:
-            with self._disk_errors():
-                is_locked = stack.enter_context(held)
-            yield is_locked
+        return lock(self.folder / "locks" / f"{path.name}.lock", patience=math.inf if wait else 0.0)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

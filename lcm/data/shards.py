@@ -169,7 +169,7 @@ class Shard:
 
     @property
     def place(self) -> Path | str:
-        """The data set that the shard belongs to: its folder or URL."""
+        """The data set: its folder or URL."""
         return self.folder
 
     def open(self, wait: bool = True) -> OpenFile | None:
@@ -177,7 +177,7 @@ class Shard:
         return OpenFile(self.path)
 
     def fetch(self) -> Path:
-        """The path, where the shard and its index are on this machine now. Raises as `open`."""
+        """The path, where the shard and its index are on this machine now. Raises UserError as `open`."""
         return self.path
 
     def load(self) -> Int64[np.ndarray, "N 3"]:

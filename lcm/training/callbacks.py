@@ -86,8 +86,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = self.copied = trainer.global_step
         self.agreement = Agreement(trainer.world_size, collective_timeout(self.settings))
-        self._check_same_start(trainer, pl_module)
         if trainer.world_size > 1:
+            self._check_same_start(trainer, pl_module)
             self.watchdog = signals.Watchdog(trainer.global_rank, trainer.world_size, self.settings.patience)
             self.watchdog.start(trainer.global_step)
 
@@ -97,7 +97,7 @@ class Checkpoints(Checkpoint):
         Each rank looks for checkpoints by itself, and ranks on other nodes may see other files.
         """
         own = torch.tensor([trainer.global_step, self.best], dtype=torch.float64)
-        starts = pl_module.all_gather(own).view(-1, 2).tolist()  # type: ignore[union-attr]  # of a tensor, a tensor
+        starts = pl_module.all_gather(own).tolist()  # type: ignore[union-attr]  # of a tensor, a tensor
         steps, self.best = [int(step) for step, _ in starts], starts[0][1]
         if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
             raise UserError(

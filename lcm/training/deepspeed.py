@@ -59,8 +59,6 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
         super().__init__(config=config, logging_level=logging.WARNING, timeout=timeout)
         self.stage = stage
 
-    # ---- a training step ----
-
     @property
     def shard_fn(self) -> BlockHook | None:
         return self._shard if self.stage == 3 else None
@@ -75,8 +73,6 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
     def own_clipping(self) -> tuple[float | None, int]:
         norm = self.deepspeed_engine.get_global_grad_norm()
         return None if norm is None else float(norm), int(self.deepspeed_engine.skipped_steps)
-
-    # ---- devices ----
 
     def setup_environment(self) -> None:
         """Also for CPUs, whose devices DeepSpeed wants numbered."""
@@ -94,8 +90,6 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
             warnings.filterwarnings("ignore", message=".*handles gradient clipping internally")
             super().init_deepspeed()
 
-    # ---- building ----
-
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Leave sharding to `shard_fn`: Lightning would shard each layer before its weights are drawn."""
@@ -106,8 +100,6 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
         import deepspeed
 
         deepspeed.zero.Init(module=module, config_dict_or_path=self.config, remote_device=self.remote_device)
-
-    # ---- checkpoints ----
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         from deepspeed.utils import safe_get_full_fp32_param

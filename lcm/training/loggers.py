@@ -87,8 +87,8 @@ class Terminal(PlainLogger):
         self.metrics: dict[str, float] = {}
         self.start: tuple[int, float] | None = None
         self.printed = -math.inf
-        self.interactive = sys.stderr.isatty()  # only once: the bar replaces sys.stderr
-        self.bar: Progress | None = None
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -96,8 +96,11 @@ class Terminal(PlainLogger):
         now = time.monotonic()
         self.metrics.update(metrics)
         self.start = self.start or (step, now)
-        if self.interactive:
-            self._advance_bar(step)
+        if self.bar is not None:
+            if not self.bar.tasks:
+                self.bar.add_task("", total=self.max_steps, completed=step)
+                self.bar.start()
+            self.bar.update(self.bar.task_ids[0], completed=step, description=self._summary())
         elif now - self.printed >= self.SECONDS or any(name.startswith("val/") for name in metrics):
             self.printed = now
             print(
@@ -108,7 +111,6 @@ class Terminal(PlainLogger):
     def finalize(self, status: str) -> None:
         if self.bar is not None:
             self.bar.stop()
-            self.bar = None
 
     def _summary(self) -> str:
         shown = [
@@ -124,14 +126,6 @@ class Terminal(PlainLogger):
         done = step - self.start[0]
         seconds = int((now - self.start[1]) / done * (self.max_steps - step)) if done else 0
         return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if seconds else ""
-
-    def _advance_bar(self, step: int) -> None:
-        if self.bar is None:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.add_task("", total=self.max_steps, completed=step)
-            self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=step, description=self._summary())
 
 
 def build_loggers(config: Config, folder: Path) -> list[Logger]:

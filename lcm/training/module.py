@@ -26,26 +26,12 @@ from lcm.training.loggers import peak_flops
 
 
 class LCMModule(L.LightningModule):
-    """Trains any ConceptModel on the batches of a DataModule.
+    """Trains any ConceptModel on the batches of a DataModule. The hooks of a step stand in the order of their calls.
 
     The DataModule's `advance()` counts one more micro-batch as trained; its `metrics()` are reported beside the loss.
 
     reported: the newest metrics by name; `step` is the number of finished optimizer steps
     """
-
-    # Lightning calls the hooks in this order:
-    #   configure_model               build the model, block by block where ranks hold shards
-    #   on_load_checkpoint            resume: metrics, skipped steps, Lightning's count of micro-batches
-    #   configure_optimizers          AdamW
-    #   on_train_start                settings of the optimizer from the configuration; start the clock
-    #     training_step               every micro-batch: seed dropout, advance the data, forward, scale the loss
-    #     (Lightning: backward)
-    #     on_before_optimizer_step    every optimizer step: learning rate
-    #     configure_gradient_clipping every optimizer step: clip, or skip the step where the norm is not finite
-    #     (Lightning: optimizer.step)
-    #     on_train_batch_end          every optimizer step: count skipped steps, report
-    #   on_validation_start, validation_step, on_validation_epoch_end, on_validation_end
-    #   on_save_checkpoint            add the configuration, metrics, skipped steps and versions
 
     def __init__(
         self, config: Config, model: ConceptModel, fill_buffers: Callable[[ConceptModel], None] | None = None
@@ -58,9 +44,7 @@ class LCMModule(L.LightningModule):
         self._holds_all_weights = True
         self.reported: dict[str, float] = {}
         self._step_targets = self._step_loss = torch.zeros(())
-        self._gradient_norm = torch.zeros(())
-        self._skipped = torch.zeros(())
-        self._skipped_in_a_row = torch.zeros(())
+        self._gradient_norm = self._skipped = self._skipped_in_a_row = torch.zeros(())
         self._skipped_by_engine = 0
         self.stop_reason: str | None = None
         """Why training should end, once it has diverged. The weights are still good."""
@@ -94,6 +78,9 @@ class LCMModule(L.LightningModule):
                 block.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
     # ---- one optimizer step ----
+
+    def configure_optimizers(self) -> Optimizer:
+        return build_optimizer(self.model, self.config.optimizer)
 
     def on_train_start(self) -> None:
         """Replace the optimizer settings that a checkpoint restored by those of the configuration."""
@@ -164,10 +151,7 @@ class LCMModule(L.LightningModule):
             group["lr"] = lr
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip the gradients; skip the step where their norm is not finite."""
         norm = self._engine.clip(self.parameters(), gradient_clip_val or math.inf)
@@ -199,9 +183,6 @@ class LCMModule(L.LightningModule):
         skips, self._skipped_by_engine = skipped - self._skipped_by_engine, skipped
         self._skipped = self._skipped + skips
         self._skipped_in_a_row = (self._skipped_in_a_row + 1) * skips
-
-    def configure_optimizers(self) -> Optimizer:
-        return build_optimizer(self.model, self.config.optimizer)
 
     # ---- reports ----
 
