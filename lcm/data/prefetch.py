@@ -52,7 +52,7 @@ def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
 
     def index_of(shard: RemoteShard, wait: bool) -> bool:
         try:
-            shard.cache.index(shard.url, shard.record)
+            shard.fetch_index()
         except Unreachable as error:
             raise UserError(
                 f"{error}; without every index the rows are not known, so data.skip_dead does not apply to indexes"

@@ -56,103 +56,7 @@ class ShardCache:
         """Created at first use."""
         return Path(self.place) if self.place else cache_folder() / "shards"
 
-    def path(self, url: str, record: ShardRecord) -> Path:
-        """The path that a shard has in the cache."""
-        key = hashlib.sha256(f"{url.rstrip('/')}\n{record.sha256}".encode()).hexdigest()[:20]
-        return self.folder / f"{Path(record.name).stem}-{key}.tar"
-
-    def open(self, url: str, record: ShardRecord, wait: bool = True) -> OpenFile | None:
-        """The open shard, which is fetched if it is not in the cache.
-
-        wait: for another process that is fetching it; without, None is returned in that case
-        Raises Unreachable, with the error of another process that was waited for; UserError if the cache has no room,
-        or its disk fails.
-        """
-        path, started = self.path(url, record), time.time_ns()
-        with self._disk_errors():
-            if file := self._open_cached(path, record):
-                return file
-            with self._locked(path, wait) as is_locked:
-                if not is_locked:
-                    return None
-                if file := self._open_cached(path, record):
-                    return file
-                if error := self._failure_since(path, started):
-                    raise error
-                return self._fetch_shard(url, record, path)
-
-    def index(self, url: str, record: ShardRecord) -> Path:
-        """The path of a shard's index: fetched, or made from the shard if there is none. Raises Unreachable."""
-        path = index_path(self.path(url, record))
-        if path.is_file():
-            return path
-        with self._disk_errors(), self._locked(path):
-            if not path.is_file():
-                index = self._fetch_index(url, record)
-                with atomic(path, many_writers=True) as file:
-                    np.save(file, index)
-        return path
-
-    def _open_cached(self, path: Path, record: ShardRecord) -> OpenFile | None:
-        """A shard that is in the cache and whole. Marks it as the most recently opened one."""
-        try:
-            file = OpenFile(path, os.open(path, os.O_RDONLY))
-        except FileNotFoundError:
-            return None
-        if os.fstat(file.descriptor).st_size != record.bytes:
-            return None
-        with suppress(PermissionError):  # another user's file
-            os.utime(file.descriptor)
-        return file
-
-    def _fetch_shard(self, url: str, record: ShardRecord, path: Path) -> OpenFile:
-        """Fetch a shard and open it. The caller holds its lock."""
-        part = path.with_suffix(f".{record.bytes}.part")
-        part.unlink(missing_ok=True)
-        try:
-            self._reserve(part, record)
-            download(join(url, record.name), part, record.bytes, record.sha256, self.retries)
-            file = OpenFile(path, os.open(part, os.O_RDONLY))  # before it may be removed to make room
-            os.utime(file.descriptor)
-            os.fsync(file.descriptor)
-            with self._locked(self.folder / "room"):  # or another process would count both names, or neither
-                part.replace(path)
-        except Unreachable as error:
-            self._failure(path).write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
-            raise
-        finally:
-            part.unlink(missing_ok=True)
-        return file
-
-    def _fetch_index(self, url: str, record: ShardRecord) -> np.ndarray:
-        def parse(data: bytes) -> np.ndarray:
-            with suppress(ValueError, EOFError, IndexError):
-                index = np.load(io.BytesIO(data), allow_pickle=False)
-                if totals(index) == record.counts:
-                    return index
-            raise WrongBytes("not the index of this shard")
-
-        try:
-            return read(join(url, index_path(Path(record.name)).name), self.retries, parse)
-        except Unreachable as error:
-            if not error.final:
-                raise
-        self.open(url, record)
-        return build_index(self.path(url, record))
-
-    def _failure(self, path: Path) -> Path:
-        """The file that says why the last attempt to fetch a shard failed."""
-        return self.folder / "locks" / f"{path.stem}.failed"
-
-    def _failure_since(self, path: Path, start: int) -> Unreachable | None:
-        """The error of another process that gave up while this one waited: to try as long again would not help."""
-        with suppress(OSError, ValueError):
-            when, final, line = self._failure(path).read_text(encoding="utf-8").split("\n", 2)
-            if int(when) >= start:
-                return Unreachable(line, bool(int(final)))
-        return None
-
-    def _reserve(self, part: Path, record: ShardRecord) -> None:
+    def reserve(self, part: Path, record: ShardRecord) -> None:
         """Make room for a shard, and reserve it by an empty file whose name says its size.
 
         Waits as long as shards that are being fetched take the room.
@@ -163,7 +67,7 @@ class ShardCache:
                 f"set data.cache_gb={gigabytes(record.bytes)}"
             )
         while True:
-            with self._locked(self.folder / "room"):
+            with self.locked(self.folder / "room"):
                 parts = [other for other in self.folder.glob("*.part") if self._is_alive(other)]
                 reserved = sum(int(other.suffixes[-2][1:]) for other in parts)
                 if reserved + record.bytes <= self.most:
@@ -188,17 +92,17 @@ class ShardCache:
 
     def _is_alive(self, part: Path) -> bool:
         """True while a process fetches this shard. Removes the part that a killed process has left behind."""
-        with self._locked(part.with_suffix("").with_suffix(".tar"), wait=False) as is_free:
+        with self.locked(part.with_suffix("").with_suffix(".tar"), wait=False) as is_free:
             if is_free:
                 part.unlink(missing_ok=True)
             return not is_free
 
-    def _locked(self, path: Path, wait: bool = True) -> AbstractContextManager[bool]:
+    def locked(self, path: Path, wait: bool = True) -> AbstractContextManager[bool]:
         """Hold the lock that belongs to `path`. Yields False, without `wait`, if another process or thread holds it."""
         return lock(self.folder / "locks" / f"{path.name}.lock", patience=math.inf if wait else 0.0)
 
     @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
+    def disk_errors(self) -> Iterator[None]:
         """Turn an error of the disk into a UserError that names the setting."""
         try:
             yield
@@ -220,26 +124,116 @@ class RemoteShard(Shard):
     url: str
     cache: ShardCache
 
-    @property
+    @cached_property
     def path(self) -> Path:
-        return self.cache.path(self.url, self.record)
+        key = hashlib.sha256(f"{self.url.rstrip('/')}\n{self.record.sha256}".encode()).hexdigest()[:20]
+        return self.folder / f"{Path(self.record.name).stem}-{key}.tar"
 
     @property
     def place(self) -> Path | str:
         return self.url
 
     def open(self, wait: bool = True) -> OpenFile | None:
-        return self.cache.open(self.url, self.record, wait)
+        """The open file, fetched if it is not in the cache.
+
+        wait: for another process that is fetching it; without, None is returned in that case
+        Raises Unreachable, with the error of another process that was waited for; UserError if the cache has no room,
+        or its disk fails.
+        """
+        started = time.time_ns()
+        with self.cache.disk_errors():
+            if file := self._open_cached():
+                return file
+            with self.cache.locked(self.path, wait) as is_locked:
+                if not is_locked:
+                    return None
+                if file := self._open_cached():
+                    return file
+                if error := self._failure_since(started):
+                    raise error
+                return self._fetch_shard()
 
     def fetch(self) -> Path:
         """The path of the shard, just fetched or opened. Read it soon: it may be removed to make room."""
-        self.cache.index(self.url, self.record)
+        self.fetch_index()
         self.open()
         return self.path
 
     def load(self) -> Int64[np.ndarray, "N 3"]:
-        self.cache.index(self.url, self.record)
+        self.fetch_index()
         return super().load()
+
+    def fetch_index(self) -> None:
+        """Fetch the index if it is not in the cache, or make it from the shard if there is none. Raises as `open`."""
+        path = index_path(self.path)
+        if path.is_file():
+            return
+        with self.cache.disk_errors(), self.cache.locked(path):
+            if not path.is_file():
+                index = self._index()
+                with atomic(path, many_writers=True) as file:
+                    np.save(file, index)
+
+    def _open_cached(self) -> OpenFile | None:
+        """The file if it is in the cache and whole. Marks it as the most recently opened one."""
+        try:
+            file = OpenFile(self.path, os.open(self.path, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.descriptor).st_size != self.record.bytes:
+            return None
+        with suppress(PermissionError):  # another user's file
+            os.utime(file.descriptor)
+        return file
+
+    def _fetch_shard(self) -> OpenFile:
+        """Fetch the shard and open it. The caller holds its lock."""
+        cache, record = self.cache, self.record
+        part = self.path.with_suffix(f".{record.bytes}.part")
+        part.unlink(missing_ok=True)
+        try:
+            cache.reserve(part, record)
+            download(join(self.url, record.name), part, record.bytes, record.sha256, cache.retries)
+            file = OpenFile(self.path, os.open(part, os.O_RDONLY))  # before it may be removed to make room
+            os.utime(file.descriptor)
+            os.fsync(file.descriptor)
+            with cache.locked(cache.folder / "room"):  # or another process would count both names, or neither
+                part.replace(self.path)
+        except Unreachable as error:
+            self._failure.write_text(f"{time.time_ns()}\n{int(error.final)}\n{error}", encoding="utf-8")
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+        return file
+
+    def _index(self) -> Int64[np.ndarray, "N 3"]:
+        def parse(data: bytes) -> np.ndarray:
+            with suppress(ValueError, EOFError, IndexError):
+                index = np.load(io.BytesIO(data), allow_pickle=False)
+                if totals(index) == self.record.counts:
+                    return index
+            raise WrongBytes("not the index of this shard")
+
+        try:
+            return read(join(self.url, index_path(Path(self.record.name)).name), self.cache.retries, parse)
+        except Unreachable as error:
+            if not error.final:
+                raise
+        self.open()
+        return build_index(self.path)
+
+    @property
+    def _failure(self) -> Path:
+        """The file that says why the last attempt to fetch the shard failed."""
+        return self.folder / "locks" / f"{self.path.stem}.failed"
+
+    def _failure_since(self, start: int) -> Unreachable | None:
+        """The error of another process that gave up while this one waited: to try as long again would not help."""
+        with suppress(OSError, ValueError):
+            when, final, line = self._failure.read_text(encoding="utf-8").split("\n", 2)
+            if int(when) >= start:
+                return Unreachable(line, bool(int(final)))
+        return None
 
 
 def shards_at(place: Path | str, records: Sequence[ShardRecord], cache: ShardCache) -> list[Shard]:

@@ -92,8 +92,8 @@ def train(config: Config) -> Path:
 
 def _requeue_or_raise(stopped: Stopped, folder: Path, is_global_zero: bool) -> Path:
     """Requeue the Slurm job on SIGUSR1. Raises UserError where the run does not start again by itself."""
-    job = signals.slurm_job()
-    if stopped.request != signals.REQUEUE or job is None:
+    job = os.environ.get("SLURM_JOB_ID")  # each task of an array has its own
+    if stopped.request != signals.REQUEUE or not job:
         signal = "SIGUSR1" if stopped.request == signals.REQUEUE else "SIGTERM"
         raise UserError(
             f"{folder}: asked to stop by {signal}, and did after step {stopped.step:,}; "

@@ -60,17 +60,6 @@ def requested() -> int:
     return _requested
 
 
-def reset() -> None:
-    """Forget all requests."""
-    global _requested
-    _requested = CONTINUE
-
-
-def slurm_job() -> str | None:
-    """Number of the Slurm job that this process belongs to; each task of an array has its own."""
-    return os.environ.get("SLURM_JOB_ID") or None
-
-
 def requeue(job: str) -> None:
     """Requeue a Slurm job. Raises UserError with Slurm's reason where it refuses."""
     try:

@@ -17,7 +17,7 @@ from lcm.data.manifest import open_dataset
 from lcm.data.prefetch import Fetch
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache, shards_at
-from lcm.data.shards import OpenFile, load_index
+from lcm.data.shards import OpenFile, Shard, load_index
 from lcm.errors import UserError
 
 SHARDS = 8
@@ -39,7 +39,11 @@ def records_of(folder: Path):
 
 
 def read_from(cache: ShardCache, url: str, record) -> bytes:
-    return contents(cache.open(url, record))
+    return contents(shard_of(cache, url, record).open())
+
+
+def shard_of(cache: ShardCache, url: str, record) -> Shard:
+    return shards_at(url, [record], cache)[0]
 
 
 def contents(file: OpenFile) -> bytes:
@@ -76,9 +80,9 @@ def test_a_shard_that_has_changed_is_fetched_anew(server, folder, tmp_path):
 def test_two_data_sets_with_the_same_names_do_not_meet(server, folder, tmp_path):
     cache, record = ShardCache(tmp_path / "cache"), records_of(folder)[0]
     other = record.model_copy(update={"sha256": "0" * 64})
-    paths = {cache.path(*key) for key in [("s3://a", record), ("s3://b", record), ("s3://a", other)]}
+    paths = {shard_of(cache, *key).path for key in [("s3://a", record), ("s3://b", record), ("s3://a", other)]}
     assert len(paths) == 3
-    assert cache.path("s3://a/", record) == cache.path("s3://a", record)
+    assert shard_of(cache, "s3://a/", record).path == shard_of(cache, "s3://a", record).path
 
 
 def test_the_default_folder_is_the_user_s_cache(monkeypatch):
@@ -95,15 +99,15 @@ def test_the_least_recently_opened_makes_room(server, folder, tmp_path):
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=sum(record.bytes for record in records[:3]))
     for number in (0, 1, 2, 0, 3):
-        cache.open(server.url, records[number])
+        shard_of(cache, server.url, records[number]).open()
     assert in_cache(cache.folder) == ["train-000000", "train-000002", "train-000003"]
 
 
 def test_an_open_shard_stays_readable_after_its_removal(server, folder, tmp_path):
     records = records_of(folder)
     cache = ShardCache(tmp_path / "cache", most=records[0].bytes)
-    file = cache.open(server.url, records[0])
-    cache.open(server.url, records[1])
+    file = shard_of(cache, server.url, records[0]).open()
+    shard_of(cache, server.url, records[1]).open()
     assert in_cache(cache.folder) == ["train-000001"]
     assert contents(file) == (folder / records[0].name).read_bytes()
 
@@ -139,14 +143,14 @@ def test_a_shard_larger_than_the_cache_is_one_line(server, folder, tmp_path):
     record = records_of(folder)[0]
     cache = ShardCache(tmp_path / "cache", most=record.bytes - 1)
     with pytest.raises(UserError, match=r"^data\.cache_gb=.*: train-000000\.tar alone takes 0\.\d+ GB; set data"):
-        cache.open(server.url, record)
+        shard_of(cache, server.url, record).open()
     assert server.requests == []
 
 
 def test_a_folder_that_cannot_be_created_is_one_line(server, folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^data\.cache=.*/file/cache: Not a directory; choose another folder"):
-        ShardCache(tmp_path / "file/cache").open(server.url, records_of(folder)[0])
+        shard_of(ShardCache(tmp_path / "file/cache"), server.url, records_of(folder)[0]).open()
 
 
 # ---- several processes ----
@@ -193,12 +197,12 @@ def test_processes_that_waited_for_a_failed_fetch_do_not_repeat_it(server, folde
 
     def work():
         with pytest.raises(Unreachable) as raised:
-            cache.open(server.url, record)
+            shard_of(cache, server.url, record).open()
         met.append(str(raised.value))
 
     with quick_waits():
         threads = [threading.Thread(target=work) for _ in range(4)]
-        with cache._locked(cache.path(server.url, record)):
+        with cache.locked(shard_of(cache, server.url, record).path):
             for thread in threads:
                 thread.start()
             time.sleep(0.3)  # all of them wait by now
@@ -207,7 +211,7 @@ def test_processes_that_waited_for_a_failed_fetch_do_not_repeat_it(server, folde
     assert len(set(met)) == 1
     assert len(server.requests) == 4
     server.fails(record.name)
-    cache.open(server.url, record)
+    shard_of(cache, server.url, record).open()
 
 
 def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_behind(server, folder, tmp_path):
@@ -224,15 +228,15 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_behind(server,
     assert left.name.endswith(f".{records[0].bytes}.part")
     with_room_for_all = ShardCache(cache.folder, most=sum(record.bytes for record in records) + 1)
     other = write_data(tmp_path / "other", some_documents(9))
-    with_room_for_all.open(f"file://{other}", records_of(other)[0])
+    shard_of(with_room_for_all, f"file://{other}", records_of(other)[0]).open()
     assert not left.exists(), "its bytes are not set aside for ever"
     assert read_from(cache, server.url, records[0]) == (folder / records[0].name).read_bytes()
 
 
 def test_a_file_in_the_cache_that_was_cut_short_is_fetched_again(server, folder, tmp_path):
     record, cache = records_of(folder)[0], ShardCache(tmp_path / "cache")
-    cache.open(server.url, record)
-    os.truncate(cache.path(server.url, record), 1000)
+    shard_of(cache, server.url, record).open()
+    os.truncate(shard_of(cache, server.url, record).path, 1000)
     assert read_from(cache, server.url, record) == (folder / record.name).read_bytes()
 
 

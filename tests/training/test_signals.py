@@ -170,13 +170,13 @@ def test_a_check_ends_at_once_on_a_signal(data, tmp_path, capsys):
 
 def test_a_request_to_requeue_outranks_one_to_stop(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    monkeypatch.setattr(signals, "_requested", signals.CONTINUE)
     try:
         signals.listen()
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert signals.requested() == signals.REQUEUE
     finally:
-        signals.reset()
         for number, handler in before.items():
             signal.signal(number, handler)
 
