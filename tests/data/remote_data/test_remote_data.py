@@ -83,6 +83,17 @@ def test_the_next_group_is_fetched_while_one_is_trained(config, server):
     assert len(server.requested_shards()) == 4
 
 
+def test_rows_are_read_though_their_shards_were_removed_from_the_cache(config, folder, tmp_path):
+    """To make room for others, between the opening of a group and the reading of its rows."""
+    data = opened(config())
+    batches = data.train_dataloader()
+    micro_batch = next(iter(batches.deal()))
+    joined(data)
+    for path in (tmp_path / "cache").glob("*.tar"):
+        path.unlink()
+    assert as_rows([batches.reader.read(micro_batch)]) == as_rows(trained(opened(a_config(folder)), 1))
+
+
 def least_gb(folder: Path) -> float:
     """The most that two groups of two training shards and one of validation shards take."""
     sizes = {
