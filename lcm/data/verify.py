@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from lcm.data.manifest import SPLITS, Manifest, ShardRecord, open_dataset
+from lcm.data.manifest import SPLITS, Manifest, open_dataset
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache, shards_at
-from lcm.data.shards import Encoded, build_index, index_path, read_shard, totals
+from lcm.data.shards import Encoded, Shard, build_index, index_path, read_shard, totals
 from lcm.errors import UserError
 from lcm.files import sha256
 
@@ -41,39 +41,35 @@ def verify(folder: str | Path) -> VerifyReport:
     problems = []
     if (channels := len(manifest.normalizer.location)) != manifest.codec.dim:
         problems.append(f"manifest.json: the normalizer has {channels} channels, the codec {manifest.codec.dim}")
-    shards = [shard for split in SPLITS for shard in manifest.shards(split)]
-    for shard, path in _local_paths(folder, shards):
-        lines = [str(path)] if isinstance(path, Unreachable) else _problems(path, shard, manifest)
-        problems += [f"{shard.name}: {line}" for line in lines]
-    counts = manifest.documents, manifest.pairs, manifest.concepts
-    return VerifyReport(str(folder), tuple(problems), *counts, len(shards))
-
-
-def _local_paths(folder: str | Path, shards: list[ShardRecord]) -> Iterator[tuple[ShardRecord, Path | Unreachable]]:
-    """Each shard with the path to read it from, or with the error if it cannot be fetched."""
+    records = [record for split in SPLITS for record in manifest.shards(split)]
     with TemporaryDirectory() as scratch:
-        cache = ShardCache(scratch, most=max((shard.bytes for shard in shards), default=0))
-        for shard in shards_at(folder, shards, cache):
-            try:
-                yield shard.record, shard.fetch()
-            except Unreachable as error:
-                yield shard.record, error
+        cache = ShardCache(scratch, most=max((record.bytes for record in records), default=0))
+        for shard in shards_at(folder, records, cache):
+            problems += [f"{shard.record.name}: {line}" for line in _problems(shard, manifest)]
+    counts = manifest.documents, manifest.pairs, manifest.concepts
+    return VerifyReport(str(folder), tuple(problems), *counts, len(records))
 
 
-def _problems(path: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[str]:
+def _problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
+    record = shard.record
+    try:
+        path = shard.fetch()
+    except Unreachable as error:
+        yield str(error)
+        return
     if not path.is_file():
         yield "missing"
         return
     size = path.stat().st_size
-    if size != shard.bytes:
-        yield f"truncated: {size:,} bytes, expected {shard.bytes:,}" if size < shard.bytes else "longer than recorded"
+    if size != record.bytes:
+        yield f"truncated: {size:,} bytes, expected {record.bytes:,}" if size < record.bytes else "longer than recorded"
         return
-    if sha256(path) != shard.sha256:
+    if sha256(path) != record.sha256:
         yield "corrupt: its sha256 is not the recorded one"
     try:
         index = build_index(path)
-        if totals(index) != shard.counts:
-            yield f"holds {totals(index)} documents, pairs and concepts, expected {shard.counts}"
+        if totals(index) != record.counts:
+            yield f"holds {totals(index)} documents, pairs and concepts, expected {record.counts}"
         if index_path(path).is_file() and not _holds(index_path(path), index):
             yield f"{index_path(path).name} does not match; delete it and it is made anew"
         for document in read_shard(path):
