@@ -46,8 +46,9 @@ def _largest(shards: Sequence[Shard], count: int) -> int:
 
 
 def fetch_indexes(shards: Sequence[RemoteShard]) -> None:
-    """Fetch the indexes that are not in the cache. Raises UserError for one that cannot be fetched, even with
-    data.skip_dead: the rows, and so the meaning of a position, follow from all indexes.
+    """Fetch the indexes that are not in the cache. Raises UserError for one that cannot be fetched.
+
+    Even with data.skip_dead: the rows, and so the meaning of a position, follow from all indexes.
     """
 
     def index_of(shard: RemoteShard, wait: bool) -> bool:

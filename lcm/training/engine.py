@@ -120,11 +120,6 @@ class Engine:
         return None
 
 
-def engine_of(strategy: Strategy) -> Engine:
-    """The strategy itself where it overrides what Lightning does; otherwise the plain engine."""
-    return strategy if isinstance(strategy, Engine) else Engine()
-
-
 class ShardingEngine(Engine, Strategy):
     """An engine whose ranks hold shards, and whose checkpoints hold whole tensors as those of one rank do."""
 

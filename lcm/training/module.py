@@ -21,7 +21,7 @@ from lcm.batch import PAD, Batch, derive_seed
 from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.training.engine import Engine, build_optimizer, engine_of, learning_rate
+from lcm.training.engine import Engine, build_optimizer, learning_rate
 from lcm.training.loggers import peak_flops
 
 
@@ -55,7 +55,9 @@ class LCMModule(L.LightningModule):
 
     @property
     def _engine(self) -> Engine:
-        return engine_of(self.trainer.strategy)
+        """The strategy itself where it overrides what Lightning does; otherwise the plain engine."""
+        strategy = self.trainer.strategy
+        return strategy if isinstance(strategy, Engine) else Engine()
 
     def configure_model(self) -> None:
         """Build the model block by block and shard each one, with the same weights: no rank ever holds all of it."""
