@@ -116,7 +116,7 @@ class Engine:
         return clip_grad_norm_(parameters, max_norm)
 
     def own_clipping(self) -> tuple[float | None, int] | None:
-        """Where the engine clips by itself: the newest gradient norm, and how many steps it has skipped by now."""
+        """The newest gradient norm and the steps skipped so far, where the engine clips by itself."""
         return None
 
 
