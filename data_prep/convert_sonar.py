@@ -12,7 +12,8 @@ import torch
 
 from lcm.cli import run_command
 from lcm.codec import LANGUAGES, convert
-from lcm.files import disk_errors, existing_file
+from lcm.files import disk_errors
+from lcm.options import existing_file
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

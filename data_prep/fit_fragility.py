@@ -31,9 +31,9 @@ from lcm.codec_lab.report.sentences import Sample, drawn
 from lcm.codec_lab.report.writing import RESULTS
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
-from lcm.files import existing_file
 from lcm.models import Normalizer
 from lcm.models.fragility import FragilityNetwork, save_fragility
+from lcm.options import existing_file
 
 LEAST = 20
 """Fewest sentences: 16 to fit, two to choose the epoch, two to report on."""

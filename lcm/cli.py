@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lcm import __version__
 from lcm.errors import UserError
-from lcm.files import existing_file
 
 COMMANDS = {
     "doctor": "what is installed, what works, what to run to fix it",
@@ -110,6 +109,7 @@ def _encode(args: Namespace) -> int:
     import numpy as np
 
     from lcm.codec import load_codec
+    from lcm.options import existing_file
 
     try:
         sentences = existing_file(args.input, "--input").read_text(encoding="utf-8").splitlines()
@@ -138,6 +138,7 @@ def _decode(args: Namespace) -> int:
     import torch
 
     from lcm.codec import load_codec
+    from lcm.options import existing_file
 
     path = existing_file(args.input, "--input")
     try:

@@ -83,14 +83,6 @@ def _acquired(descriptor: int, kind: int, patience: float) -> bool:
             time.sleep(_POLL)
 
 
-def existing_file(path: str | Path, setting: str) -> Path:
-    """Return `path` as a Path. Raises UserError with the setting's name where there is no such file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{setting}={path}: no such file")
-    return path
-
-
 def sha256(path: Path) -> str:
     """The checksum of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -45,7 +45,6 @@ from pydantic_settings import (
 )
 
 from lcm.errors import UserError
-from lcm.files import existing_file
 
 OptionsT = TypeVar("OptionsT")
 SettingsT = TypeVar("SettingsT", bound="Settings")
@@ -66,6 +65,14 @@ class Option:
     most: int | float = math.inf
     several: Literal["in a row", "repeated", "by commas"] = "in a row"
     parse: Callable[[str], Any] | None = None
+
+
+def existing_file(path: str | Path, setting: str) -> Path:
+    """Return `path` as a Path. Raises UserError with the setting's name where there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{setting}={path}: no such file")
+    return path
 
 
 def option_name(field: str) -> str:

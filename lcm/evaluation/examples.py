@@ -17,8 +17,8 @@ from lcm.data.manifest import open_dataset
 from lcm.data.shard_cache import RemoteShard, ShardCache, shards_at
 from lcm.data.shards import CONCEPTS, SOURCE, Shard, read_sample
 from lcm.errors import UserError
-from lcm.files import existing_file
 from lcm.inference import LCM
+from lcm.options import existing_file
 from lcm.prepare import Columns, Document, Refused, Sources
 
 SHARDS, REMOTE_SHARDS = 200, 8

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from lcm.errors import UserError
-from lcm.files import existing_file
 from lcm.inference.nearest import Bank
 from lcm.inference.pipeline import GenerateOptions, Generation, load
 from lcm.models import Sampling
-from lcm.options import Option, add_options, options_from
+from lcm.options import Option, add_options, existing_file, options_from
 from lcm.prepare import Refused, read_rows
 
 CHUNK = 512

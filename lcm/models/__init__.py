@@ -27,13 +27,14 @@ from lcm.config import (
     save_config,
 )
 from lcm.errors import UserError
-from lcm.files import atomic_path, existing_file
+from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
 from lcm.models.interface import ConceptModel, Normalizer, Sampling, resolve_sampling
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCMc, QuantLCMd
 from lcm.models.transformer import BlockHook, no_hook
 from lcm.models.two_tower import TwoTowerLCM
+from lcm.options import existing_file
 
 __all__ = [
     "BlockHook",

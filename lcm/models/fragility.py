@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcm.errors import UserError
-from lcm.files import atomic_path, existing_file
+from lcm.files import atomic_path
 from lcm.models.interface import Normalizer
+from lcm.options import existing_file
 
 HIDDEN = 512
 """Width of the two hidden layers; our choice, the paper gives none."""

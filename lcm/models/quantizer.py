@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcm.errors import UserError
-from lcm.files import atomic_path, existing_file
+from lcm.files import atomic_path
 from lcm.models.interface import Normalizer
+from lcm.options import existing_file
 
 DISTANCES = 2**24
 """Size of the largest table of distances (64 MiB); longer batches are split."""

@@ -24,8 +24,9 @@ from torch.utils._pytree import tree_map_only
 
 from lcm.config import Config
 from lcm.errors import UserError
-from lcm.files import atomic_path, existing_file
+from lcm.files import atomic_path
 from lcm.models import build_from_tensors, save_model
+from lcm.options import existing_file
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 MODEL_CARD = """# {name}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcm.codec import Codec
 from lcm.errors import UserError
-from lcm.files import existing_file
+from lcm.options import existing_file
 from lcm.prepare import DamagedFile, Refused, opened, read_rows
 
 COMPRESSIONS = (".gz", ".xz", ".zst")

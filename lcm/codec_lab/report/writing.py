@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lcm.codec_lab.report.judging import Judged
 from lcm.errors import UserError
 from lcm.evaluation import finite, output_folder, render
-from lcm.files import existing_file
+from lcm.options import existing_file
 
 RESULTS, PAGE, SENTENCES = "results.json", "report.html", "sentences.parquet"
 COLUMNS = pa.schema(

@@ -12,7 +12,7 @@ from lcm.codec_lab.training.batches import PieceRow
 from lcm.codec_lab.training.settings import CorpusSettings
 from lcm.codec_lab.training.start import Start
 from lcm.errors import UserError
-from lcm.files import existing_file
+from lcm.options import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
 
 

@@ -20,7 +20,7 @@ from lcm.codec.storage import VOCABULARY, read_sizes
 from lcm.codec_lab.training import analytic
 from lcm.codec_lab.training.settings import CodecTraining
 from lcm.errors import UserError
-from lcm.files import existing_file
+from lcm.options import existing_file
 
 STALE = ("held_out", "training")
 """Keys of a codec's config.json that describe weights which training changes."""
