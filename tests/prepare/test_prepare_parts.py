@@ -1,5 +1,6 @@
 """Parts of a data set, made in any order, at once, and again, are together the data set that one run makes."""
 
+import json
 from itertools import permutations
 
 import pytest
@@ -38,6 +39,14 @@ def test_a_part_makes_its_own_shards_alone(reference, tmp_path):
         part(number, source, tmp_path / number[0])
         seen += [name for name in snapshot(tmp_path / number[0]) if name.endswith(".tar")]
     assert sorted(seen) == names, "each by one part"
+
+
+def test_part_i_makes_every_nth_shard_from_the_ith_on(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": f"Text {i}.", "split": "train"}) + "\n" for i in range(6)))
+    part("2/3", source, tmp_path / "data", shard_documents=1)
+    made = sorted(name for name in snapshot(tmp_path / "data") if name.endswith(".tar"))
+    assert made == ["train-000001.tar", "train-000004.tar"]
 
 
 def test_more_parts_than_shards_are_no_mistake(reference, tmp_path):
