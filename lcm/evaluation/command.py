@@ -95,7 +95,14 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     results = {
         **forced,
         "summaries": table,
-        "counts": _counts(examples),
+        "counts": {
+            "scored": len(examples.drawn),
+            "failed": len(examples.refused),
+            "not_drawn": examples.rows - len(examples.refused) - len(examples.drawn),
+            "reasons": examples.reasons,
+            "documents": len(examples.documents),
+            "pairs": len(examples.pairs),
+        },
         "settings": {**asdict(options), "split": examples.split, **asdict(lengths)},
         "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},
         "codec": {"name": lcm.record.name, "fingerprint": lcm.record.fingerprint, "dim": lcm.record.dim},
@@ -164,17 +171,6 @@ def _teacher_forced(
         "by_length": scoring.by_group(systems, predictions.words, scoring.WORDS),
         "targets": {"sentences": total, "candidates": len(predictions.candidates), "roundtrip": int(sample.sum())},
     }, scoring.by_example(systems["model"], predictions, examples.drawn)
-
-
-def _counts(examples: EvaluationSet) -> dict[str, Any]:
-    return {
-        "scored": len(examples.drawn),
-        "failed": len(examples.refused),
-        "not_drawn": examples.rows - len(examples.refused) - len(examples.drawn),
-        "reasons": examples.reasons,
-        "documents": len(examples.documents),
-        "pairs": len(examples.pairs),
-    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,9 +32,7 @@ def contrastive_accuracy(
 ) -> Float[Tensor, " n"]:
     """Share of the candidates that are farther from x̂_n than x_n is, without x_n and its two neighbours (§2.4.1).
 
-    candidates: the true concepts of the test set, document after document
-    document:   the document of each candidate
-    place:      index of x_n among the candidates
+    candidates: the true concepts of the test set, document after document; x_n is the one at `place`
 
     A candidate equal to x_n is not farther. NaN if no candidate is left. Memory: BLOCK × c distances, never c × c × D.
     """
@@ -61,9 +59,7 @@ def par(
 ) -> Float[Tensor, " n"]:
     """max_{m<n} cos(x̂_n, x_m) / max_{m<n} cos(x_n, x_m): above 1, closer to its past than the true sentence (§2.4.1).
 
-    sequence: the true concepts of one document
-    place:    index of each x_n in the sequence
-
+    sequence: the true concepts of one document; x_n is the one at `place`
     NaN for n = 0, and where the denominator is below PAR_FLOOR.
     """
     past = torch.arange(len(sequence)) < place[:, None]

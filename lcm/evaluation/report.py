@@ -43,11 +43,7 @@ GROUPS = {
     "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
 }
 """Charts by group: the label of the x axis, and the metrics."""
-CURVES = (
-    ("loss", "training", "train/loss"),
-    ("loss", "validation", "val/loss"),
-    ("l2", "validation", "val/l2"),
-)
+CURVES = (("loss", "training", "train/loss"), ("loss", "validation", "val/loss"), ("l2", "validation", "val/l2"))
 """Chart, series and column of metrics.csv."""
 
 

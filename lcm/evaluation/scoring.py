@@ -74,10 +74,6 @@ class Predictions:
     example: Int[Tensor, " N"]
     at_ends: Float[Tensor, "E D"]
 
-    @property
-    def truth(self) -> Float[Tensor, "N D"]:
-        return self.candidates[self.place]
-
 
 def pieces_of(examples: Sequence[Example], slots: int) -> list[Piece]:
     """Cut as in training: a long pair loses prompt concepts before its suffix; documents are cut every `slots`."""
@@ -150,7 +146,7 @@ def measure(
 
     sample: guesses that go through the codec and back, the slow part; l2_roundtrip of the others is NaN
     """
-    truth = predictions.truth
+    truth = predictions.candidates[predictions.place]
     distinct, back = torch.unique(guess[sample], dim=0, return_inverse=True)
     again = torch.full((len(guess),), torch.nan)
     again[sample] = l2(round_trip(distinct)[back], truth[sample])

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import islice
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from lcm.codec_lab.training.batches import Batches, Order, PieceRow, collate, fixed_batches
 from lcm.codec_lab.training.settings import CorpusSettings
@@ -63,7 +64,9 @@ def test_collated_rows_end_where_their_lengths_say():
         assert batch.source[row, : batch.source_lengths[row]].tolist() == list(pair.source)
         assert batch.target[row, : batch.target_lengths[row]].tolist() == list(pair.target)
     assert batch.target_lang.tolist() == [91] * 3
-    assert torch.equal(batch.to("cpu").sentence, batch.sentence)
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert moved.is_translation
+    assert all(tensor.is_meta for tensor in moved[:-1])
 
 
 def test_validation_reads_each_sentence_once():

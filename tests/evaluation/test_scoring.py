@@ -42,7 +42,7 @@ def test_every_sentence_but_the_first_is_predicted_and_only_the_answer_of_a_pair
     predictions = scored(
         lcm, [example(lcm.codec, STORY[:3]), example(lcm.codec, STORY[:2], ["Sum one.", "Sum two here."])]
     )
-    names = lcm.codec.decode(predictions.truth)
+    names = lcm.codec.decode(predictions.candidates[predictions.place])
     assert names == ["A boat went out.", "Then the wind rose.", "Sum one.", "Sum two here."]
     assert lcm.codec.decode(predictions.previous) == [
         "The sea was calm.",

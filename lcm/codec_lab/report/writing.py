@@ -46,9 +46,6 @@ CHARTED = 3
 Results = Mapping[str, Any]
 Systems = Mapping[str, Results]
 """Results by the name of their codec on the page, this report's own first."""
-Series = dict[str, list[tuple[float, float]]]
-ScoreRow = tuple[str, Results, list[float | None]]
-"""Label, scores of this codec, AutoBLEU of the others."""
 
 
 def write(judged: Judged, folder: Path, others: Sequence[Results] = ()) -> None:
@@ -193,8 +190,8 @@ def report_page(results: Results, others: Sequence[Results] = ()) -> str:
 
 def _compared(
     systems: Systems, rows_of: Callable[[Results], list[Results]], key: str, label: Callable[[Results], str]
-) -> list[ScoreRow]:
-    """Rows of this codec, with AutoBLEU of the others where `key` is the same."""
+) -> list[tuple[str, Results, list[float | None]]]:
+    """Rows of this codec: label, its scores, and AutoBLEU of the others where `key` is the same."""
     ours, *others = map(rows_of, systems.values())
     bleu = [{row[key]: row["bleu"] for row in rows} for rows in others]
     return [(label(row), row, [other.get(row[key]) for other in bleu]) for row in ours]
@@ -210,7 +207,7 @@ def _levels(system: Results) -> list[Results]:
     return [{"multiple": 0.0} | system["reconstruction"], *system["noise"]]
 
 
-def _by_length(systems: Systems, part: str, key: str) -> tuple[Series, dict[float, str]]:
+def _by_length(systems: Systems, part: str, key: str) -> tuple[dict[str, list[tuple[float, float]]], dict[float, str]]:
     """A chart by length, evenly spaced: series and labels of the x axis. Codecs may differ in their groups."""
     groups = {
         name: system["by_length"] if part == "all" else (system[part] or {}).get("by_length", [])

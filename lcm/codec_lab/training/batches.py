@@ -6,8 +6,8 @@ Shapes.  B rows · P pieces of the source · Q pieces of the target
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -50,8 +50,7 @@ class PieceRow:
         return (self.is_translation, len(self.source), target, self.taught)
 
 
-@dataclass(frozen=True)
-class PieceBatch:
+class PieceBatch(NamedTuple):
     """Rows of one group, padded: pieces beyond a row's length are 0 and mean nothing."""
 
     source: Int[Tensor, "B P"]
@@ -62,10 +61,6 @@ class PieceBatch:
     target_lang: Int[Tensor, " B"]
     sentence: Int[Tensor, " B"]
     is_translation: bool
-
-    def to(self, device: Any, non_blocking: bool = False) -> "PieceBatch":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "is_translation"}
-        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
 
 
 def collate(rows: Sequence[PieceRow]) -> PieceBatch:

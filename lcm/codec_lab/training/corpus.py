@@ -82,11 +82,18 @@ def read_corpus(data: CorpusSettings) -> Corpus:
     held_out = [sentence for name in data.held_out for sentence in read_held_out(name)]
     corpus, found = Corpus(), HeldOut(held_out, splitter)
     splits: dict[str, dict[tuple[str, str], None]] = {"train": {}, "validation": {}, "test": {}}
-    for lang, split, sentences in _documents(data, splitter, corpus):
-        if found.touches(sentences):
-            corpus.left_out += 1
-        else:
-            splits[split] |= dict.fromkeys((sentence, lang) for sentence in sentences)
+    for text in data.text:
+        for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
+            if isinstance(document, Refused):
+                corpus.refused += 1
+                continue
+            corpus.documents += 1
+            sentences = splitter.split(document.text)
+            if found.touches(sentences):
+                corpus.left_out += 1
+            else:
+                split = document.split or split_of(document.id)
+                splits[split] |= dict.fromkeys((sentence, text.lang) for sentence in sentences)
     for pair in read_pairs(data.pairs):
         if any(found.touches(splitter.split(text)) for text in (pair.source, pair.target)):
             corpus.left_out += 1
@@ -103,17 +110,6 @@ def read_corpus(data: CorpusSettings) -> Corpus:
             f"held out and {corpus.refused} rows refused; lcm prepare on the same files tells why rows are refused"
         )
     return corpus
-
-
-def _documents(data: CorpusSettings, splitter: Splitter, corpus: Corpus) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield language, split and sentences of each document, and count documents and refused rows in `corpus`."""
-    for text in data.text:
-        for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
-            if isinstance(document, Refused):
-                corpus.refused += 1
-                continue
-            corpus.documents += 1
-            yield text.lang, document.split or split_of(document.id), splitter.split(document.text)
 
 
 def read_held_out(name: str) -> list[str]:

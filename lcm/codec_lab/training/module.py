@@ -59,8 +59,6 @@ class CodecModule(L.LightningModule):
         self._gradient_norm = torch.zeros(())
         self._sums: dict[str, float] = defaultdict(float)
 
-    # ---- one step ----
-
     @property
     def share_done(self) -> float:
         """Share of the limit that is reached, from 0 to 1."""
@@ -147,8 +145,6 @@ class CodecModule(L.LightningModule):
             vectors[known.to(self.device)], theirs, chosen.similarity_kind, chosen.similarity_temperature
         )
 
-    # ---- the optimizer ----
-
     def configure_optimizers(self) -> Optimizer:
         groups = updates.parameter_groups(self.model, self.settings.optimizer)
         optimizer = AdamW(groups, betas=self.settings.optimizer.betas, weight_decay=0.0, fused=True)
@@ -169,8 +165,6 @@ class CodecModule(L.LightningModule):
     def protect(self, embedding: bool) -> None:
         if len(self.directions):
             updates.protect(self.model, self.directions, self.start.max_pieces, embedding)
-
-    # ---- reports ----
 
     def on_train_batch_end(self, outputs: Any, batch: PieceBatch, batch_idx: int) -> None:
         """Report the mean over the steps since the last report. Raises UserError where training has diverged."""
@@ -196,8 +190,6 @@ class CodecModule(L.LightningModule):
         self.reported = {**self.reported, **metrics}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
-
-    # ---- validation ----
 
     def on_validation_epoch_start(self) -> None:
         self._sums.clear()
@@ -225,8 +217,6 @@ class CodecModule(L.LightningModule):
         """Sums over the pieces, divided by their number: no batch counts more than another."""
         pieces = self._sums["pieces"]
         self._report({f"val/{name}": n / pieces for name, n in self._sums.items() if not name.endswith("pieces")})
-
-    # ---- checkpoints ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained"] = {"seconds": self.seconds, "pieces": self.pieces}

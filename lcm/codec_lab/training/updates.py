@@ -15,10 +15,7 @@ from lcm.codec.architecture import SonarText
 from lcm.codec_lab.training.analytic import coded_positions, feed_forward
 from lcm.codec_lab.training.settings import LimitSettings, OptimizerSettings
 
-STRUCTURED = {
-    "encoder": ("layers.1.ffn.",),
-    "decoder": ("layers.1.ffn.", "layers.1.encoder_decoder_attn."),
-}
+STRUCTURED = {"encoder": ("layers.1.ffn.",), "decoder": ("layers.1.ffn.", "layers.1.encoder_decoder_attn.")}
 """Blocks that hold the construction of the analytic start; the norms count with them."""
 EMPTY = 1e-4
 """A direction is empty where the power of the pieces is below this share of its median over all directions."""
