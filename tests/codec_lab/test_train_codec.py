@@ -154,6 +154,16 @@ def test_a_quantized_decoder_is_trained_and_validated_on_rounded_vectors(start, 
     assert "1 codebooks of 2 units leave" in capsys.readouterr().err
 
 
+def test_the_similarity_term_is_one_of_sentences_and_never_of_translations(start, tmp_path):
+    overrides = (f"start={start}", "terms.similarity=1", "terms.unknown=0", "terms.noise=0")
+    run = training.prepare_run(settings_for(tmp_path, *overrides), None)
+    batch = next(batch for batch in run.order.batches(run.rows.train) if len(batch.sentence) > 2)
+    sentences, translations = run.module.loss(batch), run.module.loss(batch._replace(is_translation=True))
+    run.module.teacher = None
+    assert sentences > run.module.loss(batch) + 1e-4
+    assert translations == 0, "the weight of translations, whatever the teacher says"
+
+
 def test_the_public_encoder_encodes_the_sentences_once(tmp_path, monkeypatch):
     FakeTeacher.encoded = 0
     trained(tmp_path, "terms.similarity=1", "terms.similarity_sentences=30")

@@ -147,6 +147,7 @@ def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
         "invalid JSON": 1, "neither {document, summary} nor {text}": 2, "empty": 1, "not text": 1,
     }  # fmt: skip
     assert counts["reasons"]["invalid JSON"]["first"].startswith("f.jsonl:2")
+    assert counts["reasons"]["neither {document, summary} nor {text}"]["first"] == "f.jsonl:3", "not f.jsonl:4"
     assert (counts["documents"], counts["pairs"]) == (1, 1)
 
 

@@ -92,6 +92,11 @@ def test_loss_curves_come_from_the_runs_metrics_file(evaluation, tmp_path):
     page = rendered(evaluation, tmp_path)
     assert "optimizer step" in page
     assert "validation" in page
+    captions = re.findall(r'<figcaption>(Loss|L2) <span class="legend">(.*?)</span></figcaption>', page)
+    assert [(name, re.findall(r">(\w+)<", legend)) for name, legend in captions] == [
+        ("Loss", ["training", "validation"]),
+        ("L2", ["validation"]),
+    ]
 
 
 def test_scores_that_are_not_defined_are_dashes(evaluation, tmp_path):
