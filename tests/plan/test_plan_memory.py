@@ -1,6 +1,7 @@
 """The memory estimates of `lcm plan` match measurements: of ranks on CPUs, and of a GPU in docs/benchmarks.md."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,21 @@ def test_rows_beyond_the_noise_limit_are_extrapolated(monkeypatch):
     whole = simulate(config)
     monkeypatch.setattr("lcm.plan.simulation.MAX_NOISE", 8 * 32 * config.model.dim)
     assert simulate(config) == whole
+
+
+def test_fsdp_takes_the_larger_of_both_passes():
+    block, rest, shard, reduced = 1600, 1200, 2000, 50_000 + 2000 // 2
+    used = usage(STEP, "fsdp", 2)
+    assert (used.activations, used.engine) == (reduced - shard, rest + 3 * block), "the backward pass"
+    used = usage(replace(STEP, forward=60_000), "fsdp", 2)
+    assert (used.activations, used.engine) == (60_000, rest + 2 * block), "the forward pass"
+
+
+def test_dropout_keeps_a_byte_a_number_on_a_gpu():
+    config = tiny_config(Path("unused"), Path("unused"), "data.rows=4", "data.slots=16")
+    without, dropped = (
+        simulate(config.model_copy(update={"model": tiny_model("base", width=64, heads=2, dropout=p)})).forward
+        for p in (0.0, 0.1)
+    )
+    layers = tiny_model("base").layers
+    assert dropped - without == 2 * layers * 4 * 16 * 64
