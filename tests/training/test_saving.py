@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from ranks import Run, full, start_together
 from synthetic import tiny_config, write_data
 
@@ -16,6 +17,7 @@ from lcm.errors import UserError
 from lcm.models import build_model, load_model, save_model
 from lcm.training import checkpoint
 from lcm.training.checkpoint import AtomicCheckpointIO, check_disk_space, latest, open_checkpoint
+from lcm.training.module import LCMModule
 from lcm.training.run import train
 
 NUMBERS = 400_000
@@ -168,3 +170,24 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert [path.name for path in kept] == ["step-00000010.ckpt", "step-00000012.ckpt"]
     assert [open_checkpoint(path)["global_step"] for path in kept] == [10, 12]
     assert kept[1].samefile(folder / "last.ckpt")
+
+
+def test_a_run_that_breaks_finishes_writing_whatever_its_strategy_does(tmp_path, monkeypatch):
+    """The strategy's own teardown does not wait here, as FSDP's does not."""
+    write, step = checkpoint._write, LCMModule.training_step
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        write(*arguments)
+
+    def broken(self, batch, batch_idx):
+        if self.global_step == 2:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(checkpoint, "_write", slowly)
+    monkeypatch.setattr(LCMModule, "training_step", broken)
+    monkeypatch.setattr(SingleDeviceStrategy, "teardown", lambda self: None)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config(write_data(tmp_path / "data"), tmp_path / "run", "trainer.checkpoint_every=2"))
+    assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 2

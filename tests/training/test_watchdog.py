@@ -4,11 +4,15 @@ import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 from ranks import Run, start_together
 from synthetic import tiny_config, write_data
 
+from lcm.config import TrainerConfig
+from lcm.training.callbacks import Checkpoints
 from lcm.training.checkpoint import latest
 
 
@@ -88,3 +92,12 @@ def test_an_index_that_one_rank_cannot_read_ends_all_with_one_line(tmp_path):
     output = [(tmp_path / f"logs/{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
     for line in ("another rank cannot read an index", "train-000001.index.npy: not an index; delete it"):
         assert sum(line in last for last in output) == 1
+
+
+@pytest.mark.parametrize(("hook", "last"), [("teardown", "fit"), ("on_exception", Exception())])
+def test_nobody_watches_when_training_has_ended(hook, last, tmp_path):
+    """Or the watchdog would end a process that goes on with something else."""
+    stopped, callback = [], Checkpoints(tmp_path, TrainerConfig())
+    callback.watchdog = SimpleNamespace(stop=lambda: stopped.append(True))
+    getattr(callback, hook)(L.Trainer(logger=False, accelerator="cpu"), L.LightningModule(), last)
+    assert stopped == [True]
