@@ -92,6 +92,17 @@ def test_a_bank_holds_every_sentence_of_the_split_once_and_no_marker(folder):
     assert sentences[2] == ["Four."]
 
 
+def test_a_sentence_that_comes_again_keeps_its_first_vector(folder, tmp_path, monkeypatch):
+    """The same sentence has another vector in another language."""
+    encode = FakeCodec.encode
+    monkeypatch.setattr(FakeCodec, "encode", lambda self, sentences, lang="": -encode(self, sentences))
+    write_dataset(tmp_path / "other", FakeCodec(), {"train": [["Two.", "Six.", "Seven."]]})
+    both, first = Bank.from_shards([folder, tmp_path / "other"]), Bank.from_shards([folder])
+    assert both.sentences == [*first.sentences, "Six.", "Seven."]
+    sentences, _ = both.nearest(encode(FakeCodec(), ["Two."]))
+    assert sentences == [["Two."]]
+
+
 def test_a_limit_is_announced_on_stderr(folder, capsys):
     assert Bank.from_shards([folder], limit=3).sentences == ["One.", "Two.", "Three."]
     assert "first 3 distinct sentences" in capsys.readouterr().err
