@@ -185,14 +185,16 @@ def with_packed_weights(module: M) -> M:
 
     It must not be used after the weights change. The module itself, if packing does not help here.
     """
-    weight = next(module.parameters(), None)
-    if weight is None or torch.is_autocast_enabled(weight.device.type) or not prefer_packed(weight):
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(weight.device.type) or not prefer_packed(weight):
         return module
+    return _twin(module)
+
+
+def _twin(module: M) -> M:
     twin = copy.copy(module)
-    twin._modules = {
-        name: PackedLinear(part) if isinstance(part, nn.Linear) else part and with_packed_weights(part)
-        for name, part in module._modules.items()
-    }
+    parts = module._modules.items()
+    twin._modules = {name: PackedLinear(p) if isinstance(p, nn.Linear) else p and _twin(p) for name, p in parts}
     return twin
 
 

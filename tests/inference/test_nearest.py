@@ -93,7 +93,7 @@ def test_a_bank_holds_every_sentence_of_the_split_once_and_no_marker(folder):
 
 
 def test_a_sentence_that_comes_again_keeps_its_first_vector(folder, tmp_path, monkeypatch):
-    """The same sentence has another vector in another language."""
+    """In another language a sentence has another vector."""
     encode = FakeCodec.encode
     monkeypatch.setattr(FakeCodec, "encode", lambda self, sentences, lang="": -encode(self, sentences))
     write_dataset(tmp_path / "other", FakeCodec(), {"train": [["Two.", "Six.", "Seven."]]})
