@@ -11,9 +11,9 @@ import sys
 
 from lcm.cli import run_command
 from lcm.codec import load_codec
-from lcm.codec_lab.report import ReportOptions, judge, read_results, read_sentences, write
-from lcm.codec_lab.report.writing import headline, systems_of
-from lcm.codec_lab.similarity import load_public_encoder
+from lcm.codec_lab.judging import ReportOptions, judge
+from lcm.codec_lab.sentences import load_public_encoder, read_sentences
+from lcm.codec_lab.writing import headline, read_results, systems_of, write
 from lcm.evaluation import output_folder
 from lcm.options import add_options, options_from
 

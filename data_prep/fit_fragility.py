@@ -25,10 +25,9 @@ from torch.optim import AdamW
 
 from lcm.cli import run_command
 from lcm.codec import Codec, load_codec
-from lcm.codec_lab.report import Sentence, read_results, read_sentences
-from lcm.codec_lab.report.decoding import LEVELS, Coder, noise_scores
-from lcm.codec_lab.report.sentences import Sample, drawn
-from lcm.codec_lab.report.writing import RESULTS
+from lcm.codec_lab.decoding import LEVELS, Coder, noise_scores
+from lcm.codec_lab.sentences import Sample, Sentence, drawn, read_sentences
+from lcm.codec_lab.writing import RESULTS, read_results
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lcm.cli import run_command
 from lcm.codec import Codec, load_codec
-from lcm.codec_lab.report.decoding import scores
+from lcm.codec_lab.decoding import scores
 from lcm.data.dataset import PreparedData
 from lcm.data.manifest import local_folder
 from lcm.data.shards import read_shard, sample_vectors

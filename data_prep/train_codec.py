@@ -9,9 +9,8 @@ import argparse
 import sys
 
 from lcm.cli import run_command
-from lcm.codec_lab.training.ablation import ablate
-from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.training import dry_run_codec, train_codec
+from lcm.codec_lab.settings import CodecTraining
+from lcm.codec_lab.training import ablate, dry_run_codec, train_codec
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,9 +8,9 @@ from official import TEXT
 from safetensors.torch import load_file
 
 from lcm.codec import load_codec, storage
-from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.start import make_start
-from lcm.codec_lab.training.training import train_codec
+from lcm.codec_lab.settings import CodecTraining
+from lcm.codec_lab.start import make_start
+from lcm.codec_lab.training import train_codec
 
 
 def test_the_start_reads_and_writes_pieces_as_the_codec_does(converted_folder):

@@ -1,7 +1,7 @@
 import pytest
 from tiny_codec import settings_for
 
-from lcm.codec_lab.training.training import train_codec
+from lcm.codec_lab.training import train_codec
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,7 @@ import torch
 from fakes import FakeCodec
 from torch import Tensor
 
-from lcm.codec_lab.report import Sentence
-from lcm.codec_lab.report.sentences import Sample
-from lcm.codec_lab.similarity import PublicEncoder
+from lcm.codec_lab.sentences import PublicEncoder, Sample, Sentence
 
 TALE = "the old sea was calm and we went home before night came over quiet hills with all our sheep"
 WORDS = TALE.split()

@@ -6,9 +6,9 @@ from tiny_codec import MAX_PIECES, SIZES, model_with
 
 from lcm.codec import load_codec
 from lcm.codec.architecture import Sizes, SonarText
-from lcm.codec_lab.training import analytic
-from lcm.codec_lab.training.analytic import feed_forward
-from lcm.codec_lab.training.updates import empty_directions
+from lcm.codec_lab import analytic
+from lcm.codec_lab.analytic import feed_forward
+from lcm.codec_lab.start import empty_directions
 from lcm.errors import UserError
 
 END, LANG = 3, 190

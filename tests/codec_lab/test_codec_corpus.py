@@ -6,8 +6,8 @@ import pytest
 from tiny_codec import settings_for, write_corpus
 
 from lcm.codec.text import Splitter, SplitterSettings
-from lcm.codec_lab.training.corpus import Corpus, HeldOut, Translation, read_corpus, tokenize
-from lcm.codec_lab.training.start import make_start
+from lcm.codec_lab.corpus import Corpus, HeldOut, Translation, read_corpus, tokenize
+from lcm.codec_lab.start import make_start
 from lcm.errors import UserError
 
 

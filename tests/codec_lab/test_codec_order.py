@@ -6,8 +6,8 @@ from itertools import islice
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from lcm.codec_lab.training.batches import Batches, Order, PieceRow, collate, fixed_batches
-from lcm.codec_lab.training.settings import CorpusSettings
+from lcm.codec_lab.batches import Batches, Order, PieceRow, collate, fixed_batches
+from lcm.codec_lab.settings import CorpusSettings
 
 
 def example(length, number, taught=False):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_codec import model_with
 
-from lcm.codec_lab.training.settings import CodecTraining, LimitSettings, OptimizerSettings
-from lcm.codec_lab.training.updates import parameter_groups, rate, share_done
+from lcm.codec_lab.module import rate, share_done
+from lcm.codec_lab.settings import CodecTraining, LimitSettings, OptimizerSettings
+from lcm.codec_lab.start import parameter_groups
 from lcm.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "configs" / "codec"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcm.codec_lab.training import terms
+from lcm.codec_lab import terms
 from lcm.models.interface import Normalizer
 
 STARTS = torch.tensor([False, True, False, True, False, True])

@@ -10,7 +10,7 @@ from tiny_codec import SIZES, settings_for
 
 from lcm.cli import main
 from lcm.codec import load_codec, storage
-from lcm.codec_lab.training.training import train_codec
+from lcm.codec_lab.training import train_codec
 from lcm.config import Config
 from lcm.errors import UserError
 from lcm.inference import load

@@ -3,9 +3,9 @@
 import torch
 from tiny_codec import MAX_PIECES, model_with
 
-from lcm.codec_lab.training import analytic
-from lcm.codec_lab.training.analytic import feed_forward
-from lcm.codec_lab.training.updates import empty_directions, hold_code_units, protect
+from lcm.codec_lab import analytic
+from lcm.codec_lab.analytic import feed_forward
+from lcm.codec_lab.start import empty_directions, hold_code_units, protect
 
 CODE_UNITS = 16
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from judged_fakes import Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.space import agreement, cosines, nearest, random_pairs
-from lcm.codec_lab.similarity import correlation, dense_ranks
-from lcm.codec_lab.similarity import spearman as weighted
+from lcm.codec_lab.space import agreement, correlation, cosines, dense_ranks, nearest, random_pairs
+from lcm.codec_lab.space import spearman as weighted
 
 
 def pairs_of(count):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from judged_fakes import BagOfWords, FakePublic, Perfect
 
-from lcm.codec_lab.report.decoding import Coder
-from lcm.codec_lab.report.space import binding_scores, cases
+from lcm.codec_lab.decoding import Coder
+from lcm.codec_lab.space import binding_scores, cases
 
 
 def test_the_cases_are_forty_and_a_swap_has_the_same_words():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from judged_fakes import Constant, Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.decoding import Coder, halfway, midpoint_means, under_noise
-from lcm.codec_lab.report.sentences import drawn, noise_of
-from lcm.codec_lab.report.space import nearest
+from lcm.codec_lab.decoding import Coder, halfway, midpoint_means, under_noise
+from lcm.codec_lab.sentences import drawn, noise_of
+from lcm.codec_lab.space import nearest
 
 
 def test_noise_has_the_given_spread_on_each_channel():

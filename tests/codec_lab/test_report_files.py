@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from judged_fakes import FakePublic, Perfect, Translator, sentences
 
-from lcm.codec_lab.report import ReportOptions, Sentence, judge, read_results, write
-from lcm.codec_lab.report.writing import headline, report_page, shown, systems_of, verdict
+from lcm.codec_lab.judging import ReportOptions, judge
+from lcm.codec_lab.sentences import Sentence
+from lcm.codec_lab.writing import headline, read_results, report_page, shown, systems_of, verdict, write
 from lcm.errors import UserError
 from lcm.evaluation import finite
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from judged_fakes import Constant, FakePublic, Perfect, sample_of, sentences
 
-from lcm.codec_lab.report.decoding import (
+from lcm.codec_lab.decoding import (
     LEVELS,
     Coder,
     fragility_examples,

@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 from judged_fakes import Constant, FakePublic, Perfect, Translator, sentences
 
-from lcm.codec_lab.report import ReportOptions, Sentence, judge
+from lcm.codec_lab.judging import ReportOptions, judge
+from lcm.codec_lab.sentences import Sentence
 from lcm.errors import UserError
 
 OPTIONS = ReportOptions(fragility_limit=20, noise=(0.1, 0.5), bootstrap=10)

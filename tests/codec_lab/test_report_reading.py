@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lcm.codec_lab.report import read_sentences
+from lcm.codec_lab.sentences import read_sentences
 from lcm.errors import UserError
 
 TEXTS = ["The sea was calm.", "Über  allen\tGipfeln", "C'est fini."]

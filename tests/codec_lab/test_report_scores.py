@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 from judged_fakes import sentences
 
-from lcm.codec_lab.report.decoding import BANDS, by_length, scores, sentence_bleu
+from lcm.codec_lab.decoding import BANDS, by_length, scores, sentence_bleu
 from lcm.errors import UserError
 
 ENGLISH = ["eng_Latn"] * 3

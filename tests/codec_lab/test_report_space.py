@@ -4,7 +4,7 @@ import pytest
 import torch
 from judged_fakes import Perfect, at, sample_of, sentences
 
-from lcm.codec_lab.report.space import end_of_text, nearest, statistics
+from lcm.codec_lab.space import end_of_text, nearest, statistics
 
 
 @pytest.mark.parametrize("directions", [1, 3, 7])

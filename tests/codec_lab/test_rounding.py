@@ -5,8 +5,8 @@ import torch
 from tiny_codec import settings_for
 
 from lcm.codec import load_codec
-from lcm.codec_lab.training import training
-from lcm.codec_lab.training.terms import Rounding
+from lcm.codec_lab import training
+from lcm.codec_lab.terms import Rounding
 from lcm.errors import UserError
 from lcm.models.interface import Normalizer
 from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, load_quantizer, save_quantizer

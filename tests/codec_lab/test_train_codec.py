@@ -8,10 +8,10 @@ import torch
 from tiny_codec import FakeTeacher, fake_teacher, settings_for
 
 from lcm.codec import load_codec
-from lcm.codec_lab.training import ablation, terms, training
-from lcm.codec_lab.training.ablation import ablate, variants
-from lcm.codec_lab.training.analytic import feed_forward
-from lcm.codec_lab.training.corpus import read_corpus
+from lcm.codec_lab import terms, training
+from lcm.codec_lab.analytic import feed_forward
+from lcm.codec_lab.corpus import read_corpus
+from lcm.codec_lab.training import ablate, variants
 from lcm.errors import UserError
 
 
@@ -22,7 +22,7 @@ def weights(folder):
 
 @pytest.fixture(autouse=True)
 def public_encoder(monkeypatch):
-    for module in (terms, ablation):
+    for module in (terms, training):
         monkeypatch.setattr(module, "load_public_encoder", fake_teacher)
 
 
@@ -137,7 +137,7 @@ def test_the_gradient_is_clipped(start, tmp_path):
 
 
 def _start(folder):
-    from lcm.codec_lab.training.start import make_start
+    from lcm.codec_lab.start import make_start
 
     return make_start(settings_for(folder.parent.parent, f"start={folder}"), [], ["eng_Latn"])
 
@@ -219,7 +219,7 @@ def test_the_ablation_has_a_row_a_term_and_trains_none_twice(tmp_path, monkeypat
         )
     ]
     assert (tmp_path / "run" / "ablation.md").read_text() == text
-    monkeypatch.setattr(ablation, "prepare_run", None)
+    monkeypatch.setattr(training, "prepare_run", None)
     assert ablate(settings, 2) == text
     with pytest.raises(UserError, match="holds an ablation of other settings"):
         ablate(settings_for(tmp_path, "terms.unknown=0.1"), 2)

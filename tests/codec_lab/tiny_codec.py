@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from lcm.codec.architecture import Sizes, SonarText
-from lcm.codec_lab.similarity import PublicEncoder
-from lcm.codec_lab.training import CodecTraining
+from lcm.codec_lab.sentences import PublicEncoder
+from lcm.codec_lab.settings import CodecTraining
 
 SUBJECTS = ("fox", "boat", "king", "river", "child", "stone")
 VERBS = ("sees", "finds", "loves", "makes", "takes")

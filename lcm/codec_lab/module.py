@@ -1,35 +1,41 @@
-"""Lightning's side of training a codec: loss, learning rates, protection, validation.
+"""Lightning's side of training a codec: loss, learning rates, protection, validation; saving and the lines on stderr.
 
 Shapes.  B rows · P pieces of the source · Q pieces of the target · D concept width · K protected directions
          V vocabulary
 """
 
 import math
+import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lcm.batch import derive_seed
-from lcm.codec_lab.training import terms, updates
-from lcm.codec_lab.training.batches import PieceBatch, padded
-from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.start import Start
-from lcm.codec_lab.training.terms import Rounding, Teacher
+from lcm.codec_lab import terms
+from lcm.codec_lab.batches import PieceBatch, padded
+from lcm.codec_lab.settings import CodecTraining, LimitSettings, OptimizerSettings
+from lcm.codec_lab.start import Start, empty_directions, hold_code_units, parameter_groups, protect
+from lcm.codec_lab.terms import Rounding, Teacher
 from lcm.errors import UserError
 from lcm.models import Normalizer
+from lcm.training.checkpoint import LAST
+from lcm.training.loggers import PlainLogger
+
+EMBEDDING_EVERY = 8
+"""Steps between projections of the embedding table, which is large and learns slowly."""
 
 
 class CodecModule(L.LightningModule):
-    """Trains a codec.
-
-    seconds, pieces: of training so far, without validation; target pieces with their ends
+    """seconds, pieces: of training so far, without validation; target pieces with their ends
     reported:        the newest metrics by name
     """
 
@@ -50,7 +56,7 @@ class CodecModule(L.LightningModule):
         self.model.encoder.requires_grad_(settings.freeze == "none")
         none = torch.empty(0, self.model.sizes.dim)
         # In the checkpoint, because between two projections the table is not exactly empty there.
-        self.register_buffer("directions", updates.empty_directions(self.model) if settings.protect else none)
+        self.register_buffer("directions", empty_directions(self.model) if settings.protect else none)
         self.seconds = 0.0
         self.pieces = 0
         self.reported: dict[str, float] = {}
@@ -62,11 +68,11 @@ class CodecModule(L.LightningModule):
     @property
     def share_done(self) -> float:
         """Share of the limit that is reached, from 0 to 1."""
-        return updates.share_done(self.settings.limit, self.global_step, self.seconds)
+        return share_done(self.settings.limit, self.global_step, self.seconds)
 
     def on_train_batch_start(self, batch: PieceBatch, batch_idx: int) -> None:
         self._clock = time.perf_counter()
-        factor = updates.rate(self.global_step, self.share_done, self.settings.optimizer)
+        factor = rate(self.global_step, self.share_done, self.settings.optimizer)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["base"]
 
@@ -82,7 +88,11 @@ class CodecModule(L.LightningModule):
         """All terms of a batch of sentences, or of a batch of translations."""
         chosen, vectors = self.settings.terms, self._encode_source(batch)
         weight = chosen.translation if batch.is_translation else chosen.autoencode
-        loss = weight * self._reconstruction(batch, self._disturbed(vectors))
+        disturbed, pieces = self._disturbed(vectors), batch.target
+        if chosen.unknown:
+            pieces = terms.with_unknowns(pieces, chosen.unknown, self.start.unknown)
+        logits = self.logits(pieces, batch.target_lang, disturbed)
+        loss = weight * terms.cross_entropy(logits, self._targets(batch))
         if batch.is_translation and chosen.translation_mse:
             other = self.encode(batch.target, batch.target_lengths, batch.target_lang)
             loss = loss + chosen.translation_mse * (vectors - other).square().sum(1).mean()
@@ -127,13 +137,6 @@ class CodecModule(L.LightningModule):
             vectors = self.bottleneck.in_training(vectors)
         return terms.with_noise(vectors, chosen.noise) if chosen.noise else vectors
 
-    def _reconstruction(self, batch: PieceBatch, vectors: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-        """Cross-entropy of the target, given the vectors and an input of which some pieces are hidden."""
-        pieces = batch.target
-        if unknown := self.settings.terms.unknown:
-            pieces = terms.with_unknowns(pieces, unknown, self.start.unknown)
-        return terms.cross_entropy(self.logits(pieces, batch.target_lang, vectors), self._targets(batch))
-
     def _targets(self, batch: PieceBatch) -> Int[Tensor, "B W"]:
         return terms.targets(batch.target, batch.target_lengths, self.start.tokenizer.end)
 
@@ -146,7 +149,7 @@ class CodecModule(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Optimizer:
-        groups = updates.parameter_groups(self.model, self.settings.optimizer)
+        groups = parameter_groups(self.model, self.settings.optimizer)
         optimizer = AdamW(groups, betas=self.settings.optimizer.betas, weight_decay=0.0, fused=True)
         # On the optimizer, because Lightning's hooks after the step come after checkpoints are saved.
         optimizer.register_step_post_hook(lambda *_: self._after_step())
@@ -155,16 +158,16 @@ class CodecModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip by the norm over all parameters, and keep the norm for the report."""
         if len(self.directions):
-            updates.hold_code_units(self.model, self.start.max_pieces)
+            hold_code_units(self.model, self.start.max_pieces)
         self._gradient_norm = nn.utils.clip_grad_norm_(self.parameters(), self.settings.optimizer.clip or math.inf)
 
     def _after_step(self) -> None:
-        self.protect(embedding=self.global_step % updates.EMBEDDING_EVERY == 0)
+        self.protect(embedding=self.global_step % EMBEDDING_EVERY == 0)
         self.seconds += time.perf_counter() - self._clock
 
     def protect(self, embedding: bool) -> None:
         if len(self.directions):
-            updates.protect(self.model, self.directions, self.start.max_pieces, embedding)
+            protect(self.model, self.directions, self.start.max_pieces, embedding)
 
     def on_train_batch_end(self, outputs: Any, batch: PieceBatch, batch_idx: int) -> None:
         """Report the mean over the steps since the last report. Raises UserError where training has diverged."""
@@ -191,9 +194,6 @@ class CodecModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
 
-    def on_validation_epoch_start(self) -> None:
-        self._sums.clear()
-
     def validation_step(self, batch: PieceBatch, batch_idx: int) -> None:
         vectors = self.encode(batch.source, batch.source_lengths, batch.source_lang)
         if isinstance(self.bottleneck, Rounding):
@@ -215,8 +215,8 @@ class CodecModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Sums over the pieces, divided by their number: no batch counts more than another."""
-        pieces = self._sums["pieces"]
-        self._report({f"val/{name}": n / pieces for name, n in self._sums.items() if not name.endswith("pieces")})
+        sums, self._sums = self._sums, defaultdict(float)
+        self._report({f"val/{name}": n / sums["pieces"] for name, n in sums.items() if not name.endswith("pieces")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained"] = {"seconds": self.seconds, "pieces": self.pieces}
@@ -226,3 +226,45 @@ class CodecModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds, self.pieces = checkpoint["trained"]["seconds"], checkpoint["trained"]["pieces"]
         self.reported = checkpoint["metrics"]
+
+
+def share_done(limit: LimitSettings, steps: int, seconds: float) -> float:
+    """Share of the limit that is reached, from 0 to 1, in steps or in minutes."""
+    return min(1.0, steps / limit.steps if limit.steps else seconds / (60 * (limit.minutes or 1.0)))
+
+
+def rate(step: int, done: float, optimizer: OptimizerSettings) -> float:
+    """Factor of every base rate: linear warm-up, constant, linear decay over the last `decay` of the limit."""
+    warm = min(1.0, (step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
+    left = (1 - done) / optimizer.decay if optimizer.decay else 1.0
+    low = optimizer.final_factor
+    return warm * (low + (1 - low) * min(1.0, left))
+
+
+class Saving(Checkpoint):
+    """Saves last.ckpt at intervals and at the end, after that step's validation; ends training at its limit."""
+
+    def __init__(self, folder: Path, settings: CodecTraining) -> None:
+        self.path, self.settings = folder / "checkpoints" / LAST, settings.trainer
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, CodecModule)
+        step = trainer.global_step
+        if pl_module.share_done >= 1:
+            trainer.should_stop = True  # Lightning then validates once more, whatever the interval
+        elif step % self.settings.checkpoint_every == 0 and step % self.settings.validate_every:
+            trainer.save_checkpoint(self.path, weights_only=False)  # the optimizer's state, too
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.should_stop or trainer.global_step % self.settings.checkpoint_every == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class Lines(PlainLogger):
+    """One line a report, on stderr."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        shown = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items() if name != "train/lr")
+        print(f"step {step:,}  {shown}", file=sys.stderr, flush=True)

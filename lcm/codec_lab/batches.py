@@ -13,10 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lcm.codec_lab.training.settings import CorpusSettings
+from lcm.codec_lab.settings import CorpusSettings
 
-AROUND = 2
-"""Positions that the language token and the end take."""
 LEAST_WORDS = 3
 """Words in the shortest span that stands for its sentence."""
 
@@ -143,7 +141,7 @@ def _cut(rows: Sequence[PieceRow], order: Sequence[int], tokens: int) -> Iterato
     batch: list[int] = []
     width = 0
     for i in order:
-        own = len(rows[i].target) + AROUND
+        own = len(rows[i].target) + 2  # the language token and the end
         if batch and (rows[i].group != rows[batch[0]].group or max(width, own) * (len(batch) + 1) > tokens):
             yield batch
             batch, width = [], 0

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lcm.codec_lab.report.judging import Judged
+from lcm.codec_lab.judging import Judged
 from lcm.errors import UserError
 from lcm.evaluation import finite, output_folder, render
 from lcm.options import existing_file
@@ -49,10 +49,7 @@ Systems = Mapping[str, Results]
 
 
 def write(judged: Judged, folder: Path, others: Sequence[Results] = ()) -> None:
-    """Write the three files. others: results of other codecs, to stand beside these on the page.
-
-    Raises UserError where the folder cannot be made.
-    """
+    """Write the three files, the page with `others` beside. Raises UserError where the folder cannot be made."""
     output_folder(folder)
     results = finite(judged.results)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
@@ -120,10 +117,7 @@ MEASURES: dict[str, Callable[[Results], str]] = {
 
 
 def glance(systems: Systems) -> list[tuple[str, list[str]]]:
-    """Rows of the table: a measure, and its value for each codec.
-
-    After the first three comes AutoBLEU at the middle level of noise of the first codec.
-    """
+    """Rows of the table: a measure, and its value for each codec; noise at the middle level of the first codec."""
     rows = [(name, [measure(system) for system in systems.values()]) for name, measure in MEASURES.items()]
     if noise := next(iter(systems.values()))["noise"]:
         level = _middle_noise(noise)["multiple"]

@@ -14,10 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lcm.codec import Codec
-from lcm.codec_lab.report import decoding, space
-from lcm.codec_lab.report.decoding import Coder, by_length, scores
-from lcm.codec_lab.report.sentences import Sample, Sentence, drawn
-from lcm.codec_lab.similarity import PublicEncoder
+from lcm.codec_lab import decoding, space
+from lcm.codec_lab.decoding import Coder, by_length, scores
+from lcm.codec_lab.sentences import PublicEncoder, Sample, Sentence, drawn
 from lcm.errors import UserError
 from lcm.evaluation import Stages
 from lcm.options import Option, check_bounds

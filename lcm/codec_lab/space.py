@@ -7,22 +7,22 @@ Shapes.  n sentences · p pairs · k neighbours · W width of the vectors · D c
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from lcm.codec import Codec
 from lcm.codec.text import END_OF_TEXT
-from lcm.codec_lab.report.decoding import Coder
-from lcm.codec_lab.report.sentences import Sample
-from lcm.codec_lab.similarity import centred, correlation
+from lcm.codec_lab.decoding import Coder, Encode
+from lcm.codec_lab.sentences import Sample
+from lcm.evaluation import Interval
 
 ENGLISH = "eng_Latn"
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
@@ -49,6 +49,56 @@ PARTNERS = 10
 """Random pairs that each sentence begins."""
 
 
+def centred(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """Directions seen from the mean of the vectors: a component that all of them share says nothing."""
+    return normalize(vectors.float() - vectors.float().mean(dim=0), dim=1)
+
+
+def similarities(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n n"]:
+    """Centred cosines of all pairs."""
+    directions = centred(vectors)
+    return directions @ directions.T
+
+
+def correlation(
+    a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"], pairs: Int[Tensor, "p 2"], samples: int, seed: int
+) -> Interval:
+    """Spearman's correlation and its 95% bootstrap interval over *sentences*. NaN for fewer than three pairs.
+
+    Pairs that share a sentence are not independent. A sentence that is drawn w times brings each of its pairs w times:
+    a pair counts as the product of its two (Owen 2007, "The pigeonhole bootstrap": never too narrow, too wide by up to
+    √3 where hardly any pairs share a sentence).
+    """
+    if len(a) < 3:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    first, second = pairs.numpy().T
+    present = np.unique(pairs.numpy())
+    ranks, random, drawn = (dense_ranks(a), dense_ranks(b)), np.random.default_rng(seed), []
+    for _ in range(samples):
+        times = np.bincount(random.choice(present, len(present)), minlength=present[-1] + 1)
+        drawn.append(spearman(*ranks, (times[first] * times[second]).astype(np.float64)))
+    low, high = (np.nan, np.nan) if np.isnan(drawn).all() else np.nanquantile(drawn, (0.025, 0.975))
+    return Interval(spearman(*ranks, np.ones(len(a))), float(low), float(high))
+
+
+def dense_ranks(values: Float64[np.ndarray, " p"]) -> Int64[np.ndarray, " p"]:
+    """Ranks from 0 without gaps; equal values share one."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def spearman(a: Int64[np.ndarray, " p"], b: Int64[np.ndarray, " p"], weights: Float64[np.ndarray, " p"]) -> float:
+    """Spearman's correlation of weighted dense ranks; equal ones share the middle rank. NaN if a side is constant."""
+    total = weights.sum()
+    ranks = []
+    for group in (a, b):
+        mass = np.bincount(group, weights=weights)
+        middle = (np.cumsum(mass) - mass / 2)[group]
+        ranks.append(middle - (weights @ middle) / total if total else middle)
+    x, y = ranks
+    spread = np.sqrt((weights @ x**2) * (weights @ y**2))
+    return float((weights @ (x * y)) / spread) if spread > 0 else float("nan")
+
+
 def statistics(vectors: Float[Tensor, "n D"]) -> dict[str, Any]:
     """Norms, standard deviations of the channels, and the number of directions in use.
 
@@ -68,10 +118,7 @@ def statistics(vectors: Float[Tensor, "n D"]) -> dict[str, Any]:
 
 
 def participation_ratio(vectors: Float[Tensor, "n D"]) -> float | None:
-    """Directions that the vectors use: (Σλ)² / Σλ² of their covariance's eigenvalues; None where nothing varies.
-
-    D where all directions vary alike, 1 for a line.
-    """
+    """Directions in use, 1 (a line) to D: (Σλ)² / Σλ² of the covariance's eigenvalues; None where nothing varies."""
     x = vectors.double()
     x = x - x.mean(dim=0)
     covariance = x.T @ x
@@ -80,10 +127,7 @@ def participation_ratio(vectors: Float[Tensor, "n D"]) -> float | None:
 
 
 def nearest(sample: Sample, k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """The k nearest sentences of each by the centred cosine, without equal texts; and their cosines.
-
-    Fewer than k columns where there are fewer texts.
-    """
+    """Each sentence's k nearest by the centred cosine, without equal texts; their cosines. Fewer for fewer texts."""
     directions = centred(sample.vectors)
     numbers = {text: number for number, text in enumerate(dict.fromkeys(sample.texts))}
     kind = torch.tensor([numbers[text] for text in sample.texts], dtype=torch.long)
@@ -159,14 +203,10 @@ def cases() -> list[Case]:
     return made
 
 
-def binding_scores(
-    coder: Coder, mean: Float[Tensor, " D"], public: Callable[[list[str]], Float[Tensor, "n E"]] | None
-) -> dict[str, Any] | None:
+def binding_scores(coder: Coder, mean: Float[Tensor, " D"], public: Encode | None) -> dict[str, Any] | None:
     """Cosines of the original to its swap and to the unrelated change, and outcomes of decoding the swap.
 
-    mean:   of the sentences, for the centred cosines
-    public: encodes with the public encoder, for comparison
-
+    mean: of the sentences, for the centred cosines
     A bag of words maps the swap to the original's vector (cosine 1), so it cannot decode both. The cases are English:
     None for a codec without it.
     """

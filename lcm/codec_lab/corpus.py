@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lcm.codec.text import Splitter, SplitterSettings
-from lcm.codec_lab.training.batches import PieceRow
-from lcm.codec_lab.training.settings import CorpusSettings
-from lcm.codec_lab.training.start import Start
+from lcm.codec_lab.batches import PieceRow
+from lcm.codec_lab.settings import CorpusSettings
+from lcm.codec_lab.start import Start
 from lcm.errors import UserError
 from lcm.options import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of

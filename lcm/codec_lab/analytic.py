@@ -73,7 +73,9 @@ def initialize(model: SonarText, max_pieces: int, seed: int) -> None:
         embedding = torch.randn(sizes.vocabulary, len(basis.piece), generator=generator, dtype=torch.float64)
         embedding *= PIECE * math.sqrt(len(basis.piece)) / embedding.norm(dim=1, keepdim=True)
         model.encoder.embed.weight.copy_(embedding @ basis.piece / math.sqrt(sizes.dim))
-        _silence(model)
+        for name, weight in model.named_parameters():
+            if name.endswith("output_proj.weight"):  # blocks outside the construction start by writing nothing
+                nn.init.zeros_(weight)
         positions = model.encoder.embed.positions[: len(basis.signs)].double()
         for side in (model.encoder, model.decoder):
             _write_code(feed_forward(side, 0), positions, basis)
@@ -106,7 +108,10 @@ def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Bas
     coarse, fine = positions // BLOCK, positions // 2
     place = torch.arange(positions)
     signs = torch.cat([hadamard(coarse)[place // BLOCK], hadamard(fine)[place % fine][:, 1:]], dim=1)
-    sinusoid = _sinusoid_span(sizes, positions)
+    table = _centred(position_table(sizes)[: positions + 1].double())
+    ones = torch.full((1, sizes.dim), 100 / math.sqrt(sizes.dim), dtype=torch.float64)
+    values, directions = torch.linalg.svd(torch.cat([ones, table]), full_matrices=False)[1:]
+    sinusoid = directions[values > 0.05]  # those below do not help to tell positions apart
     free = sizes.dim - len(sinusoid) - signs.shape[1]
     if free < signs.shape[1]:
         raise UserError(
@@ -123,26 +128,13 @@ def build_basis(sizes: Sizes, positions: int, generator: torch.Generator) -> Bas
     return Basis(sinusoid, rest[: signs.shape[1]], rest[signs.shape[1] :], signs, bit)
 
 
-def _sinusoid_span(sizes: Sizes, positions: int) -> Float[Tensor, "S D"]:
-    """Directions of singular values over 0.05: those below do not help to tell positions apart."""
-    table = position_table(sizes)[: positions + 1].double()
-    ones = torch.full((1, sizes.dim), 100 / math.sqrt(sizes.dim), dtype=torch.float64)
-    values, directions = torch.linalg.svd(torch.cat([ones, _centred(table)]), full_matrices=False)[1:]
-    return directions[values > 0.05]
-
-
 def _centred(x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
     return x - x.mean(-1, keepdim=True)
 
 
-def _deviation(total: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The divisor of LayerNorm, from the mean square of the channels."""
-    return (total + 1e-5).sqrt()
-
-
-def _piece_power(basis: Basis) -> float:
-    """Mean square of a piece over all channels."""
-    return PIECE**2 * len(basis.piece) / basis.piece.shape[1]
+def _deviation(power: Float[Tensor, "*n"], basis: Basis) -> Float[Tensor, "*n"]:
+    """The divisor of LayerNorm for a piece beside other parts, whose mean square over all channels is `power`."""
+    return (power + PIECE**2 * len(basis.piece) / basis.piece.shape[1] + 1e-5).sqrt()
 
 
 def feed_forward(side: Encoder | Decoder, layer: int) -> FeedForward:
@@ -170,14 +162,6 @@ def _refuse_small(sizes: Sizes, basis: Basis) -> None:
             )
 
 
-def _silence(model: SonarText) -> None:
-    """Zero the outputs of all blocks: those outside the construction start by writing nothing."""
-    for side in (model.encoder, model.decoder):
-        for name, module in side.named_modules():
-            if name.endswith("output_proj") and isinstance(module, nn.Linear):
-                nn.init.zeros_(module.weight)
-
-
 def _write_code(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basis) -> None:
     """Make unit k open at position k alone, and all units together write CODE · signs into R, exactly.
 
@@ -193,7 +177,7 @@ def _write_code(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basi
     response = match @ within.T
     own = response.diagonal()[:, None]
     neighbour = (response / own).fill_diagonal_(-1).max(dim=1).values.clamp(min=0)
-    deviation = _deviation(centred.square().mean(1) + _piece_power(basis))
+    deviation = _deviation(centred.square().mean(1), basis)
     slope = 4 / (1 - neighbour)
     read, threshold = (match / own) @ basis.sinusoid * (deviation * slope)[:, None], neighbour * slope
     opened = torch.relu(centred / deviation[:, None] @ read.T - threshold)
@@ -221,9 +205,8 @@ def _bind(block: FeedForward, positions: Float[Tensor, "P D"], basis: Basis) -> 
     """Flip the channels whose bit is -1 (x - 2x) and cancel positions and codes: only pieces reach the mean."""
     channel, gate = basis.piece[basis.flipped], _gate(basis, ENCODER_GATE)
     cancelled = torch.cat([basis.code, basis.sinusoid])
-    dim = positions.shape[1]
-    power = _centred(positions).square().mean() + CODE**2 * len(basis.code) / dim + _piece_power(basis)
-    deviation = _deviation(power)
+    code_power = CODE**2 * len(basis.code) / positions.shape[1]
+    deviation = _deviation(_centred(positions).square().mean() + code_power, basis)
     _set_units(
         block,
         read=[channel - gate, -channel - gate, cancelled, -cancelled],

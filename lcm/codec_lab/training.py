@@ -1,11 +1,12 @@
-"""settings → corpus → model → Trainer → a codec folder: a training run, top to bottom.
+"""settings → corpus → model → Trainer → a codec folder: a training run, top to bottom; and the ablation.
 
 runs/mine/codec/                                the codec, for load_codec: written when training ends
 runs/mine/checkpoints/last.ckpt, metrics.csv    the same command resumes from the one and extends the other
 runs/mine/settings.yaml                         every setting
 """
 
-import sys
+import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,27 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import yaml
 from jaxtyping import Float
-from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lcm import __version__
 from lcm.codec import storage
-from lcm.codec_lab.training.batches import Batches, Order, PieceRow, collate, fixed_batches
-from lcm.codec_lab.training.corpus import Corpus, PieceRows, read_corpus, tokenize
-from lcm.codec_lab.training.module import CodecModule
-from lcm.codec_lab.training.settings import CodecTraining, LimitSettings
-from lcm.codec_lab.training.start import Start, make_start
-from lcm.codec_lab.training.terms import Rounding, fit_rounding, load_rounding, make_teacher
+from lcm.codec_lab.batches import Batches, Order, PieceRow, collate, fixed_batches
+from lcm.codec_lab.corpus import Corpus, PieceRows, read_corpus, tokenize
+from lcm.codec_lab.module import CodecModule, Lines, Saving
+from lcm.codec_lab.sentences import load_public_encoder
+from lcm.codec_lab.settings import CodecTraining, LimitSettings
+from lcm.codec_lab.space import dense_ranks, participation_ratio, similarities, spearman
+from lcm.codec_lab.start import Start, make_start
+from lcm.codec_lab.terms import Rounding, fit_rounding, load_rounding, make_teacher
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
 from lcm.models import Normalizer
 from lcm.models.quantizer import save_quantizer
-from lcm.training.checkpoint import LAST, AtomicCheckpointIO, latest
-from lcm.training.loggers import MetricsFile, PlainLogger, quiet_lightning, say
+from lcm.training.checkpoint import AtomicCheckpointIO, latest
+from lcm.training.loggers import MetricsFile, quiet_lightning, say
 
 FITTED = 20_000
 """Sentences whose vectors a normalizer or a quantizer is fitted to."""
@@ -41,6 +44,9 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 """Without cuDNN's attention, which plans anew for each shape: batches of sentences nearly always have a new one, and a
 step takes three times as long."""
 CODEC, CODEBOOKS = "codec", "codebooks.safetensors"
+ABLATED = {"denoise": 0.3, "unknown": 0.04, "noise": 0.3, "similarity": 1.0, "translation": 1.0, "translation_mse": 0.1}
+"""Terms of the ablation, with values that switch on one which the configuration leaves off."""
+COLUMNS = ("validation CE", "piece accuracy", "Spearman", "participation ratio")
 
 
 @dataclass
@@ -53,23 +59,38 @@ class CodecRun:
 
     def fit(self, folder: Path | None, checkpoint: Path | None = None) -> None:
         """Train to the limit. folder: of the run; None writes nothing."""
-        fixed = fixed_batches(self.rows.validation, self.module.settings.data.tokens)
+        settings, chosen = self.module.settings, self.module.settings.trainer
+        fixed = fixed_batches(self.rows.validation, settings.data.tokens)
         validation = Batches(lambda: iter(fixed))
         # One endless epoch, from the step that training has reached when iteration begins.
         batches = Batches(lambda: self.order.batches(self.rows.train, self.module.global_step))
         try:
             with quiet_lightning(), sdpa_kernel(KERNELS):
-                trainer = codec_trainer(self.module.settings, folder)
+                trainer = L.Trainer(
+                    accelerator=chosen.accelerator,
+                    devices=1,
+                    precision="bf16-mixed" if chosen.precision == "bf16-mixed" else "32-true",
+                    max_steps=settings.limit.steps or -1,
+                    max_epochs=-1,
+                    val_check_interval=chosen.validate_every,
+                    check_val_every_n_epoch=None,
+                    num_sanity_val_steps=0,
+                    log_every_n_steps=1,
+                    logger=[Lines(), MetricsFile(folder / "metrics.csv")] if folder else False,
+                    callbacks=[Saving(folder, settings)] if folder else None,
+                    enable_checkpointing=folder is not None,
+                    plugins=[AtomicCheckpointIO()],
+                    default_root_dir=folder,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                )
                 trainer.fit(self.module, batches, validation, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
 
 
 def train_codec(settings: CodecTraining) -> Path:
-    """Train to the limit, or resume an earlier call that was killed. Returns the codec's folder.
-
-    Raises UserError for anything a person can put right.
-    """
+    """Train to the limit, or resume an earlier call that was killed; return the codec's folder."""
     folder = Path(settings.run.dir)
     checkpoint = latest(folder)
     run = prepare_run(settings, folder)
@@ -141,58 +162,6 @@ def encode_all(module: CodecModule, rows: Sequence[PieceRow], tokens: int = 4096
     return vectors
 
 
-def codec_trainer(settings: CodecTraining, folder: Path | None) -> L.Trainer:
-    """Lightning sees one long epoch. folder: of the run; None writes nothing."""
-    chosen = settings.trainer
-    return L.Trainer(
-        accelerator=chosen.accelerator,
-        devices=1,
-        precision="bf16-mixed" if chosen.precision == "bf16-mixed" else "32-true",
-        max_steps=settings.limit.steps or -1,
-        max_epochs=-1,
-        val_check_interval=chosen.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        logger=[Lines(), MetricsFile(folder / "metrics.csv")] if folder else False,
-        callbacks=[Saving(folder, settings)] if folder else None,
-        enable_checkpointing=folder is not None,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-class Saving(Checkpoint):
-    """Saves last.ckpt at intervals and at the end, after that step's validation; ends training at its limit."""
-
-    def __init__(self, folder: Path, settings: CodecTraining) -> None:
-        self.path, self.settings = folder / "checkpoints" / LAST, settings.trainer
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, CodecModule)
-        step = trainer.global_step
-        if pl_module.share_done >= 1:
-            trainer.should_stop = True  # Lightning then validates once more, whatever the interval
-        elif step % self.settings.checkpoint_every == 0 and step % self.settings.validate_every:
-            trainer.save_checkpoint(self.path, weights_only=False)  # the optimizer's state, too
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.should_stop or trainer.global_step % self.settings.checkpoint_every == 0:
-            trainer.save_checkpoint(self.path, weights_only=False)
-
-
-class Lines(PlainLogger):
-    """One line a report, on stderr."""
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        shown = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items() if name != "train/lr")
-        print(f"step {step:,}  {shown}", file=sys.stderr, flush=True)
-
-
 def save_codec(folder: Path, module: CodecModule) -> None:
     """Write the codec, with the record of its training in card.json, and in config.json where the encoder moved.
 
@@ -239,3 +208,60 @@ def dry_run_codec(settings: CodecTraining) -> None:
     print(f"model      {parameters:,} parameters, dim {run.module.model.sizes.dim}, start {settings.start}")
     print(f"data       {len(run.rows.train):,} examples, {len(epoch):,} batches an epoch")
     print(f"one step   {time.perf_counter() - began:.1f} s, validation {run.module.reported}")
+
+
+def variants(settings: CodecTraining) -> dict[str, dict[str, float]]:
+    """Row of the ablation → changed terms: the configuration as it is, no term at all, and each term switched."""
+    impossible = {"similarity"} if settings.data.spans else set()  # it compares whole sentences
+    impossible |= {"similarity", "translation_mse"} if settings.freeze == "encoder" else set()
+    impossible |= set() if settings.data.pairs else {"translation", "translation_mse"}
+    chosen = {name: float(getattr(settings.terms, name)) for name in ABLATED if name not in impossible}
+    switched = {
+        f"without {name}" if value else f"with {name} {ABLATED[name]:g}": {name: 0.0 if value else ABLATED[name]}
+        for name, value in chosen.items()
+    }
+    return {"as configured": {}, "autoencoding alone": dict.fromkeys(chosen, 0.0), **switched}
+
+
+def ablate(settings: CodecTraining, steps: int) -> str:
+    """Train every variant in equally many steps from the same start; return a table of what each term does.
+
+    Writes ablation.md and ablation.json into the run's folder. A row that an earlier call with the same settings has
+    finished is not trained again. Raises UserError where the folder holds rows of other settings.
+    """
+    folder = Path(settings.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "ablation.json"
+    ours = settings.model_dump(mode="json", exclude={"run": {"dir"}, "trainer": {"threads"}})
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": ours, "rows": {}}
+    if before["settings"] != ours:
+        raise UserError(f"run.dir={folder}: holds an ablation of other settings; name another folder")
+    done: dict[str, Any] = before["rows"]
+    corpus = read_corpus(settings.data)
+    for name, changed in variants(settings).items():
+        key = f"{name}, {steps} steps"
+        if key in done:
+            continue
+        say(f"ablation: {key}")
+        run = prepare_run(shortened(settings, steps, changed), folder, corpus)
+        run.fit(folder=None)
+        run.module.protect(embedding=True)
+        done[key] = _scores(run)
+        path.write_text(json.dumps({"settings": ours, "rows": done}, indent=1), encoding="utf-8")
+    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
+    for key, row in done.items():
+        if key.endswith(f", {steps} steps"):
+            lines.append(f"| {key} | {' | '.join(f'{row[column]:.4g}' for column in COLUMNS)} |")
+    text = "\n".join([*lines, ""])
+    (folder / "ablation.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _scores(run: CodecRun) -> dict[str, float]:
+    vectors = encode_all(run.module, run.rows.validation)
+    public = load_public_encoder(run.module.settings.terms.similarity_folder).encode(run.rows.validation_texts)
+    pairs = torch.triu_indices(len(vectors), len(vectors), offset=1).unbind()
+    ours, theirs = (dense_ranks(similarities(x)[pairs].double().numpy()) for x in (vectors, public))
+    reported, agreed = run.module.reported, spearman(ours, theirs, np.ones(len(ours)))
+    values = (reported["val/loss"], reported["val/accuracy"], agreed, participation_ratio(vectors) or math.nan)
+    return dict(zip(COLUMNS, values, strict=True))

@@ -1,4 +1,10 @@
-"""The codec that training starts from: an existing one or an initialization, with its vocabulary and languages."""
+"""The codec that training starts from, an existing one or an initialization, and what its updates keep of the start.
+
+The analytic start's own weights learn slowly, and no update enters the directions that carry positions: its gates stay
+exact.
+
+Shapes.  K directions · D width · V vocabulary
+"""
 
 import io
 import re
@@ -11,14 +17,15 @@ from typing import Any
 
 import sentencepiece
 import torch
-from jaxtyping import Bool
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from lcm.codec import Tokenizer, load_codec, storage
 from lcm.codec.architecture import Sizes, SonarText
 from lcm.codec.storage import VOCABULARY, read_sizes
-from lcm.codec_lab.training import analytic
-from lcm.codec_lab.training.settings import CodecTraining
+from lcm.codec_lab import analytic
+from lcm.codec_lab.analytic import coded_positions, feed_forward
+from lcm.codec_lab.settings import CodecTraining, OptimizerSettings
 from lcm.errors import UserError
 from lcm.options import existing_file
 
@@ -27,6 +34,10 @@ STALE = ("held_out", "training")
 SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
 SAMPLE = 120_000
 """Sentences to train a vocabulary on: at least as many where there are more, and less than twice as many."""
+STRUCTURED = {"encoder": ("layers.1.ffn.",), "decoder": ("layers.1.ffn.", "layers.1.encoder_decoder_attn.")}
+"""Blocks that hold the construction of the analytic start; the norms count with them."""
+EMPTY = 1e-4
+"""A direction is empty where the power of the pieces is below this share of its median over all directions."""
 
 
 @dataclass
@@ -88,10 +99,8 @@ def _new(settings: CodecTraining, sentences: Sequence[str], languages: Sequence[
             f"model.reserved={chosen.reserved}, but the corpus has {len(languages)} languages: {', '.join(languages)}"
         )
     first = chosen.vocabulary - chosen.reserved
-    if settings.spm is not None:
-        vocabulary = existing_file(settings.spm, "spm").read_bytes()
-    else:
-        vocabulary = train_vocabulary(sentences, first)
+    spm = settings.spm
+    vocabulary = train_vocabulary(sentences, first) if spm is None else existing_file(spm, "spm").read_bytes()
     config = {
         "model": {
             "vocab": chosen.vocabulary,
@@ -128,7 +137,7 @@ def _from_codec(name: str, languages: Sequence[str], is_frozen: bool) -> Start:
     codec = load_codec(name, device="cpu", dtype=torch.float32)
     sizes = read_sizes(codec.config)
     model = SonarText(sizes)
-    model.load_state_dict({name: value.detach().float().clone() for name, value in codec.model.state_dict().items()})
+    model.load_state_dict(codec.model.state_dict())
     known: dict[str, int] = dict(codec.config["languages"])
     new = [lang for lang in languages if lang not in known]
     if is_frozen and new:
@@ -159,12 +168,9 @@ def train_vocabulary(sentences: Sequence[str], size: int) -> bytes:
             character_coverage=0.9999,
             normalization_rule_name="nmt_nfkc",
             split_digits=True,
-            pad_id=SPECIAL["pad"],
-            unk_id=SPECIAL["unk"],
-            bos_id=SPECIAL["bos"],
-            eos_id=SPECIAL["eos"],
             num_threads=1,
             minloglevel=2,
+            **{f"{name}_id": number for name, number in SPECIAL.items()},
         )
     except RuntimeError as error:
         most = re.search(r"value <= (\d+)", str(error))
@@ -174,3 +180,74 @@ def train_vocabulary(sentences: Sequence[str], size: int) -> bytes:
             "lower model.vocabulary, or add text"
         ) from error
     return file.getvalue()
+
+
+def parameter_groups(model: SonarText, optimizer: OptimizerSettings) -> list[dict[str, Any]]:
+    """Trained parameters in three groups (structured, embedding, free), each with its base rate."""
+    factors = {"structured": 1.0, "embedding": optimizer.embedding_factor, "free": optimizer.free_factor}
+    rates = {kind: optimizer.lr * factor for kind, factor in factors.items()}
+    groups: dict[str, dict[str, Any]] = {kind: {"params": [], "lr": r, "base": r} for kind, r in rates.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "embedding" if name.endswith("embed.weight") else "free" if _is_free(name) else "structured"
+            groups[kind]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def _is_free(name: str) -> bool:
+    """True for parameters that the analytic start does not set: attention, and blocks outside its two layers.
+
+    The first feed-forward block counts as free, because its units that write the code get no gradient.
+    """
+    side, _, rest = name.partition(".")
+    block = any(f".{kind}." in name for kind in ("self_attn", "encoder_decoder_attn", "ffn"))
+    return block and not rest.startswith(STRUCTURED[side])
+
+
+def empty_directions(model: SonarText) -> Float[Tensor, "K D"]:
+    """The directions that no piece uses: those of positions and their codes. A random start has none.
+
+    Read from the embedding table instead of constructed again: the complement of the sinusoids that a linear algebra
+    library returns differs from one library to the next.
+    """
+    table = model.encoder.embed.weight.detach().cpu().double()
+    if len(table) <= table.shape[1]:
+        return torch.empty(0, table.shape[1])
+    power, directions = torch.linalg.eigh(table.T @ table)
+    empty = directions[:, power < EMPTY * power.median()]
+    # Eigenvectors of equal power come in any rotation. Projected random vectors are unique.
+    random = torch.randn(empty.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(empty @ (empty.T @ random))[0].T.float().contiguous()
+
+
+@torch.no_grad()
+def protect(model: SonarText, directions: Float[Tensor, "K D"], max_pieces: int, embedding: bool) -> None:
+    """Project all trained weights that write into `directions` out of them, except the units that write the code.
+
+    embedding: project the embedding table, too
+    """
+    for side in (model.encoder, model.decoder):
+        output = feed_forward(side, 0).output_proj
+        if not output.weight.requires_grad:
+            continue
+        writers = [output.weight[:, coded_positions(max_pieces) :], output.bias]
+        for name, module in side.named_modules():
+            if name.endswith("attn.output_proj") and isinstance(module, nn.Linear):
+                writers += [module.weight, module.bias]
+        for writer in writers:
+            writer.sub_(directions.T @ (directions @ writer))
+    table = model.encoder.embed.weight
+    if embedding and table.requires_grad:
+        table.sub_((table @ directions.T) @ directions)
+
+
+def hold_code_units(model: SonarText, max_pieces: int) -> None:
+    """Zero the gradient of the units that write the code: they are exact already."""
+    units = coded_positions(max_pieces)
+    for side in (model.encoder, model.decoder):
+        block = feed_forward(side, 0)
+        for gradient in (block.inner_proj.weight.grad, block.inner_proj.bias.grad):
+            if gradient is not None:
+                gradient[:units] = 0
+        if block.output_proj.weight.grad is not None:
+            block.output_proj.weight.grad[:, :units] = 0
