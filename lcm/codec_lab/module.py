@@ -1,7 +1,6 @@
 """Lightning's side of training a codec: loss, learning rates, protection, validation; saving and the lines on stderr.
 
-Shapes.  B rows · P pieces of the source · Q pieces of the target · D concept width · K protected directions
-         V vocabulary
+Shapes.  B rows · P pieces of the source · Q of the target · D concept width · K protected directions · V vocabulary
 """
 
 import math

@@ -1,7 +1,6 @@
 """The codec that training starts from, an existing one or an initialization, and what its updates keep of the start.
 
-The analytic start's own weights learn slowly, and no update enters the directions that carry positions: its gates stay
-exact.
+The analytic start's weights learn slowly, and no update enters the directions of positions: its gates stay exact.
 
 Shapes.  K directions · D width · V vocabulary
 """
@@ -168,9 +167,12 @@ def train_vocabulary(sentences: Sequence[str], size: int) -> bytes:
             character_coverage=0.9999,
             normalization_rule_name="nmt_nfkc",
             split_digits=True,
+            pad_id=SPECIAL["pad"],
+            unk_id=SPECIAL["unk"],
+            bos_id=SPECIAL["bos"],
+            eos_id=SPECIAL["eos"],
             num_threads=1,
             minloglevel=2,
-            **{f"{name}_id": number for name, number in SPECIAL.items()},
         )
     except RuntimeError as error:
         most = re.search(r"value <= (\d+)", str(error))
