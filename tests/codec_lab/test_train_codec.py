@@ -10,6 +10,7 @@ from tiny_codec import FakeTeacher, fake_teacher, settings_for
 from lcm.codec import load_codec
 from lcm.codec_lab import terms, training
 from lcm.codec_lab.analytic import feed_forward
+from lcm.codec_lab.batches import fixed_batches
 from lcm.codec_lab.corpus import read_corpus
 from lcm.codec_lab.training import ablate, variants
 from lcm.errors import UserError
@@ -162,6 +163,37 @@ def test_the_similarity_term_is_one_of_sentences_and_never_of_translations(start
     run.module.teacher = None
     assert sentences > run.module.loss(batch) + 1e-4
     assert translations == 0, "the weight of translations, whatever the teacher says"
+
+
+@torch.no_grad()
+def test_pieces_are_hidden_from_the_decoder_in_training_and_never_in_validation(start, tmp_path, monkeypatch):
+    run = training.prepare_run(settings_for(tmp_path, f"start={start}", "terms.unknown=0.5"), None)
+    seen, logits = [], run.module.logits
+    monkeypatch.setattr(run.module, "logits", lambda pieces, *rest: seen.append(pieces) or logits(pieces, *rest))
+    batch = next(run.order.batches(run.rows.train))
+    torch.manual_seed(0)
+    run.module.loss(batch)
+    run.module.validation_step(batch, 0)
+    in_training, in_validation = ((pieces == run.module.start.unknown).float().mean() for pieces in seen)
+    assert in_training > 0.2
+    assert in_validation == 0
+
+
+@torch.no_grad()
+def test_a_validation_counts_its_own_pieces_alone(start, tmp_path):
+    run = training.prepare_run(settings_for(tmp_path, f"start={start}"), None)
+    batches = fixed_batches(run.rows.validation, 60)
+    assert len(batches) > 1
+
+    def validated(part):
+        for number, batch in enumerate(part):
+            run.module.validation_step(batch, number)
+        run.module.on_validation_epoch_end()
+        return run.module.reported["val/loss"]
+
+    first, rest = validated(batches[:1]), validated(batches[1:])
+    assert first != rest
+    assert validated(batches[:1]) == first
 
 
 def test_the_public_encoder_encodes_the_sentences_once(tmp_path, monkeypatch):
