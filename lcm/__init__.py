@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lcm.models import Sampling
 
 __all__ = ["Sampling", "load"]
-
 __version__ = "0.1.0"
 
 

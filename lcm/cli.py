@@ -163,7 +163,6 @@ def _codec_arguments(parser: ArgumentParser) -> None:
 
 
 def _writable(path: str) -> Path:
-    """The path of --output. Raises UserError if its folder does not exist."""
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"--output={path}: its folder does not exist")
     return Path(path)

@@ -91,8 +91,7 @@ def _version(distribution: str) -> str | None:
 
 def _extra(extra: str, names: tuple[str, ...]) -> Finding:
     versions = {name: _version(name) for name in names}
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
+    if missing := [name for name, version in versions.items() if version is None]:
         return Finding(f"[{extra}]", "absent", f"{', '.join(missing)} not installed (optional)", INSTALL.format(extra))
     return Finding(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
@@ -109,7 +108,6 @@ def _device() -> Finding:
 
 
 def _codec() -> Finding:
-    """Encode and decode a sentence with the embedded codec."""
     sentence = "The sea was calm."
     try:
         from lcm.codec import load_codec
@@ -124,7 +122,6 @@ def _codec() -> Finding:
 
 
 def _sonar() -> Iterator[Finding]:
-    """Verify the checksums of the converted official codecs in the cache."""
     try:
         from lcm.codec import RELEASES, storage
         from lcm.files import cache_folder

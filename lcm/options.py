@@ -164,8 +164,6 @@ def _add(parser: _ActionsContainer, field: "Field[Any]", kind: Any, option: Opti
     parser.add_argument(option_name(field.name), **settings)
 
 
-# ---- settings ----
-
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One string or several."""
 
@@ -238,7 +236,6 @@ class Settings(BaseSettings):
 
 
 def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all settings in a section."""
     names = []
     for name, field in section.model_fields.items():
         # A list of sections is one setting: nothing inside it has a name of its own.

@@ -67,8 +67,6 @@ def position_table(sizes: Sizes) -> Float[Tensor, "P D"]:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over pieces."""
-
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -97,8 +95,6 @@ class MemoryAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """ReLU network between two linear layers."""
-
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
         self.inner_proj, self.output_proj = nn.Linear(dim, inner), nn.Linear(inner, dim)
@@ -166,8 +162,7 @@ class Decoder(nn.Module):
 
     def __init__(self, sizes: Sizes, embed: Embedding) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.embed = embed
+        self.sizes, self.embed = sizes, embed
         self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.decoder_layers))
         self.layer_norm = nn.LayerNorm(sizes.dim)
 
@@ -196,8 +191,6 @@ class Decoder(nn.Module):
 
 
 class SonarText(nn.Module):
-    """The encoder and the decoder of one codec."""
-
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes

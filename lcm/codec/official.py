@@ -11,7 +11,6 @@ import tempfile
 import urllib.error
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -59,18 +58,11 @@ NOT_WEIGHTS = ("version", "embed_positions._float_tensor")
 """Tensors of fairseq that are no weights."""
 
 
-@dataclass(frozen=True)
-class Release:
-    """An official decoder; all share one encoder."""
-
-    decoder_card: str
-    decoder_file: str
-
-
 RELEASES = {
-    "sonar": Release("text_sonar_basic_decoder", "sonar_text_decoder.pt"),
-    "sonar-finetuned": Release("text_sonar_finetuned_decoder", "finetuned_decoder.pt"),
+    "sonar": ("text_sonar_basic_decoder", "sonar_text_decoder.pt"),
+    "sonar-finetuned": ("text_sonar_finetuned_decoder", "finetuned_decoder.pt"),
 }
+"""The decoder of each official codec: its card in sonar-space, and its file. All share one encoder."""
 
 
 def sonar_folder(name: str) -> Path:
@@ -85,7 +77,7 @@ def sonar_folder(name: str) -> Path:
     with disk_errors(folder), lock(folder.parent / f".{folder.name}.lock"):  # several processes may start at once
         if storage.missing_files(folder):  # otherwise another process has made it meanwhile
             is_installed = find_spec("sonar") and find_spec("fairseq2")
-            files = official_files(RELEASES[name].decoder_card) if is_installed else _fetch(name, fetched)
+            files = official_files(RELEASES[name][0]) if is_installed else _fetch(name, fetched)
             print(f"lcm: converting to {folder}", file=sys.stderr)
             convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
             if not is_installed:
@@ -96,7 +88,7 @@ def sonar_folder(name: str) -> Path:
 def _fetch(name: str, parent: Path) -> Originals:
     """Download the files of a release, except those that are in `parent`; each appears complete or not at all."""
     parent.mkdir(parents=True, exist_ok=True)
-    names = (ENCODER_FILE, RELEASES[name].decoder_file, VOCABULARY_FILE)
+    names = (ENCODER_FILE, RELEASES[name][1], VOCABULARY_FILE)
     for file in names:
         url = f"{os.environ.get('LCM_SONAR_URL', RELEASE).rstrip('/')}/{file}"
         if (parent / file).is_file():

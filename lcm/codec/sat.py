@@ -22,7 +22,6 @@ NEEDED = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 HUB = "segment-any-text"
 HUB_TOKENIZER = "facebookAI/xlm-roberta-base"
-
 # Neither enclosed letters nor dingbat digits, and no range that reaches into the Chinese characters.
 _PICTURE = (
     "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001f64f\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7eb\U0001f900-\U0001faff"
@@ -115,9 +114,8 @@ class SatModel:
         sums = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
         self.fingerprint = hashlib.sha256(sums).hexdigest()[:16]
         try:
-            self._sat = SaT(
-                folder, tokenizer_name_or_path=str(tokenizer), from_pretrained_kwargs={"local_files_only": True}
-            )
+            offline = {"local_files_only": True}
+            self._sat = SaT(folder, tokenizer_name_or_path=str(tokenizer), from_pretrained_kwargs=offline)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise _missing(model, str(error).strip().splitlines()[0]) from error
         self._sat.float().eval().to(device)

@@ -283,7 +283,6 @@ class _Best:
 
 
 def _gathered(history: Int[Tensor, "N W S"], parent: Int[Tensor, "N C"]) -> Int[Tensor, "N C S"]:
-    """The pieces of each child's parent beam."""
     return history.gather(1, parent[..., None].expand(-1, -1, history.shape[2]))
 
 

@@ -89,7 +89,6 @@ class SonarSpeech:
             raise UserError(f"--speech-encoder={card}: fairseq2's asset store has no such card")
 
     def knows(self, lang: str) -> bool:
-        """True where an encoder for the language exists."""
         return self._has(self._card or speech_card(lang))
 
     def encode(self, recordings: Sequence[Float[Tensor, " samples"]], lang: str) -> Float[Tensor, "n D"]:

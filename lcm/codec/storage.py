@@ -31,9 +31,9 @@ CHECKED = (ENCODER, DECODER, VOCABULARY, CONFIG)
 DEAD = ("encoder_decoder_attn.q_proj.", "encoder_decoder_attn.k_proj.", "encoder_decoder_attn_layer_norm.")
 """Parts of the names of weights without effect (see `MemoryAttention`), which a file may hold or not."""
 SHARED = "shared_embed.weight"
-
 Part = Literal["encoder", "decoder"]
 PARTS: tuple[Part, Part] = ("encoder", "decoder")
+JsonObject = Mapping[str, Any]
 
 
 def weight_file(folder: Path, part: Part) -> Path:
@@ -73,7 +73,6 @@ def encoder_digest(path: Path) -> str:
 
 
 def _encoder_names(file: Any) -> list[str]:
-    """Sorted names of the encoder's tensors in an open file."""
     return sorted(name for name in file.keys() if name == SHARED or name.startswith("text_encoder/"))  # noqa: SIM118
 
 
@@ -102,7 +101,7 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     return values
 
 
-def read_sizes(config: Mapping[str, Any]) -> Sizes:
+def read_sizes(config: JsonObject) -> Sizes:
     """Sizes of the network, from the contents of config.json. Raises KeyError for a missing one."""
     model = config["model"]
     parts = {f"{part}_{name}": model[f"{part[:3]}_{name}"] for part in PARTS for name in ("layers", "heads", "ffn")}
@@ -173,12 +172,7 @@ def open_weights(path: Path) -> Any:
 
 
 def save(
-    folder: Path,
-    model: SonarText,
-    vocabulary: bytes,
-    config: Mapping[str, Any],
-    card: Mapping[str, Any],
-    dtype: torch.dtype,
+    folder: Path, model: SonarText, vocabulary: bytes, config: JsonObject, card: JsonObject, dtype: torch.dtype
 ) -> None:
     """Write a codec in four files, and only then replace an old one. vocabulary: contents of spm.model."""
     tensors: dict[str, Tensor] = {
@@ -192,7 +186,7 @@ def save(
         save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
 
 
-def save_decoder(folder: Path, start: Path, model: SonarText, card: Mapping[str, Any]) -> None:
+def save_decoder(folder: Path, start: Path, model: SonarText, card: JsonObject) -> None:
     """Write a codec with the encoder of the one in `start` and the decoder of `model`, in a file of weights each.
 
     The encoder's tensors, vocabulary and configuration keep every bit, so the fingerprint stays. The decoder's tensors
@@ -225,6 +219,5 @@ def _replacing(folder: Path, *names: str) -> Iterator[dict[str, Path]]:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object to a JSON file."""
+def write_json(path: Path, values: JsonObject) -> None:
     path.write_text(json.dumps(values, indent=1), encoding="utf-8")

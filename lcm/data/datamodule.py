@@ -30,7 +30,6 @@ from lcm.errors import UserError
 
 VALIDATION_SEED = 0
 """Seed of the order of validation: the same rows in every run, whatever the run's own seed."""
-
 NOT_REMOTE = OpenShards({}, frozenset())
 """For local data: the reader opens shards itself, and none is dead."""
 
@@ -46,8 +45,7 @@ class ConceptData(L.LightningDataModule):
     def __init__(self, config: Config, predicts_first: bool, *, rank: int = 0, world_size: int = 1) -> None:
         """predicts_first: the model's. rank, world_size: used until a Trainer is attached, which knows them."""
         super().__init__()
-        self.config = config
-        self.predicts_first = predicts_first
+        self.config, self.predicts_first = config, predicts_first
         self.rank, self.world_size = rank, world_size
         self.position = Position()
         self.steps = 0  # optimizer steps trained
@@ -58,20 +56,13 @@ class ConceptData(L.LightningDataModule):
         """Open the data. Raises UserError if there is none, or it does not fit the model or the cache."""
         if self.trainer:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
-        codec = self.prepared.codec
-        if codec.dim != self.config.model.dim:
-            raise UserError(
-                f"model.dim={self.config.model.dim}, but the concepts of {next(iter(self.prepared.manifests))} have "
-                f"{codec.dim} channels (codec '{codec.name}'); set model.dim={codec.dim}, or data.path to data of "
-                "another codec"
-            )
+        self.prepared.check_dim(self.config.model.dim)
         if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
             check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
             fetch_indexes(remote)
 
     @cached_property
     def prepared(self) -> PreparedData:
-        """The folders: their codec, normalizer and end-of-text vector."""
         data = self.config.data
         return PreparedData(data.path, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
 
@@ -80,15 +71,12 @@ class ConceptData(L.LightningDataModule):
         """The vector that ends every document, fp16."""
         return self.prepared.end_of_text(self.config.data.skip_dead)
 
-    # ---- training ----
-
     @cached_property
     def _to_train(self) -> list[Shard]:
         return self.prepared.shards("train")
 
     @cached_property
     def order(self) -> RowOrder:
-        """The order of the training rows."""
         return self._order_of(self._to_train, self.config.run.seed)
 
     @cached_property
@@ -174,8 +162,6 @@ class ConceptData(L.LightningDataModule):
                 f"training resumes at the start of epoch {self.position.epoch} of the data"
             )
 
-    # ---- validation ----
-
     @property
     def has_validation(self) -> bool:
         return bool(self._held_out)
@@ -202,8 +188,6 @@ class ConceptData(L.LightningDataModule):
         mine = list(order.rows(step.epoch, step.share(self.rank, self.world_size), dead))
         micro_batches = split(mine, len(step.rows) // together, files)
         return self._batches(order, lambda: micro_batches, len(micro_batches))
-
-    # ---- both ----
 
     def _order_of(self, shards: list[Shard], seed: int) -> RowOrder:
         data = self.config.data

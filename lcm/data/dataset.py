@@ -63,6 +63,14 @@ class PreparedData:
             default_task="answer" if only_pairs else "continue",
         )
 
+    def check_dim(self, dim: int) -> None:
+        """Raises UserError where model.dim, which is `dim`, is not that of the concepts."""
+        if self.codec.dim != dim:
+            raise UserError(
+                f"model.dim={dim}, but the concepts of {next(iter(self.manifests))} have {self.codec.dim} channels "
+                f"(codec '{self.codec.name}'); set model.dim={self.codec.dim}, or data.path to data of another codec"
+            )
+
     @property
     def normalizer(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """(location, scale) of the deciding folder: quantiles of several folders cannot be combined."""

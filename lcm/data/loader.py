@@ -49,9 +49,7 @@ class RowReader:
 
     def __init__(self, paths: Sequence[Path], *, dim: int, slots: int, seed: int) -> None:
         """paths: of the shards, by number. seed: of the order of rows."""
-        self.dim = dim
-        self.slots = slots
-        self.seed = seed
+        self.dim, self.slots, self.seed = dim, slots, seed
         self._open = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
 
     def read(self, micro_batch: MicroBatch) -> Batch:
@@ -114,10 +112,7 @@ class Batches:
 
     def __init__(self, reader: RowReader, deal: Callable[[], Iterable[MicroBatch]], length: int, workers: int) -> None:
         """deal: starts the stream, anew for each iteration. length: of the whole run, for Lightning."""
-        self.reader = reader
-        self.deal = deal
-        self.length = length
-        self.workers = workers
+        self.reader, self.deal, self.length, self.workers = reader, deal, length, workers
 
     def __len__(self) -> int:
         return self.length

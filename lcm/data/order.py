@@ -33,10 +33,8 @@ from lcm.data.shards import Shard
 
 VERSION = 3
 """Incremented whenever the same data, settings and seed make other rows: a resumed run then begins the next epoch."""
-
 SHARDS, DOCUMENTS, ROWS, BUNDLES = range(4)
 """Kinds of permutation. Each draws from a random stream of its own."""
-
 BUNDLE_ROWS = 128
 """Rows of a bundle to aim for. In a small bundle the one partly empty row is a noticeable waste."""
 
@@ -71,12 +69,7 @@ class Step:
 
 
 class _Epoch(NamedTuple):
-    """One epoch's order of bundles, and its row numbers.
-
-    bundles: the bundles in their order
-    rows:    the number of the first row of each, and the number of all rows
-    groups:  the number of the first row of each group, and the number of all rows
-    """
+    """An epoch's bundles in their order, and the first row of each and of each group; last, the number of rows."""
 
     bundles: list[int]
     rows: Int[np.ndarray, " _"]
@@ -93,11 +86,8 @@ class RowOrder:
         """shards: each with a document at least. predicts_first: the first concept of a document counts as a target."""
         concepts = sum(shard.record.concepts for shard in shards)
         assert concepts, "there is nothing to order"
-        self.shards = shards
-        self.slots = slots
-        self.group = group
-        self.seed = seed
-        self.predicts_first = predicts_first
+        self.shards, self.slots, self.group = shards, slots, group
+        self.seed, self.predicts_first = seed, predicts_first
         self._bundles_per_group = group // min(group, -(-BUNDLE_ROWS * slots * len(shards) // concepts))
         self._shards_per_bundle = group // self._bundles_per_group
         self.bundles = -(-len(shards) // self._shards_per_bundle)
@@ -117,18 +107,13 @@ class RowOrder:
         shards = [(s.record.name, s.record.documents, s.record.concepts) for s in self.shards]
         return int(hashlib.sha256(repr((settings, shards)).encode()).hexdigest()[:15], 16)
 
-    # ---- bundles and groups ----
-
     def shards_of(self, epoch: int, group: int) -> list[int]:
-        """The numbers of the shards of one group."""
         first = group * self._bundles_per_group
         bundles = self._turns(epoch)[first : first + self._bundles_per_group]
         return np.concatenate([self._members(bundle) for bundle in bundles]).tolist()
 
     def _members(self, bundle: int) -> Int[np.ndarray, " n"]:
         return self._mixed[bundle * self._shards_per_bundle : (bundle + 1) * self._shards_per_bundle]
-
-    # ---- counting ----
 
     @cached_property
     def rows_in(self) -> Int[np.ndarray, " U"]:
@@ -140,15 +125,12 @@ class RowOrder:
         return np.array([row_count(self._index(bundle)[0], self.slots) for bundle in bundles], dtype=np.int64)
 
     def __len__(self) -> int:
-        """The number of rows in an epoch."""
         return self._epoch(0).groups[-1]
 
     def _number_rows(self, epoch: int) -> _Epoch:
         bundles = self._turns(epoch)
         rows = np.append(0, self.rows_in[bundles].cumsum())
         return _Epoch(bundles, rows, [*rows[: -1 : self._bundles_per_group].tolist(), int(rows[-1])])
-
-    # ---- steps ----
 
     def steps(self, start: Position, rows: int) -> Iterator[Step]:
         """Steps of `rows` rows without end, epoch after epoch. An epoch's last step is filled up with empty rows."""
@@ -207,8 +189,6 @@ class RowOrder:
         members = self._members(bundle)
         indexes = [self.shards[member].load() for member in members]
         return np.concatenate(indexes), np.repeat(members, [len(index) for index in indexes])
-
-    # ---- randomness ----
 
     def _permutation(self, count: int, epoch: int, what: int, number: int) -> Int[np.ndarray, " n"]:
         """A permutation of `count` things that is a function of (seed, epoch, what, number).

@@ -52,7 +52,6 @@ class PackedRows:
 
     @cached_property
     def targets(self) -> Int[np.ndarray, " R"]:
-        """Targets in each row."""
         return np.diff(_before(self.span_targets)[self.bounds])
 
     def without(self, shards: Collection[int]) -> "PackedRows":
@@ -64,7 +63,6 @@ class PackedRows:
         return len(self.bounds) - 1
 
     def row(self, number: int) -> tuple[Shaped[np.ndarray, " q"], int]:
-        """The spans of a row, and the number of targets in them."""
         return self.spans[self.bounds[number] : self.bounds[number + 1]], int(self.targets[number])
 
 

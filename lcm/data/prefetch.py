@@ -24,7 +24,6 @@ INDEX_THREADS = 8
 """Indexes that a rank fetches at a time."""
 MOST_OPEN = 400
 """Shards of the largest group: two groups may be open, and a process may usually have 1,024 files open."""
-
 _T = TypeVar("_T")
 
 
@@ -41,7 +40,6 @@ def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int
 
 
 def _largest(shards: Sequence[Shard], count: int) -> int:
-    """The bytes of the `count` largest remote shards."""
     return sum(sorted((s.record.bytes for s in shards if isinstance(s, RemoteShard)), reverse=True)[:count])
 
 
@@ -133,8 +131,7 @@ class Prefetcher:
         """skip_dead: as in the configuration. ahead: fetch the group that follows, of no use to a single step."""
         self.order = order
         self.rank, self.world_size = rank, world_size
-        self.skip_dead = skip_dead
-        self.skipped = 0
+        self.skip_dead, self.skipped = skip_dead, 0
         self._groups: dict[tuple[int, int], OpenShards] = {}
         self._ahead: Fetch[bool] | None = None
         self._fetches_ahead = ahead
@@ -169,9 +166,7 @@ class Prefetcher:
         reasons = {number: str(error) for number, error in fetch.unreachable.items()}
         if reasons and not self.skip_dead:
             line = next(iter(reasons.values()))
-            raise UserError(
-                f"{line}; data.skip_dead=true trains without such shards, and data.retries tries more often"
-            )
+            raise UserError(f"{line}; data.skip_dead=true trains without such shards, data.retries tries more often")
         if self.skip_dead and self.world_size > 1:
             reasons = exchange(reasons)
         self._report(shards, reasons)

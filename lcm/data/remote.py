@@ -21,7 +21,6 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 STALL = 60.0
 """Seconds without a byte after which an HTTP connection counts as broken. Other backends have timeouts of their own."""
-
 _random = random.Random()
 _T = TypeVar("_T")
 
@@ -131,7 +130,6 @@ def _is_final(error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    """The cause in a few words, on one line."""
     status = _status(error)
     match error:
         case FileNotFoundError():

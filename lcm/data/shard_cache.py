@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from lcm.data.manifest import ShardRecord, is_url, join
+from lcm.data.manifest import ShardRecord, is_url, join, open_dataset
 from lcm.data.remote import Unreachable, WrongBytes, download, read
 from lcm.data.shards import OpenFile, Shard, build_index, index_path, totals
 from lcm.errors import UserError
@@ -53,7 +53,6 @@ class ShardCache:
 
     @cached_property
     def folder(self) -> Path:
-        """Created at first use."""
         return Path(self.place) if self.place else cache_folder() / "shards"
 
     def reserve(self, part: Path, record: ShardRecord) -> None:
@@ -241,3 +240,12 @@ def shards_at(place: Path | str, records: Sequence[ShardRecord], cache: ShardCac
     if isinstance(place, str) and is_url(place):
         return [RemoteShard(cache.folder, record, place, cache) for record in records]
     return [Shard(Path(place), record) for record in records]
+
+
+def split_shards(place: Path | str, split: str, fingerprint: str | None = None) -> list[Shard]:
+    """The shards of a split of a data set. Raises UserError if a codec of another fingerprint has made it."""
+    manifest = open_dataset(place)
+    if fingerprint not in (None, (made := manifest.codec).fingerprint):
+        line = f"made by codec '{made.name}' ({made.fingerprint}), expected {fingerprint}"
+        raise UserError(f"{place}: {line}; prepare the text again with the model's codec")
+    return shards_at(place, manifest.shards(split), ShardCache())

@@ -26,12 +26,10 @@ from lcm.files import atomic, sha256
 
 KEY = "{:09d}"
 """A sample's key: the document's number in input order. Not its id, because webdataset cuts keys at the first dot."""
-
 FIELDS = ("id", "sentences", "title", "source", "lang", "source_length")
 """The fields of <key>.json, in this order."""
 OFFSET, CONCEPTS, SOURCE = range(3)
 """Columns of an index: the byte at which a document's vectors start, their number, and how many of them are prompt."""
-
 _HEADER = 128
 """Bytes before the numbers of a two-dimensional .npy: of vectors, asserted by `_npy`, and of an index."""
 

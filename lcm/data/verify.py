@@ -101,7 +101,6 @@ def _document_problem(document: Encoded, manifest: Manifest) -> str | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `lcm verify`."""
     parser.add_argument("folder", metavar="DIR", help="written by lcm prepare; or its URL")
     parser.add_argument("--json", action="store_true", help="the findings for a program")
 

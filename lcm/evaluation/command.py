@@ -145,9 +145,7 @@ def _teacher_forced(
     predictions = scoring.predictions_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
     total = len(predictions.place)
     if not total:
-        raise UserError(
-            f"--data {' '.join(options.data)}: no document has a second sentence, so nothing can be predicted"
-        )
+        raise UserError(f"--data {' '.join(options.data)}: no document has a second sentence; nothing can be predicted")
     sample = torch.zeros(total, dtype=torch.bool)
     sample[torch.randperm(total, generator=torch.Generator().manual_seed(options.seed))[: options.roundtrip]] = True
     mean = mean_vector(train, lcm.model.dim) if train else lcm.model.normalizer.location.cpu()
@@ -183,8 +181,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     command = options_from(args, CommandOptions)
     options = replace(options_from(args, EvaluateOptions), sampling=options_from(args, Sampling))
-    missing = [path for path in options.data if not is_url(path) and not Path(path).exists()]
-    if missing:
+    if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
     output = output_folder(command.output)
     evaluation = evaluate(load(command.model, codec=command.codec), options)

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lcm.data.manifest import open_dataset
-from lcm.data.shard_cache import RemoteShard, ShardCache, shards_at
+from lcm.data.shard_cache import RemoteShard, split_shards
 from lcm.data.shards import CONCEPTS, SOURCE, Shard, read_sample
 from lcm.errors import UserError
 from lcm.inference import LCM
@@ -61,9 +60,7 @@ class PairOrText(Columns):
     def wanted(self) -> set[str]:
         return PAIR.wanted | TEXT.wanted
 
-    def document(
-        self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path = Path()
-    ) -> Document | Refused:
+    def document(self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path) -> Document | Refused:
         both = [columns.document(row, name, place, lang, folder) for columns in (PAIR, TEXT)]
         neither = Refused("neither {document, summary} nor {text}", place)
         refused = [r for r in both if isinstance(r, Refused) and not r.reason.startswith("no column")]
@@ -150,17 +147,8 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
 
 def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
     """The shards of a split that are not empty. Raises UserError if they are of another codec than the model's."""
-    found = []
-    for folder in folders:
-        manifest = open_dataset(folder)
-        made, wanted = manifest.codec, lcm.record
-        if made.fingerprint != wanted.fingerprint:
-            raise UserError(
-                f"{folder} was encoded with codec '{made.name}' ({made.fingerprint}), the model was trained on "
-                f"'{wanted.name}' ({wanted.fingerprint}); prepare the text again with the model's codec"
-            )
-        found += [s for s in shards_at(folder, manifest.shards(split), ShardCache()) if s.record.documents]
-    return found
+    found = [shard for folder in folders for shard in split_shards(folder, split, lcm.record.fingerprint)]
+    return [shard for shard in found if shard.record.documents]
 
 
 def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:

@@ -27,7 +27,6 @@ Marks = list[tuple[float, str]]
 """Positions and labels along an axis."""
 SUMMARIES, CONTINUATIONS = 5, 4
 """Examples shown on the page: the first of examples.jsonl, so that nobody has chosen them."""
-
 METRICS = {"l2": "L2", "l2_roundtrip": "L2 round trip", "contrastive_accuracy": "Contrastive accuracy", "par": "PAR"}
 NAMES = {"model": "the model", "mean": "always the mean", "previous": "the sentence before"}
 """Predictors of the next sentence: the model and its controls."""
@@ -55,7 +54,6 @@ class Stages:
 
     @contextmanager
     def of(self, name: str, what: str) -> Iterator[None]:
-        """Announce and time the body of a `with` statement."""
         print(f"{name} {what}", file=sys.stderr)
         start = time.perf_counter()
         yield

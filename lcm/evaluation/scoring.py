@@ -28,7 +28,6 @@ ROWS = 16
 POSITIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 WORDS = (1, 6, 11, 16, 21, 26)
 """Lower edges of the groups in by_position and by_length."""
-
 Scores = Mapping[str, Float[Tensor, " N"]]
 """One number per predicted sentence under each of METRICS; NaN if it was not measured or is not defined."""
 RoundTrip = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n D"]]

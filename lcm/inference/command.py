@@ -107,7 +107,6 @@ def read_prompts(path: str | Path) -> list[tuple[str | int, str]]:
 
 
 def as_json(name: str | int, generation: Generation) -> str:
-    """A line of the output file."""
     row = {
         "id": name,
         "text": generation.text,

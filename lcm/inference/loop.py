@@ -4,7 +4,6 @@ Shapes.  B unfinished rows · D concept width · n concepts of one prompt or con
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from lcm.errors import UserError
-from lcm.models import ConceptModel, Sampling
+from lcm.models import ConceptModel, Prompts, Sampling
 from lcm.options import Option, check_bounds
 
 StopReason = Literal["end", "repetition", "length"]
@@ -47,9 +46,7 @@ class Generated:
 
 
 @torch.no_grad()
-def generate(
-    model: ConceptModel, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
-) -> list[Generated]:
+def generate(model: ConceptModel, prompts: Prompts, stop: StopRules, sampling: Sampling) -> list[Generated]:
     """Continue a batch of prompts of any lengths; each result is what its prompt would give alone.
 
     Finished rows leave the batch. A concept that would end a text before `min_sentences` loses its part in the
@@ -67,9 +64,7 @@ def generate(
     for count in range(stop.max_sentences):
         concepts = model.next(context, sampling)
         if not concepts.isfinite().all():
-            raise UserError(
-                "the model predicts NaN or infinity: its training diverged; train with a lower optimizer.lr"
-            )
+            raise UserError("the model predicts NaN or infinity: training diverged; train with a lower optimizer.lr")
         ends = cosine_similarity(concepts, model.end_of_text, dim=1) >= stop.end_threshold
         repeats = cosine_similarity(concepts, previous, dim=1) >= repetition
         if count < stop.min_sentences:

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
-from lcm.data.manifest import open_dataset
-from lcm.data.shard_cache import ShardCache, shards_at
+from lcm.data.shard_cache import split_shards
 from lcm.data.shards import read_shard
 from lcm.errors import UserError
 
@@ -51,11 +50,7 @@ class Bank:
         """
         found: dict[str, np.ndarray] = {}
         for folder in folders:
-            manifest = open_dataset(folder)
-            made = manifest.codec
-            if codec not in (None, made.fingerprint):
-                raise UserError(f"bank {folder}: made by codec '{made.name}' ({made.fingerprint}), expected {codec}")
-            shards = shards_at(folder, manifest.shards(split), ShardCache())
+            shards = split_shards(folder, split, codec)
             for document in (document for shard in shards for document in read_shard(shard.fetch())):
                 for sentence, vector in zip(document.sentences, document.vectors, strict=True):
                     if sentence not in (END_OF_TEXT, PROMPT_SUFFIX):

@@ -23,7 +23,7 @@ from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
-from lcm.models import ConceptModel, Sampling, load_model, resolve_sampling
+from lcm.models import ConceptModel, Prompts, Sampling, load_model, resolve_sampling
 from lcm.options import Option, check_bounds
 
 ROWS = 64
@@ -149,9 +149,7 @@ class LCM:
         slots = self.config.data.slots
         most = min(16, slots // 2) if max_sentences is None else max_sentences
         if most > slots - 2:
-            raise UserError(
-                f"--max-sentences={most}: expected at most {slots - 2}, as the model reads {slots} concepts"
-            )
+            raise UserError(f"--max-sentences={most}: expected at most {slots - 2}: the model reads {slots} concepts")
         return StopRules(max_sentences=most, min_sentences=min_sentences, end_threshold=self.record.stop_threshold)
 
     def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
@@ -166,9 +164,7 @@ class LCM:
         vectors = self.codec.encode(list(flat), lang=list(langs))
         return list(torch.split(vectors, [len(prompt) for prompt in prompts]))
 
-    def shorten(
-        self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, task: Task | None
-    ) -> list[Float[Tensor, "_ D"]]:
+    def shorten(self, prompts: Prompts, stop: StopRules, task: Task | None) -> list[Float[Tensor, "_ D"]]:
         """Cut prompts that leave no room for `stop.max_sentences`, with one warning on stderr for all of them.
 
         A continuation needs the end of its prompt, so the oldest concepts are dropped. An answer needs the document's
@@ -188,9 +184,7 @@ class LCM:
     def _answers(self, task: Task | None) -> bool:
         return (task or self.record.default_task) == "answer"
 
-    def continue_concepts(
-        self, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
-    ) -> list[Generated]:
+    def continue_concepts(self, prompts: Prompts, stop: StopRules, sampling: Sampling) -> list[Generated]:
         """Run the generation loop in batches of ROWS prompts of similar length."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         results: dict[int, Generated] = {}
@@ -200,7 +194,7 @@ class LCM:
         return [results[i] for i in range(len(prompts))]
 
     def best_of(
-        self, samples: int, prompts: Sequence[Float[Tensor, "_ D"]], stop: StopRules, sampling: Sampling
+        self, samples: int, prompts: Prompts, stop: StopRules, sampling: Sampling
     ) -> tuple[list[Generated], list[float | None]]:
         """Draw `samples` continuations of each prompt; return the best of each and its mean round-trip distance.
 

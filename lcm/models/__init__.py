@@ -29,7 +29,7 @@ from lcm.config import (
 from lcm.errors import UserError
 from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
-from lcm.models.interface import ConceptModel, Normalizer, Sampling, resolve_sampling
+from lcm.models.interface import ConceptModel, Normalizer, Prompts, Sampling, resolve_sampling
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCMc, QuantLCMd
 from lcm.models.transformer import BlockHook, no_hook
@@ -40,6 +40,7 @@ __all__ = [
     "BlockHook",
     "ConceptModel",
     "Normalizer",
+    "Prompts",
     "Sampling",
     "build_from_tensors",
     "build_model",

@@ -3,7 +3,6 @@
 Shapes.  B rows · S slots · D concept width · M model width · N targets in the batch
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from lcm.batch import Batch, random_rows
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
 from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
 
 
@@ -53,7 +52,7 @@ class BaseLCM(ConceptModel):
         return self.normalizer.inverse(z).masked_fill((batch.pos == 0).unsqueeze(-1), 0)
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "BaseContext":
+    def prefill(self, prompts: Prompts) -> "BaseContext":
         """Raises UserError for an empty prompt."""
         if not all(map(len, prompts)) or not prompts:
             raise UserError("an empty prompt: a Base-LCM needs at least one sentence to go on from")
@@ -84,7 +83,7 @@ class BaseLCM(ConceptModel):
 
 
 @dataclass
-class BaseContext(CachedContext):
+class BaseContext(Context):
     """model: with weights packed for few rows. state: after the last concept of each row."""
 
     model: BaseLCM

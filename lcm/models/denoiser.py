@@ -23,7 +23,7 @@ from torch import Tensor, addcmul, nn
 from torch.linalg import vector_norm
 from torch.nn.functional import embedding, pad, scaled_dot_product_attention, silu
 
-from lcm.models.layers import Dropout, LayerCache, RMSNorm, SwiGLU, TimestepEmbedding, xavier
+from lcm.models.layers import Dropout, LayerCache, Noised, RMSNorm, SwiGLU, TimestepEmbedding, xavier
 from lcm.models.transformer import BlockHook, FastLinear, Stack, count_parameters, no_hook
 
 
@@ -64,10 +64,9 @@ class CrossAttention(nn.Module):
         xavier(self.out)
 
     def project_kv(self, context: Float[Tensor, "B S M"]) -> LayerCache:
-        """Keys and values of the context's slots."""
         return LayerCache(*self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
-    def forward(self, x: Float[Tensor, "N M"], memory: Memory, layer: LayerCache) -> Float[Tensor, "N M"]:
+    def forward(self, x: Noised, memory: Memory, layer: LayerCache) -> Noised:
         out: Tensor = self.out(memory.attend(self.q(x), layer))
         return out
 
@@ -93,9 +92,7 @@ class DenoiserBlock(nn.Module):
         self.feed_forward = SwiGLU(width)
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "N M"], modulation: Float[Tensor, "N M9"], memory: Memory, layer: LayerCache
-    ) -> Float[Tensor, "N M"]:
+    def forward(self, x: Noised, modulation: Float[Tensor, "N M9"], memory: Memory, layer: LayerCache) -> Noised:
         shift_s, scale_s, gate_s, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.chunk(9, dim=-1)
         self_attn = self.self_out(self.self_value(modulated(self.self_norm(x), shift_s, scale_s)))
         x = addcmul(x, gate_s, self.dropout(self_attn))
@@ -105,9 +102,7 @@ class DenoiserBlock(nn.Module):
         return addcmul(x, gate_f, self.dropout(feed_forward))
 
 
-def modulated(
-    x: Float[Tensor, "N M"], shift: Float[Tensor, "#N M"], scale: Float[Tensor, "#N M"]
-) -> Float[Tensor, "N M"]:
+def modulated(x: Noised, shift: Noised, scale: Noised) -> Noised:
     """x · (1 + scale) + shift, in two passes over memory instead of three."""
     return addcmul(x + shift, x, scale)
 
@@ -146,16 +141,12 @@ class Denoiser(Stack):
         return [block.cross.project_kv(with_zero) for block in self.layers]
 
     def forward(
-        self,
-        x: Float[Tensor, "N D"],
-        modulations: list[Float[Tensor, "U M9"]],
-        which: Int[Tensor, " N"],
-        memory: Memory,
+        self, x: Float[Tensor, "N D"], modulations: list[Float[Tensor, "U M9"]], row: Int[Tensor, " N"], memory: Memory
     ) -> Float[Tensor, "N D"]:
-        """which: each concept's timestep, as a row of `modulations`."""
+        """row: each concept's timestep, as a row of `modulations`."""
         state = self.pre(x).float()
         for block, table, layer in zip(self.layers, modulations, memory.layers, strict=True):
-            state = self.run(block, state, embedding(which, table), memory, layer)
+            state = self.run(block, state, embedding(row, table), memory, layer)
         out: Tensor = self.post(self.norm(state)).float()
         return out
 
@@ -192,8 +183,6 @@ gated cross-attention of a concept without context, which sees the zero vector a
 
 @dataclass(frozen=True)
 class FastBlock:
-    """A `DenoiserBlock` with packed weights."""
-
     block: DenoiserBlock
     norm: Norm
     self_attn: FastLinear

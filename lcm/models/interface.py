@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -114,16 +114,8 @@ def resolve_sampling(sampling: Sampling, defaults: T) -> T:
     return replace(defaults, **chosen)  # type: ignore[type-var]
 
 
-@runtime_checkable
-class Context(Protocol):
-    """The concepts so far, one document a row, as a model keeps them."""
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]: ...
-
-    def select(self, rows: Int[Tensor, " R"]) -> "Context":
-        """A copy of these rows, in this order: drop finished rows, repeat for several samples, reorder."""
-        ...
+Prompts = Sequence[Float[Tensor, "_ D"]]
+"""Documents to continue, of any lengths, as raw codec vectors."""
 
 
 def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
@@ -133,7 +125,7 @@ def prompt_number(z: Float[Tensor, "B D"]) -> Int[Tensor, " B"]:
 
 
 def read_prompts(
-    prompts: Sequence[Float[Tensor, "_ D"]], normalizer: Normalizer
+    prompts: Prompts, normalizer: Normalizer
 ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Int[Tensor, " B"]]:
     """Pad prompts of any lengths to one batch in normalized space; returns it, the lengths, and each `prompt_number`.
 
@@ -147,12 +139,12 @@ def read_prompts(
     return z, lengths, prompt_number(last.where(lengths[:, None] > 0, 0))
 
 
-C = TypeVar("C", bound="CachedContext")
+C = TypeVar("C", bound="Context")
 
 
 @dataclass
-class CachedContext:
-    """The concepts so far in a transformer's key/value cache. `extend` writes into it, and so consumes the context.
+class Context:
+    """The concepts so far, one document a row, in a key/value cache. `extend` writes into it, and so consumes it.
 
     A model's weights must not change while one of its contexts is in use: subclasses keep packed copies of them.
 
@@ -173,6 +165,7 @@ class CachedContext:
         return torch.stack([self.prompt, self.lengths], dim=1)
 
     def select(self: C, rows: Int[Tensor, " R"]) -> C:
+        """A copy of these rows, in this order: drop finished rows, repeat for several samples, reorder."""
         chosen: dict[str, Any] = {"consumed": False}
         for name, part in vars(self).items():
             if isinstance(part, Tensor | KVCache):
@@ -189,13 +182,10 @@ class ConceptModel(nn.Module, ABC):
 
     predicts_first: ClassVar[bool]
     """True if the model can predict the first concept of a document, from nothing."""
-
     defaults: ClassVar[Any] = Sampling()
     """The settings of `Sampling` that the family has, as a dataclass of its own."""
-
     dim: int
     """Width of the concepts: the codec's dimension."""
-
     normalizer: Normalizer
     end_of_text: Float[Tensor, " D"]
     """The codec's vector of "End of text.", with which every document ends. A buffer, so it is in every checkpoint."""
@@ -243,7 +233,7 @@ class ConceptModel(nn.Module, ABC):
         """Predict every slot from the concepts before it, teacher-forced. Zero where that is not possible."""
 
     @abstractmethod
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> Context:
+    def prefill(self, prompts: Prompts) -> Context:
         """Read one prompt a row, of any lengths."""
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lcm.batch import document_mask
 from lcm.config import InterleavedConfig
 from lcm.errors import UserError
-from lcm.models.layers import Documents, Heads, KVCache, LayerCache, Mask, RMSNorm, Rotation, attend
+from lcm.models.layers import Documents, Heads, KVCache, LayerCache, Mask, Noised, RMSNorm, Rotation, States, attend
 from lcm.models.transformer import Block, BlockHook, Stack, count_parameters, no_hook
 
 
@@ -49,14 +49,14 @@ class NoisySlots:
         place[documents.index] = torch.arange(len(documents.index))
         return NoisySlots(masks, rotation, place[index], documents)
 
-    def scatter(self, x: Float[Tensor, "N M"]) -> Float[Tensor, "B S M"]:
+    def scatter(self, x: Float[Tensor, "N M"]) -> States:
         """Each concept at its slot, zeros elsewhere."""
         rows, _, slots, _ = self.rotation.cos.shape
         if self.index is None:
             return x.view(rows, slots, -1)
         return x.new_zeros(rows * slots, x.shape[1]).index_copy(0, self.index, x).view(rows, slots, x.shape[1])
 
-    def gather(self, x: Float[Tensor, "B S M"]) -> Float[Tensor, "N M"]:
+    def gather(self, x: States) -> Float[Tensor, "N M"]:
         """The inverse of `scatter`."""
         return x.flatten(0, 1) if self.index is None else x.flatten(0, 1)[self.index]
 
@@ -79,33 +79,23 @@ def attend_with_self(q: Heads, k: Heads, v: Heads, clean: LayerCache, mask: Bool
 
 
 class TwinBlock(Block):
-    """A transformer block over both streams."""
-
     def forward(  # type: ignore[override]  # one call for both streams, so that trainer.compile compiles all of it
-        self,
-        clean: Float[Tensor, "B S M"],
-        noisy: Float[Tensor, "N M"],
-        mask: Mask,
-        slots: NoisySlots,
-        last: bool,
-    ) -> tuple[Float[Tensor, "B S M"], Float[Tensor, "N M"]]:
+        self, clean: States, noisy: Noised, mask: Mask, slots: NoisySlots, last: bool
+    ) -> tuple[States, Noised]:
         """last: the clean stream ends here; only its keys and values are needed."""
         q, kv = self.project(clean, slots.rotation)
         noisy = self.noisy(noisy, kv, slots)
         return clean if last else self.clean(clean, q, kv, mask), noisy
 
-    def project(self, clean: Float[Tensor, "B S M"], rotation: Rotation) -> tuple[Heads, LayerCache]:
-        """Queries of the clean stream, and its keys and values."""
+    def project(self, clean: States, rotation: Rotation) -> tuple[Heads, LayerCache]:
         q, k, v = self.attention.project(self.attention_norm(clean), rotation)
         return q, LayerCache(k, v)
 
-    def clean(self, x: Float[Tensor, "B S M"], q: Heads, kv: LayerCache, mask: Mask) -> Float[Tensor, "B S M"]:
+    def clean(self, x: States, q: Heads, kv: LayerCache, mask: Mask) -> States:
         """The clean stream after `project`."""
         return self.finish(x + self.dropout(self.attention.merge(attend(q, kv.keys, kv.values, mask))))
 
-    def noisy(
-        self, x: Float[Tensor, "N M"], clean: LayerCache, slots: NoisySlots, without: int = 0
-    ) -> Float[Tensor, "N M"]:
+    def noisy(self, x: Noised, clean: LayerCache, slots: NoisySlots, without: int = 0) -> Noised:
         """The noisy stream. The last `without` concepts have no context and attend to their own value."""
         qkv = self.attention.qkv(self.attention_norm(x))
         count = len(x) - without
@@ -169,13 +159,13 @@ class Interleaved(Stack):
 
     def forward(
         self,
-        clean: Float[Tensor, "B S M"],
-        noisy: Float[Tensor, "N M"],
+        clean: States,
+        noisy: Noised,
         doc: Int[Tensor, "B S"],
         pos: Int[Tensor, "B S"],
         index: Int[Tensor, " N"],
         dropped: Bool[Tensor, "B S"],
-    ) -> Float[Tensor, "N M"]:
+    ) -> Noised:
         """The states of the noisy concepts at `index`, from the inputs of both streams."""
         mask: Mask
         if self.runs_per_document(doc):
@@ -191,10 +181,7 @@ class Interleaved(Stack):
         out: Tensor = self.norm(noisy)
         return out
 
-    def clean_kv(
-        self, doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"], clean: Float[Tensor, "B S M"]
-    ) -> list[LayerCache]:
-        """Keys and values of the clean stream in each layer."""
+    def clean_kv(self, doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"], clean: States) -> list[LayerCache]:
         mask, rotation, layers = document_mask(doc).unsqueeze(1), self.rotation(pos), []
         for block in self.layers:
             q, kv = block.project(clean, rotation)
@@ -208,9 +195,7 @@ class Interleaved(Stack):
         attention = 12 * len(self.norm.weight) * slots * len(self.blocks)
         return super().training_flops(slots) + 6 * count_parameters(self.blocks) + attention
 
-    def extend(
-        self, clean: Float[Tensor, "B S M"], cache: KVCache, lengths: Int[Tensor, " B"] | None = None
-    ) -> KVCache:
+    def extend(self, clean: States, cache: KVCache, lengths: Int[Tensor, " B"] | None = None) -> KVCache:
         """Append S clean concepts to each row; row i keeps the first lengths[i] (default: all). Consumes the cache."""
         cache, slots, mask = cache.extended(clean.shape[1], lengths)
         rotation = self.rotation(slots)
@@ -221,9 +206,7 @@ class Interleaved(Stack):
                 clean = block.clean(clean, q, layer.first(mask.shape[-1]), mask)
         return cache
 
-    def noisy_states(
-        self, noisy: Float[Tensor, "N M"], layers: list[LayerCache], slots: NoisySlots, without: int = 0
-    ) -> Float[Tensor, "N M"]:
+    def noisy_states(self, noisy: Noised, layers: list[LayerCache], slots: NoisySlots, without: int = 0) -> Noised:
         """The states of noisy concepts, from their inputs and `clean_kv`; the last `without` have no context."""
         for block, layer in zip(self.layers, layers, strict=True):
             noisy = block.noisy(noisy, layer, slots, without)

@@ -15,6 +15,10 @@ from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, sil
 
 from lcm.batch import PAD
 
+States = Float[Tensor, "B S M"]
+"""The state of every slot."""
+Noised = Float[Tensor, "_ M"]
+"""The states of concepts that are predicted beside their context, of some slots only."""
 Heads = Float[Tensor, "B H S K"]
 """Queries, keys or values of every slot, by head."""
 ROPE_THETA = 10_000.0
@@ -162,17 +166,13 @@ def attend(q: Heads, k: Float[Tensor, "B H L K"], v: Float[Tensor, "B H L K"], m
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
-
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         xavier(self.qkv, self.out)  # on the fused matrix this amounts to gain 1/√2 for each of q, k and v
 
-    def forward(
-        self, x: Float[Tensor, "B S M"], rotation: Rotation, mask: Mask, cache: Slots | None = None
-    ) -> Float[Tensor, "B S M"]:
+    def forward(self, x: States, rotation: Rotation, mask: Mask, cache: Slots | None = None) -> States:
         """cache: attention is then to the first L slots of its layer."""
         q, k, v = self.project(x, rotation)
         if cache is not None:
@@ -183,18 +183,16 @@ class Attention(nn.Module):
             k, v = layer.keys, layer.values
         return self.merge(attend(q, k, v, mask))
 
-    def project(self, x: Float[Tensor, "B S M"], rotation: Rotation) -> list[Heads]:
+    def project(self, x: States, rotation: Rotation) -> list[Heads]:
         """Rotated queries, rotated keys, and values."""
         q, k, v = self.split(self.qkv(x))
         return [rotation(q), rotation(k), v]
 
     def split(self, qkv: Float[Tensor, "B S M3"]) -> Float[Tensor, "3 B H S K"]:
-        """Queries, keys and values by head."""
         head_width = qkv.shape[-1] // (3 * self.heads)  # explicit: torch cannot infer it from a batch without rows
         return qkv.view(*qkv.shape[:2], 3, self.heads, head_width).permute(2, 0, 3, 1, 4)
 
-    def merge(self, y: Heads) -> Float[Tensor, "B S M"]:
-        """The output projection of all heads."""
+    def merge(self, y: Heads) -> States:
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 

@@ -7,7 +7,6 @@ Shapes.  B rows · S slots · N noisy concepts · G N, or 2N for them with their
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from torch.nn.functional import embedding
 from lcm.batch import PAD, Batch, Draws, document_mask
 from lcm.config import InterleavedConfig, OneTowerConfig
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
 from lcm.models.interleaved import Interleaved, NoisySlots
 from lcm.models.layers import LayerCache, TimestepEmbedding
 from lcm.models.transformer import BlockHook, no_hook, with_packed_weights
@@ -65,7 +64,7 @@ class InterleavedLCM(ConceptModel):
         return predicted.view_as(z)
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "InterleavedContext":
+    def prefill(self, prompts: Prompts) -> "InterleavedContext":
         """A prompt may be empty: then the first concept comes from nothing."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         pos = torch.arange(z.shape[1], device=z.device).expand(len(prompts), -1)
@@ -97,7 +96,6 @@ class InterleavedLCM(ConceptModel):
         return self.trunk.inputs(z, step.expand(*z.shape[:2], -1), pos)
 
     def step_inputs(self, number: Int[Tensor, " U"]) -> Float[Tensor, "U M"]:
-        """Each step's part of the input layer."""
         return self.trunk.step_inputs(self.step_embedding(number))
 
     def states(
@@ -111,7 +109,7 @@ class InterleavedLCM(ConceptModel):
 
 
 @dataclass
-class InterleavedContext(CachedContext):
+class InterleavedContext(Context):
     """The clean concepts. model: with weights packed for few rows."""
 
     model: InterleavedLCM

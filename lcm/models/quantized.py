@@ -118,9 +118,8 @@ class QuantLCMd(QuantLCM):
 
     def losses(self, out: Float[Tensor, "N V"], z: Float[Tensor, "N D"], units: Int[Tensor, " N"]) -> Losses:
         """Cross-entropy, in nats. Meter accuracy: whether the likeliest unit is the target."""
-        return Losses(
-            cross_entropy(out, units, reduction="none"), {"accuracy": (out.argmax(1) == units).float().detach()}
-        )
+        accuracy = (out.argmax(1) == units).float().detach()
+        return Losses(cross_entropy(out, units, reduction="none"), {"accuracy": accuracy})
 
     def scores(self, out: Float[Tensor, "N V"], sums: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N V"]:
         return out

@@ -25,11 +25,7 @@ ROWS = 2**16
 
 
 def fit_quantizer(
-    vectors: Float[Tensor, "n D"],
-    codebooks: int,
-    units: int,
-    seed: int,
-    report: Callable[[str], None] | None = None,
+    vectors: Float[Tensor, "n D"], codebooks: int, units: int, seed: int, report: Callable[[str], None] | None = None
 ) -> ResidualQuantizer:
     """Fit a residual quantizer. The same vectors, seed and number of threads give the same bytes.
 
@@ -58,7 +54,6 @@ def fit_quantizer(
 
 
 def kmeans(vectors: Float32[Tensor, "n D"], units: int, seed: int) -> Float32[Tensor, "V D"]:
-    """The centers of V clusters."""
     directions = principal_directions(vectors)
     rotated, centers = torch.empty_like(vectors), None
     for part, out in zip(torch.split(vectors, ROWS), torch.split(rotated, ROWS), strict=True):

@@ -18,7 +18,19 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.layers import Attention, Documents, Dropout, KVCache, LayerCache, Mask, RMSNorm, Rotation, Slots, SwiGLU
+from lcm.models.layers import (
+    Attention,
+    Documents,
+    Dropout,
+    KVCache,
+    LayerCache,
+    Mask,
+    RMSNorm,
+    Rotation,
+    Slots,
+    States,
+    SwiGLU,
+)
 
 BlockHook = Callable[[nn.Module], None]
 """Called with each block of a model as soon as it is built, so that a model can be sharded while it is built."""
@@ -39,14 +51,11 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(width)
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "B S M"], rotation: Rotation, mask: Mask, cache: Slots | None = None
-    ) -> Float[Tensor, "B S M"]:
+    def forward(self, x: States, rotation: Rotation, mask: Mask, cache: Slots | None = None) -> States:
         h = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
         return self.finish(h)
 
     def finish(self, h: Float[Tensor, "*n M"]) -> Float[Tensor, "*n M"]:
-        """The second half of the block."""
         out: Tensor = h + self.dropout(self.feed_forward(self.feed_forward_norm(h)))
         return out
 
@@ -63,7 +72,6 @@ class Stack(nn.Module):
     """Attend over whole rows under a mask on every device, as on a GPU, never document by document."""
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
-        """Call one of the blocks."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -104,9 +112,7 @@ class Transformer(Stack):
             self.blocks.append(block)
         self.norm = RMSNorm(width)
 
-    def forward(
-        self, x: Float[Tensor, "B S M"], doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]
-    ) -> Float[Tensor, "B S M"]:
+    def forward(self, x: States, doc: Int[Tensor, "B S"], pos: Int[Tensor, "B S"]) -> States:
         """The state of each slot, a function of its own document up to and including that slot.
 
         States of empty slots are finite and otherwise undefined.
@@ -118,16 +124,14 @@ class Transformer(Stack):
         states = self._run_blocks(x.flatten(0, 1)[None, index], pos.flatten()[None, index], documents)
         return states.new_zeros(x.flatten(0, 1).shape).index_copy(0, index, states[0]).view(x.shape)
 
-    def _run_blocks(self, x: Float[Tensor, "B S M"], pos: Int[Tensor, "B S"], mask: Mask) -> Float[Tensor, "B S M"]:
+    def _run_blocks(self, x: States, pos: Int[Tensor, "B S"], mask: Mask) -> States:
         rotation = Rotation.of(pos, x.shape[-1] // self.heads)
         x = x.float()
         for block in self.blocks:
             x = self.run(block, x, rotation, mask)
         return self.norm(x)
 
-    def extend(
-        self, x: Float[Tensor, "B S M"], cache: KVCache, lengths: Int[Tensor, " B"] | None = None
-    ) -> tuple[Float[Tensor, "B S M"], KVCache]:
+    def extend(self, x: States, cache: KVCache, lengths: Int[Tensor, " B"] | None = None) -> tuple[States, KVCache]:
         """Append S slots to each row, which keeps the first lengths[i] (default: all); the states and the longer cache.
 
         The old cache must not be used again: both share memory.
@@ -166,8 +170,6 @@ class FastLinear:
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer with a packed copy of its weights."""
-
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.weight, self.bias = linear.weight, linear.bias

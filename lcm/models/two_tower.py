@@ -3,7 +3,6 @@
 Shapes.  B rows · S slots · L context entries · N concepts to denoise · D concept width · M model width
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from lcm.batch import PAD, Batch, Draws, document_mask
 from lcm.config import TwoTowerConfig
 from lcm.models.denoiser import Denoiser, FastDenoiser, Memory
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.interface import CachedContext, ConceptModel, Context, Losses, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
 from lcm.models.layers import KVCache
 from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
 
@@ -85,7 +84,7 @@ class TwoTowerLCM(ConceptModel):
         return predicted.view_as(z)
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Float[Tensor, "_ D"]]) -> "TwoTowerContext":
+    def prefill(self, prompts: Prompts) -> "TwoTowerContext":
         """A prompt may be empty: then the first concept comes from the zero vector."""
         z, lengths, number = read_prompts(prompts, self.normalizer)
         room = z.shape[1] + ROOM
@@ -124,7 +123,7 @@ class TwoTowerLCM(ConceptModel):
 
 
 @dataclass
-class TwoTowerContext(CachedContext):
+class TwoTowerContext(Context):
     """The contextualizer's cache, both towers with weights packed for few rows, and what the denoiser sees.
 
     memory: keys and values of each layer of the denoiser: the zero vector's, then one per concept

@@ -136,10 +136,7 @@ def _data(config: Config, concepts: int) -> str:
         needed = f"{readable(vector * concepts)} if none is seen twice"
         return f"{readable(vector * 10**9)} a billion concepts; {needed}"
     prepared = PreparedData(config.data.path)
-    if prepared.codec.dim != config.model.dim:
-        raise UserError(
-            f"model.dim={config.model.dim}, but the concepts of data.path have {prepared.codec.dim} numbers"
-        )
+    prepared.check_dim(config.model.dim)
     size = sum(shard.record.concepts for shard in prepared.shards("train"))
     return f"{readable(vector * size)}: {size:,} concepts, each seen {concepts / size:,.2f} times"
 
@@ -168,7 +165,6 @@ def _table(job: Job, used: dict[str, Usage]) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lcm plan`: prints what a job takes. Raises UserError where it does not fit."""
     parser = argparse.ArgumentParser(
         prog="lcm plan",
         usage="%(prog)s --config FILE [--nodes N] [--gpus-per-node G] [--SECTION.SETTING VALUE …]",

@@ -81,8 +81,7 @@ def usage(
 
 def _zero_usage(step: SimulatedStep, stage: int, whole: int, shard: int, offload: bool, device: Device) -> Usage:
     """DeepSpeed's ZeRO. On a CPU its bucket counts only where gradients fill it."""
-    copies = 0 if offload else shard
-    moments = 0 if offload else 2 * shard
+    copies, moments = (0, 0) if offload else (shard, 2 * shard)
     bucket = 4 * BUCKET if device == "cuda" else 0
     filled = 4 * min(BUCKET, step.parameters)
     match stage:
@@ -139,7 +138,6 @@ class Job:
         return choose(self.config.trainer.strategy, self.parameters, self.memory, self.world_size)[0]
 
     def usage(self, strategy: str) -> Usage:
-        """Memory of each GPU under a strategy."""
         settings = self.config.trainer
         step = simulate(self.config, sharded=strategy in SHARDED)
         offload = settings.offload and strategy.startswith("deepspeed")

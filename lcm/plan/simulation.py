@@ -188,9 +188,6 @@ def _to_numbers(index: Tensor | None) -> Sequence[Tensor | None]:
     return index.nonzero().unbind(1)
 
 
-# ---- what differs on a GPU ----
-
-
 class CudaKernels(TorchFunctionMode):
     """RMSNorm as CUDA's fused kernel, and autocast's rule for `addcmul`, which autocast on CPUs does not have."""
 

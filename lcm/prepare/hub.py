@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.data.manifest import DatasetInfo
-from lcm.errors import UserError
+from lcm.errors import UserError, optional_import
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Document, Refused, add_names
 
@@ -25,7 +25,7 @@ class DatasetRows:
 
     def __init__(self, options: PrepareOptions) -> None:
         name, revision, split = options.dataset or "", options.revision, options.dataset_split
-        datasets = _import_datasets()
+        datasets = optional_import("datasets", "--dataset: datasets is not installed: pip install 'lcm-train[data]'")
         self._folder = Path(name) if Path(name).is_dir() else None
         if self._folder and revision:
             raise UserError(f"--revision={revision}: --dataset={name} is a folder, which has no revisions")
@@ -78,14 +78,6 @@ class DatasetRows:
                 self._read = number
                 add_names(self.columns_seen, row)
                 yield self.columns.document(row, name, f"{name}:{number}", self.lang, self._folder or Path())
-
-
-def _import_datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("--dataset: datasets is not installed: pip install 'lcm-train[data]'") from error
-    return datasets
 
 
 def _commit(name: str, revision: str | None) -> str:

@@ -78,7 +78,6 @@ class Request(Record):
 
 
 def request_of(manifest: Manifest) -> Request:
-    """The request that a finished data set was made for."""
     return Request.model_validate(manifest, from_attributes=True)
 
 
@@ -149,8 +148,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--output={folder}: is a file; expected a folder, new or empty")
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     ours = MANIFEST in names or UNFINISHED in names
-    strange = [n for n in names if not (ours and (n in (MANIFEST, UNFINISHED) or _SHARD_FILE.fullmatch(n)))]
-    if strange:
+    if strange := [n for n in names if not (ours and (n in (MANIFEST, UNFINISHED) or _SHARD_FILE.fullmatch(n)))]:
         raise UserError(f"--output={folder}: holds other things ({strange[0]}); expected a new or empty folder")
 
 

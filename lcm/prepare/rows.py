@@ -103,12 +103,9 @@ class Columns:
 
     @property
     def wanted(self) -> set[str]:
-        """All columns that `document` reads."""
         return {*self.needed, self.id, self.title, self.split, "source", *(bound.column for bound in self.drop)}
 
-    def document(
-        self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path = Path()
-    ) -> Document | Refused:
+    def document(self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path) -> Document | Refused:
         """Make a document of a row, or give the first reason to refuse it.
 
         name, place: the source and the id of a row that has none: name of the file or data set, place in it

@@ -41,7 +41,6 @@ class PrepareProgress:
         self._task = self._bar.add_task("", total=1.0)
 
     def start(self) -> None:
-        """Start the clock, and show the bar."""
         self._started = self._shown = time.monotonic()
         if self._out.isatty():
             self._bar.start()
@@ -154,7 +153,6 @@ class Sharding:
         return {split: tuple(filter(None, made)) for split, made in shards.items() if any(made)}
 
     def emojis(self) -> int:
-        """Emojis that the splitter removed from all texts."""
         return sum(self.notes[name].emojis for name in chain(*self.names.values()))
 
     def refused(self) -> dict[str, RefusedRecord]:

@@ -12,7 +12,7 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -30,10 +30,13 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 AUDIO = (".wav", ".flac")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 KINDS = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
-
 LIMIT = 64 << 20
 """Largest document, in bytes. A corpus without blank lines is one document, and must not fill the memory."""
 TOO_LONG = f"longer than {LIMIT >> 20} MB"
+
+
+Rows = Iterator[tuple[int, dict[str, Any] | Refused]]
+"""Rows with their numbers in the file, which count from 1."""
 
 
 class DamagedFile(Exception):
@@ -112,7 +115,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, io.BufferedIOBase]]:
             raise DamagedFile("truncated file" if "runcated" in str(error) else "corrupt file") from error
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
+def read_rows(path: Path) -> Rows:
     """Rows of a .parquet file, or of a file of JSON lines whatever its name; compressed or not. Numbered from 1.
 
     A row that cannot be read comes as Refused, with "PATH:NUMBER: …" as its example; blank lines are skipped. A damaged
@@ -125,9 +128,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
         yield 0, Refused(str(damage), str(path))
 
 
-def rows_of(
-    path: Path, plain: io.BufferedIOBase, name: str, wanted: Collection[str] | None, seen: dict[str, None]
-) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
+def rows_of(path: Path, plain: io.BufferedIOBase, name: str, wanted: set[str] | None, seen: dict[str, None]) -> Rows:
     """`read_rows` for an open file, which may be damaged.
 
     name:   stands for the file in examples of `Refused`
@@ -144,9 +145,7 @@ def rows_of(
             yield from _parquet_rows(cast(io.BufferedIOBase, seekable), name, wanted, seen)
 
 
-def _json_rows(
-    plain: io.BufferedIOBase, name: str, seen: dict[str, None]
-) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
+def _json_rows(plain: io.BufferedIOBase, name: str, seen: dict[str, None]) -> Rows:
     for number, line in enumerate(lines_of(plain), 1):
         place = f"{name}:{number}"
         if len(line) > LIMIT:
@@ -167,9 +166,7 @@ def _json_rows(
             yield number, Refused("not a JSON object", f"{place}: {shortened(line)}")
 
 
-def _parquet_rows(
-    plain: io.BufferedIOBase, name: str, wanted: Collection[str] | None, seen: dict[str, None]
-) -> Iterator[tuple[int, dict[str, Any] | Refused]]:
+def _parquet_rows(plain: io.BufferedIOBase, name: str, wanted: set[str] | None, seen: dict[str, None]) -> Rows:
     # Without either setting a whole row group is held in memory, and some files are a single one.
     file = pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False)
     names = file.schema_arrow.names

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lcm.codec import Progress, SonarSpeech
-from lcm.errors import UserError
+from lcm.errors import UserError, optional_import
 from lcm.prepare.rows import Refused
 
 RATE = 16_000
@@ -144,8 +144,4 @@ class Listener:
 
 
 def _soundfile() -> Any:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise UserError("reading audio needs soundfile: pip install 'lcm-train[sonar]'") from error
-    return soundfile
+    return optional_import("soundfile", "reading audio needs soundfile: pip install 'lcm-train[sonar]'")

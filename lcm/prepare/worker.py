@@ -176,7 +176,6 @@ class Pool(AbstractContextManager["Pool"]):
         self._executor.shutdown(cancel_futures=True)
 
     def info(self) -> Any:
-        """The `info` of the first worker, once it has started."""
         return self._result(self._submit(_info))
 
     def run(self, tasks: Iterable[Any]) -> Iterator[Any]:

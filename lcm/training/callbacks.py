@@ -64,8 +64,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, settings: TrainerConfig) -> None:
-        self.folder = folder
-        self.settings = settings
+        self.folder, self.settings = folder, settings
         self.watchdog: signals.Watchdog | None = None
         self.best = math.inf
         self.saved = self.copied = 0

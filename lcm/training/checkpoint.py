@@ -42,8 +42,6 @@ A concept model: it reads sentences as vectors and predicts the vector of the ne
 `config.yaml` holds every setting of the training run.
 """
 
-# ---- writing ----
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Streams a checkpoint to a temporary file on the same disk, and renames it when it is complete.
@@ -106,9 +104,6 @@ def keep_copy(path: Path, step: int, keep: int) -> None:
         old.unlink()
 
 
-# ---- disk space ----
-
-
 def checkpoint_bytes(parameters: int, keep: int) -> int:
     """The most bytes that a run's folder holds at once. keep: `trainer.keep`.
 
@@ -135,9 +130,6 @@ def check_disk_space(folder: Path, parameters: int, keep: int) -> None:
             f"run.dir={folder}: {free / 1e9:.3g} GB are free, and the checkpoints will take {needed / 1e9:.3g} GB; "
             "choose another, or lower trainer.keep"
         )
-
-
-# ---- resuming ----
 
 
 def latest(run_dir: str | Path) -> Path | None:
@@ -206,9 +198,6 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
 
 
-# ---- exporting ----
-
-
 def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False) -> Path:
     """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder."""
     checkpoint = open_checkpoint(checkpoint_path, trust)
@@ -239,7 +228,6 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `lcm export`."""
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a .ckpt file, or the folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(

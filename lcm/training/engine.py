@@ -28,7 +28,6 @@ from lcm.models import BlockHook
 
 SHARDED = ("fsdp", "deepspeed_3")
 """Strategies under which no rank holds all weights."""
-
 BYTES_PER_PARAMETER = 16
 """Training state of one parameter: weight, gradient and AdamW's two moments, in fp32."""
 
@@ -65,9 +64,6 @@ def choose(setting: str, parameters: int, memory: int, world_size: int) -> tuple
     return "fsdp", f"weights, gradients and AdamW would take {needed} of each device, so each holds a shard"
 
 
-# ---- the optimizer ----
-
-
 def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
     """Linear warm-up from `start_lr` to `lr`, then half a cosine down to `final_lr`. step: counts from 0.
 
@@ -88,9 +84,6 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
         {"params": [p for p, ndim in parameters if ndim < 2], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-
-
-# ---- a step under each engine ----
 
 
 class Engine:

@@ -103,9 +103,7 @@ class Terminal(PlainLogger):
             self.bar.update(self.bar.task_ids[0], completed=step, description=self._summary())
         elif now - self.printed >= self.SECONDS or any(name.startswith("val/") for name in metrics):
             self.printed = now
-            print(
-                f"step {step:,} of {self.max_steps:,}  {self._summary()}{self._time_left(step, now)}", file=sys.stderr
-            )
+            print(f"step {step:,} of {self.max_steps:,}  {self._summary()}{self._left(step, now)}", file=sys.stderr)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -121,7 +119,7 @@ class Terminal(PlainLogger):
         ]
         return "  ".join(f"{label} {how.format(self.metrics[key])}" for label, key, how in shown if key in self.metrics)
 
-    def _time_left(self, step: int, now: float) -> str:
+    def _left(self, step: int, now: float) -> str:
         assert self.start is not None
         done = step - self.start[0]
         seconds = int((now - self.start[1]) / done * (self.max_steps - step)) if done else 0

@@ -38,9 +38,7 @@ class LCMModule(L.LightningModule):
     ) -> None:
         """fill_buffers: only for a model on the meta device; fills the buffers of the one built in its place."""
         super().__init__()
-        self.config = config
-        self.model = model
-        self._fill_buffers = fill_buffers
+        self.config, self.model, self._fill_buffers = config, model, fill_buffers
         self._holds_all_weights = True
         self.reported: dict[str, float] = {}
         self._step_targets = self._step_loss = torch.zeros(())
@@ -79,8 +77,6 @@ class LCMModule(L.LightningModule):
             for block in model.blocks():
                 block.compile()  # type: ignore[no-untyped-call]  # in place: no name in the state dict changes
 
-    # ---- one optimizer step ----
-
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self.config.optimizer)
 
@@ -104,7 +100,6 @@ class LCMModule(L.LightningModule):
         self.trainer.datamodule.advance()  # type: ignore[attr-defined]  # Trainer.fit sets it
         if micro_batch == 0:
             self._step_targets = self._over_all_ranks(batch.step_targets)
-
         try:
             with self._autocast():
                 total = self.model(batch).per_target.sum()
@@ -186,8 +181,6 @@ class LCMModule(L.LightningModule):
         self._skipped = self._skipped + skips
         self._skipped_in_a_row = (self._skipped_in_a_row + 1) * skips
 
-    # ---- reports ----
-
     def _report_training(self) -> None:
         self._notice_divergence()
         loss = float(self.trainer.strategy.reduce(self._step_loss, reduce_op="mean"))
@@ -232,8 +225,6 @@ class LCMModule(L.LightningModule):
         self._clock = time.perf_counter()
         self._concepts.zero_()
 
-    # ---- validation ----
-
     def on_validation_start(self) -> None:
         self._validation = {}
         self._clock -= time.perf_counter()  # pause: validation does not count as training time
@@ -250,16 +241,13 @@ class LCMModule(L.LightningModule):
         sums = torch.tensor(list(self._validation.values()), device=self.device)
         reduced = self.trainer.strategy.reduce(sums, reduce_op="sum")
         total = dict(zip(self._validation, reduced.tolist(), strict=True))
-        count = total.pop("count", 0.0)
-        if count:
+        if count := total.pop("count", 0.0):
             metrics = {f"val/{name}": value / count for name, value in total.items()}
             self.log_dict(metrics, logger=False, sync_dist=True)  # for callbacks; the same on every rank
             self._report(metrics)
 
     def on_validation_end(self) -> None:
         self._clock += time.perf_counter()
-
-    # ---- checkpoints ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._notice_divergence()

@@ -128,13 +128,11 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
 
 
 def count_parameters(config: Config) -> int:
-    """Parameters of the model, counted on the meta device."""
     with torch.device("meta"):
         return sum(p.numel() for p in build_model(config.model).parameters())
 
 
 def world_size(config: Config) -> int:
-    """Number of ranks: nodes times devices of each."""
     devices = config.trainer.devices
     return config.trainer.nodes * (devices if isinstance(devices, int) else torch.cuda.device_count() or 1)
 
@@ -163,7 +161,6 @@ def device_memory(config: Config) -> int:
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

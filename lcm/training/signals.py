@@ -1,9 +1,5 @@
 """Signs that a run must end early: SIGTERM (stop), SIGUSR1 (stop and requeue), a rank that hangs.
 
-    listen()       before anything heavy is imported: a signal without a handler would kill the process
-    requested()    what the signals since have asked for
-    requeue(job)   put this process's Slurm job back into the queue
-
     SIGUSR1   stop and requeue: `#SBATCH --signal=USR1@…` sends it before the time limit
     SIGTERM   stop: scancel, preemption and the time limit itself send it
 
@@ -33,13 +29,12 @@ from lcm.errors import UserError
 
 CONTINUE, STOP, REQUEUE = range(3)
 """Requests. The largest one wins."""
-
 _REQUESTS = {signal.SIGTERM: STOP, signal.SIGUSR1: REQUEUE}
 _requested = CONTINUE
 
 
 def listen() -> None:
-    """Handle both signals as requests from now on."""
+    """Handle both signals as requests from now on: before torch is imported, as they would kill a process without."""
     for number in _REQUESTS:
         signal.signal(number, _record)
 
@@ -69,9 +64,6 @@ def requeue(job: str) -> None:
         refusal = str(error)
     if refusal:
         raise UserError(f"scontrol requeue {job}: {refusal}; nothing is lost, so submit the same command again")
-
-
-# ---- a rank that hangs ----
 
 
 class Place(NamedTuple):
@@ -121,10 +113,8 @@ class Watchdog:
         """Exit at once when a step takes too long: the main thread may hang where no exception reaches it."""
         while not self._stopped.wait(self._interval):
             if time.monotonic() - self._last > self.patience:
-                line = f"no step for {self.patience:g} s: {self._diagnosis()}"
-                print(
-                    f"lcm train: {line}; the same command resumes from the last checkpoint", file=sys.stderr, flush=True
-                )
+                line = f"lcm train: no step for {self.patience:g} s: {self._diagnosis()}"
+                print(f"{line}; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
                 os._exit(1)
 
     def _diagnosis(self) -> str:
@@ -141,13 +131,11 @@ class Watchdog:
             places = {rank: Place(*json.loads(self._board.get(f"{rank}/place"))) for rank in ranks}
             before = [self._board.get(f"{rank}/alive") for rank in ranks]
             time.sleep(3 * self._interval)
-            dead = [rank for rank in ranks if self._board.get(f"{rank}/alive") == before[rank]]
-            if dead:
+            if dead := [rank for rank in ranks if self._board.get(f"{rank}/alive") == before[rank]]:
                 yield f"waited for {_named(places, dead)}, which shows no sign of life"
                 return
             first = max(place[1:] for place in places.values())
-            behind = [rank for rank, place in places.items() if place[1:] < first]
-            if behind:
+            if behind := [rank for rank, place in places.items() if place[1:] < first]:
                 yield f"waited for {_named(places, behind)}"
             else:
                 yield f"all {self.world_size} ranks wait in step {first[0]}, for the network or for their devices"

@@ -1,6 +1,7 @@
 """Columns decide the language of a row, and whether it is kept. Refusals are counted by reason."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -108,8 +109,8 @@ def test_rows_beyond_a_bound_are_refused_and_counted(packed, tmp_path):
 @pytest.mark.parametrize("value", ["0.2", True, [1], {}])
 def test_a_value_that_is_no_number_is_within_no_bound(value):
     columns = Columns(drop=(Bound("f", "above", 9.0),))
-    assert columns.document({"text": "T", "f": value}, "n", "n:1", "eng_Latn").reason == "no number in 'f'"
-    assert isinstance(columns.document({"text": "T", "f": 9}, "n", "n:1", "eng_Latn"), Document)
+    assert columns.document({"text": "T", "f": value}, "n", "n:1", "eng_Latn", Path()).reason == "no number in 'f'"
+    assert isinstance(columns.document({"text": "T", "f": 9}, "n", "n:1", "eng_Latn", Path()), Document)
 
 
 @pytest.mark.parametrize("given", ["fragility", "=3", "fragility=", "fragility=low", "fragility=nan"])
