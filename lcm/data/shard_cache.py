@@ -242,10 +242,14 @@ def shards_at(place: Path | str, records: Sequence[ShardRecord], cache: ShardCac
     return [Shard(Path(place), record) for record in records]
 
 
-def split_shards(place: Path | str, split: str, fingerprint: str | None = None) -> list[Shard]:
-    """The shards of a split of a data set. Raises UserError if a codec of another fingerprint has made it."""
+def split_shards(place: Path | str, split: str, fingerprint: str | None, codec: str = "") -> list[Shard]:
+    """The shards of a split of a data set. Raises UserError if a codec of another fingerprint has made it.
+
+    codec: name of the codec that the fingerprint is of, for the error message
+    """
     manifest = open_dataset(place)
-    if fingerprint not in (None, (made := manifest.codec).fingerprint):
-        line = f"made by codec '{made.name}' ({made.fingerprint}), expected {fingerprint}"
+    made, expected = manifest.codec, f"'{codec}' ({fingerprint})" if codec else fingerprint
+    if fingerprint not in (None, made.fingerprint):
+        line = f"made by codec '{made.name}' ({made.fingerprint}), expected {expected}"
         raise UserError(f"{place}: {line}; prepare the text again with the model's codec")
     return shards_at(place, manifest.shards(split), ShardCache())

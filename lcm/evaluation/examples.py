@@ -147,8 +147,8 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
 
 def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
     """The shards of a split that are not empty. Raises UserError if they are of another codec than the model's."""
-    found = [shard for folder in folders for shard in split_shards(folder, split, lcm.record.fingerprint)]
-    return [shard for shard in found if shard.record.documents]
+    codec = lcm.record.fingerprint, lcm.record.name
+    return [s for folder in folders for s in split_shards(folder, split, *codec) if s.record.documents]
 
 
 def mean_vector(shards: Sequence[Shard], dim: int) -> Float[Tensor, " D"]:

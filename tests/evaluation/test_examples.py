@@ -45,7 +45,7 @@ def test_data_of_another_codec_is_refused_by_both_names(tmp_path):
     codec = FakeCodec()
     codec.fingerprint = "other"
     write_dataset(tmp_path, codec, {"test": [STORY]})
-    with pytest.raises(UserError, match=r"'fake' \(other\), the model was trained on 'fake' \(fake\)"):
+    with pytest.raises(UserError, match=r"made by codec 'fake' \(other\), expected 'fake' \(fake\)"):
         from_folders([str(tmp_path)], knowing(), None, 9, 0)
 
 
