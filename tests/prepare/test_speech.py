@@ -1,6 +1,7 @@
 """Recordings become concepts: cut at pauses, in order, nothing loud lost, and in the same shards as text."""
 
 import json
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -131,6 +132,12 @@ def test_another_rate_or_stereo_is_refused_with_the_line_that_converts(rate, cha
         "not 16 kHz mono",
         f"{path}: {rate} Hz, {channels} channels; ffmpeg -i {path} -ar 16000 -ac 1 {tmp_path}/a-16k.wav",
     )
+
+
+def test_without_soundfile_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(UserError, match=r"reading audio needs soundfile: pip install 'lcm-train\[sonar\]'"):
+        segments(tmp_path / "a.wav", 15.0)
 
 
 def test_a_file_without_audio_is_refused(tmp_path):
