@@ -81,7 +81,7 @@ NOW_WEARS = Kind(
     "now wears",
     {"guest": MENTIONS, "clothes": CLOTHES},
     eng="Now {guest} wears {clothes:the}. | {guest} puts on {clothes:the}.",
-    deu="Jetzt trägt {guest} {clothes:the}. | {guest} zieht {clothes:the} an.",
+    deu="Jetzt trägt {guest} {clothes:the}. | {clothes:the} trägt jetzt {guest}.",
     spa="Ahora {guest} lleva {clothes:the}. | {guest} se pone {clothes:the}.",
 )
 WALK = Kind(

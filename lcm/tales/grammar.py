@@ -98,8 +98,8 @@ class Kind:
 
     def parse(self, sentence: str, language: str) -> Iterator["Event"]:
         """Every reading of the sentence as an event of this kind in this language."""
-        for wording, (pattern, pieces) in enumerate(self._patterns.get(language, [])):
-            if match := pattern.fullmatch(sentence):
+        for wording, (literal, pattern, pieces) in enumerate(self._patterns.get(language, [])):
+            if literal in sentence and (match := pattern.fullmatch(sentence)):
                 yield from self._readings(match, pieces, language, wording)
 
     def _readings(
@@ -118,12 +118,15 @@ class Kind:
                 yield replace(self.event(*words), language=language, wording=wording)
 
     @cached_property
-    def _patterns(self) -> dict[str, list[tuple[re.Pattern[str], tuple[_Piece, ...]]]]:
-        """A regular expression for each wording, with a group for each word; wider than the wording itself."""
-        found: dict[str, list[tuple[re.Pattern[str], tuple[_Piece, ...]]]] = {}
-        for language, wordings in self._pieces.items():
-            found[language] = [(self._pattern(pieces, language), pieces) for pieces in wordings]
-        return found
+    def _patterns(self) -> dict[str, list[tuple[str, re.Pattern[str], tuple[_Piece, ...]]]]:
+        """For each wording its longest literal, and a wider regular expression with a group for each word."""
+        return {
+            language: [
+                (max((p.text for p in pieces[1:] if not p.slot), key=len), self._pattern(pieces, language), pieces)
+                for pieces in wordings
+            ]
+            for language, wordings in self._pieces.items()
+        }
 
     def _pattern(self, pieces: tuple[_Piece, ...], language: str) -> re.Pattern[str]:
         parts = []

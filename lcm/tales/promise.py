@@ -24,7 +24,7 @@ PROMISE = Kind(
     {"who": PEOPLE, "friend": PEOPLE, "thing": THINGS, "season": SEASONS},
     eng="{who} promises {friend} {thing:a} for {season:the}. | For {season:the} {who} promises {friend} {thing:a}.",
     deu="{who} verspricht {friend} {thing:a} für {season:the}. | Für {season:the} verspricht {who} {friend} {thing:a}.",
-    spa="{who} le promete {thing:a} a {friend} para {season:the}. "
+    spa="{who} le promete a {friend}, para {season:the}, {thing:a}. "
     "| Para {season:the} {who} le promete {thing:a} a {friend}.",
 )
 PART = Kind(
@@ -53,7 +53,7 @@ GROW = Kind(
     {"plants": PLANTS},
     eng="The sun shines and {plants:the} grow. | {plants:the} grow well.",
     deu="Die Sonne scheint und {plants:the} wachsen. | {plants:the} wachsen gut.",
-    spa="El sol brilla y {plants:the} crecen. | {plants:the} crecen bien.",
+    spa="El sol brilla y {plants:the} crecen. | {plants:the} crecen mucho.",
 )
 PICK = Kind(
     "pick",
@@ -81,7 +81,7 @@ SMELL = Kind(
     {"dish": DISHES},
     eng="{dish:the} smells good. | Soon {dish:the} smells very good.",
     deu="{dish:subject} riecht gut. | Bald riecht {dish:subject} sehr gut.",
-    spa="{dish:the} huele bien. | Pronto {dish:the} huele muy bien.",
+    spa="{dish:the} huele rico. | Pronto {dish:the} huele muy rico.",
 )
 EAT = Kind(
     "eat",
@@ -93,9 +93,9 @@ EAT = Kind(
 FEED = Kind(
     "feed",
     {"who": PEOPLE, "beast": BEASTS},
-    eng="{who} feeds {beast:the}. | {who} gives {beast:the} some hay.",
-    deu="{who} füttert {beast:the}. | {who} gibt {beast:dative} etwas Heu.",
-    spa="{who} da de comer {beast:to}. | {who} le da un poco de heno {beast:to}.",
+    eng="{who} feeds {beast:the}. | {who} gives {beast:the} some grass.",
+    deu="{who} füttert {beast:the}. | {who} gibt {beast:dative} etwas Gras.",
+    spa="{who} da de comer {beast:to}. | {who} le da un poco de hierba {beast:to}.",
 )
 BRUSH = Kind(
     "brush",
@@ -158,7 +158,7 @@ COMES = Kind(
     {"season": SEASONS},
     eng="Then {season} comes. | At last it is {season}.",
     deu="Dann kommt {season:subject}. | Endlich ist {season:subject} da.",
-    spa="Luego llega {season:the}. | Por fin llega {season:the}.",
+    spa="Por fin {season:the} está aquí. | Luego {season:the} ya está aquí.",
 )
 KEPT = Kind(
     "kept",
@@ -181,7 +181,7 @@ PROMISED = Kind(
     {"who": PEOPLE, "friend": PEOPLE, "season": SEASONS},
     eng="{who} makes {friend} a promise for {season:the}.",
     deu="{who} verspricht {friend} etwas für {season:the}.",
-    spa="{who} le promete algo a {friend} para {season:the}.",
+    spa="Para {season:the}, {who} le promete algo a {friend}.",
 )
 FIRST_PART = Kind(
     "gist: first part",
@@ -207,7 +207,7 @@ CYCLES = {
     "stable": Cycle(BEASTS, FEED, (BRUSH, LEAD), SLEEP),
     "workshop": Cycle(FURNITURE, BUILD, (SAW, MEASURE), ADMIRE),
 }
-LEAST, MOST = 38, 106
+LEAST, MOST = 38, 105
 """Sentences behind which no other part need, or may, begin."""
 
 

@@ -47,7 +47,7 @@ PEOPLE: Vocabulary = _vocabulary(
     [_person(name, "f") for name in ("Anna", "Clara", "Emma", "Sofia", "Lina", "Maria", "Mia", "Nora", "Paula", "Vera")]
     + [
         _person(name, "m")
-        for name in ("Ben", "David", "Bruno", "Jonas", "Leo", "Martin", "Max", "Oscar", "Simon", "Tom")
+        for name in ("Karl", "David", "Bruno", "Jonas", "Leo", "Martin", "Max", "Oscar", "Simon", "Tom")
     ]
 )
 
@@ -94,7 +94,7 @@ JOBS: Vocabulary = _vocabulary(
         ("cook", ("Köchin", "Koch"), ("cocinera", "cocinero")),
         ("singer", ("Sängerin", "Sänger"), ("cantante", "cantante")),
         ("shepherd", ("Schäferin", "Schäfer"), ("pastora", "pastor")),
-        ("carpenter", ("Tischlerin", "Tischler"), ("carpintera", "carpintero")),
+        ("smith", ("Schmiedin", "Schmied"), ("herrera", "herrero")),
         ("writer", ("Schriftstellerin", "Schriftsteller"), ("escritora", "escritor")),
         ("potter", ("Töpferin", "Töpfer"), ("alfarera", "alfarero")),
     )
@@ -129,7 +129,7 @@ PLACES: Vocabulary = _vocabulary(
         ("market", "at", "der Markt", "auf dem Markt", "el mercado", "en el mercado"),
         ("harbor", "at", "der Hafen", "am Hafen", "el puerto", "en el puerto"),
         ("castle", "at", "das Schloss", "am Schloss", "el castillo", "en el castillo"),
-        ("park", "in", "der Park", "im Park", "el parque", "en el parque"),
+        ("beach", "on", "der Strand", "am Strand", "la playa", "en la playa"),
         ("tower", "at", "der Turm", "am Turm", "la torre", "junto a la torre"),
     )
 )
@@ -138,24 +138,24 @@ _ADJECTIVES = (
     ("red", "rot", "rojo", "roja"),
     ("blue", "blau", "azul", "azul"),
     ("green", "grün", "verde", "verde"),
-    ("black", "schwarz", "negro", "negra"),
+    ("yellow", "gelb", "amarillo", "amarilla"),
     ("small", "klein", "pequeño", "pequeña"),
     ("new", "neu", "nuevo", "nueva"),
 )
 _NOUNS = (
     ("key", "der Schlüssel", "la llave"),
     ("map", "die Karte", "el mapa"),
-    ("book", "das Buch", "el libro"),
+    ("letter", "der Brief", "la carta"),
     ("ring", "der Ring", "el anillo"),
     ("lamp", "die Lampe", "la lámpara"),
     ("cup", "die Tasse", "la taza"),
-    ("coat", "der Mantel", "el abrigo"),
+    ("cape", "der Umhang", "la capa"),
     ("box", "die Kiste", "la caja"),
     ("basket", "der Korb", "la cesta"),
     ("hat", "der Hut", "el sombrero"),
 )
 _CLOTHES = (
-    ("coat", "der Mantel", "el abrigo"),
+    ("cape", "der Umhang", "la capa"),
     ("hat", "der Hut", "el sombrero"),
     ("scarf", "der Schal", "la bufanda"),
 )
@@ -245,7 +245,7 @@ ANIMALS: Vocabulary = _vocabulary(
 PETS: Vocabulary = _vocabulary(
     [ANIMALS[name] for name in ("cat", "dog", "duck", "goat")]
     + [
-        _animal("horse", "das Pferd", "el caballo"),
+        _animal("turtle", "die Schildkröte", "la tortuga"),
         _animal("sheep", "das Schaf", "la oveja"),
         _animal("rabbit", "das Kaninchen", "el conejo"),
         _animal("donkey", "der Esel", "el burro"),
@@ -286,7 +286,7 @@ MORNINGS: Vocabulary = _vocabulary(
     _word(english, {"": english}, {"": german, "a": f"{german}er"}, {"": spanish})
     for english, german, spanish in (
         ("sunny", "sonnig", "soleada"),
-        ("cold", "kalt", "fría"),
+        ("warm", "warm", "cálida"),
         ("windy", "windig", "ventosa"),
         ("quiet", "still", "tranquila"),
     )
@@ -294,14 +294,14 @@ MORNINGS: Vocabulary = _vocabulary(
 
 _ITEMS = (
     (("apple", "apples"), ("der Apfel", "Äpfel"), ("la manzana", "manzanas")),
-    (("pear", "pears"), ("die Birne", "Birnen"), ("la pera", "peras")),
+    (("plum", "plums"), ("die Pflaume", "Pflaumen"), ("la ciruela", "ciruelas")),
     (("egg", "eggs"), ("das Ei", "Eier"), ("el huevo", "huevos")),
-    (("flower", "flowers"), ("die Blume", "Blumen"), ("la flor", "flores")),
+    (("ribbon", "ribbons"), ("das Band", "Bänder"), ("la cinta", "cintas")),
     (("candle", "candles"), ("die Kerze", "Kerzen"), ("la vela", "velas")),
     (("coin", "coins"), ("die Münze", "Münzen"), ("la moneda", "monedas")),
     (("nut", "nuts"), ("die Nuss", "Nüsse"), ("la nuez", "nueces")),
     (("shell", "shells"), ("die Muschel", "Muscheln"), ("la concha", "conchas")),
-    (("stone", "stones"), ("der Stein", "Steine"), ("la piedra", "piedras")),
+    (("feather", "feathers"), ("die Feder", "Federn"), ("la pluma", "plumas")),
     (("button", "buttons"), ("der Knopf", "Knöpfe"), ("el botón", "botones")),
 )
 ITEMS: Vocabulary = _vocabulary(_plain(names[0], names[1], german[1], spanish[1]) for names, german, spanish in _ITEMS)
@@ -372,22 +372,22 @@ DISHES: Vocabulary = _vocabulary(
         ("pizza", "die Pizza", "la pizza"),
         ("cake", "der Kuchen", "el pastel"),
         ("pie", "die Pastete", "la empanada"),
-        ("stew", "der Eintopf", "el guiso"),
+        ("tart", "die Torte", "la tarta"),
         ("soup", "die Suppe", "la sopa"),
     )
 )
 BEASTS: Vocabulary = _vocabulary(
     _made(*words)
     for words in (
-        ("horse", "das Pferd", "el caballo"),
+        ("pony", "das Pony", "el poni"),
         ("goat", "die Ziege", "la cabra"),
-        ("cow", "die Kuh", "la vaca"),
+        ("calf", "das Kalb", "el ternero"),
         ("sheep", "das Schaf", "la oveja"),
         ("donkey", "der Esel", "el burro"),
     )
 )
 _FURNITURE = (
-    ("bench", "die Bank", "el banco"),
+    ("bench", "die Sitzbank", "el banco"),
     ("table", "der Tisch", "la mesa"),
     ("chair", "der Stuhl", "la silla"),
     ("boat", "das Boot", "la barca"),
@@ -402,7 +402,7 @@ COLORS: Vocabulary = _vocabulary(
         ("red", "rot", "rojo"),
         ("blue", "blau", "azul"),
         ("green", "grün", "verde"),
-        ("black", "schwarz", "negro"),
+        ("yellow", "gelb", "amarillo"),
     )
 )
 SEASONS: Vocabulary = _vocabulary(

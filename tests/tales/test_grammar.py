@@ -19,7 +19,7 @@ def drawn(kind: Kind, random: Random):
 @pytest.mark.parametrize(("level", "kind"), KINDS, ids=lambda value: value.name)
 def test_every_wording_is_read_back_as_the_event_it_tells(level, kind, language):
     random = Random(kind.name)
-    for _ in range(12):
+    for _ in range(6):
         event = drawn(kind, random)
         for number, sentence in enumerate(event.told(language)):
             read = parse(sentence)
@@ -40,12 +40,12 @@ def test_a_changed_word_makes_another_event_or_none():
     random = Random(0)
     vocabulary = sorted({w for _, kind in KINDS for s in drawn(kind, random).told("eng_Latn") for w in s[:-1].split()})
     for _, kind in KINDS:
-        for _ in range(4):
+        for _ in range(2):
             event = drawn(kind, random)
             for sentence in event.told("eng_Latn"):
                 words = sentence[:-1].split()
                 for place, word in enumerate(words):
-                    for other in random.sample(vocabulary, 15):
+                    for other in random.sample(vocabulary, 6):
                         if other.lower() != word.lower():
                             changed = [*words[:place], other, *words[place + 1 :]]
                             assert parse(" ".join(changed) + ".") != event, (sentence, other)
@@ -77,15 +77,15 @@ def test_a_letter_or_a_mark_too_many_is_no_sentence():
 
 def test_grammar_agrees_with_gender_in_each_language():
     told = {
-        "Anna hat ihren roten Hut verloren.": "Ben hat seinen roten Hut verloren.",
-        "Nahe der Mühle wohnt eine Bäckerin namens Anna.": "Nahe der Mühle wohnt ein Bäcker namens Ben.",
-        "Al final la panadera Anna está contenta.": "Al final el panadero Ben está contento.",
-        "Anna has lost her red hat.": "Ben has lost his red hat.",
+        "Anna hat ihren roten Hut verloren.": "Karl hat seinen roten Hut verloren.",
+        "Nahe der Mühle wohnt eine Bäckerin namens Anna.": "Nahe der Mühle wohnt ein Bäcker namens Karl.",
+        "Al final la panadera Anna está contenta.": "Al final el panadero Karl está contento.",
+        "Anna has lost her red hat.": "Karl has lost his red hat.",
     }
     for woman, man in told.items():
         her, his = parse(woman), parse(man)
-        assert {**her.arguments, "who": "Ben"} == his.arguments
-        assert parse(woman.replace("Anna", "Ben")) is None
+        assert {**her.arguments, "who": "Karl"} == his.arguments
+        assert parse(woman.replace("Anna", "Karl")) is None
 
 
 def test_the_first_of_the_two_has_a_gender_where_the_language_says_it():

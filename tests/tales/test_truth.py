@@ -7,16 +7,30 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from lcm.tales import LEVELS, Errand, Event, Level, follow, parse, sentences_of, tales, truth
+from lcm.tales import (
+    LEVELS,
+    Errand,
+    Event,
+    Friends,
+    Inventory,
+    Level,
+    Promise,
+    follow,
+    parse,
+    sentences_of,
+    tales,
+    truth,
+)
+from lcm.tales.grammar import END
 
 
 def probability_of(story: Level, event: Event) -> float:
     return sum(other.probability for other in story.next_events() if other == event)
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-def test_probabilities_add_up_to_1_at_every_point_of_many_stories(level):
-    for seed in range(2500):
+@pytest.mark.parametrize(("level", "stories"), [(Errand, 5000), (Inventory, 2350), (Friends, 2350), (Promise, 300)])
+def test_probabilities_add_up_to_1_at_every_point_of_ten_thousand_stories(level, stories):
+    for seed in range(stories):
         finished, story = level.draw(Random(seed)), level()
         for event in finished.events:
             choices = story.choices()
@@ -45,9 +59,9 @@ def test_stories_are_drawn_as_often_as_their_probabilities_say(level):
     """Each event falls at a point of the cumulative probability that is uniform if the truth is the generator's."""
     random = Random(0)
     points: dict[str, list[float]] = defaultdict(list)
-    for seed in range(600 if level.name != "promise" else 60):
+    for seed in range(250 if level is not Promise else 40):
         story = level()
-        for event in level.draw(Random(f"drawn {seed}")).events:
+        for event in [*level.draw(Random(f"drawn {seed}")).events, END]:
             if story.events:
                 lower = 0.0
                 for other in story.next_events():
@@ -55,7 +69,8 @@ def test_stories_are_drawn_as_often_as_their_probabilities_say(level):
                         points[story.events[-1].kind].append(lower + random.random() * other.probability)
                         break
                     lower += other.probability
-            story.add(event)
+            if event != END:
+                story.add(event)
     for kind, drawn in points.items():
         bins = min(20, len(drawn) // 10)
         if bins < 4:
@@ -68,9 +83,9 @@ def test_stories_are_drawn_as_often_as_their_probabilities_say(level):
 
 def test_the_probability_of_a_story_is_what_can_be_worked_out_by_hand():
     told = [
-        ("Anna is a baker who lives near the mill.", 1 / (4 * 20 * 12 * 12)),  # 4 levels, 20 people, 12 jobs, 12 places
+        ("Anna is a baker who lives near the mill.", 1 / (2 * 20 * 12 * 12)),  # 2 levels, 20 people, 12 jobs, 12 places
         ("Anna has lost her red hat.", 1 / 2 / 60),  # lost or sought; 6 adjectives, 10 nouns
-        ("It is a cold morning.", 0.4 * 0.3),  # 40% tell of the morning, 30% of these are cold
+        ("It is a warm morning.", 0.4 * 0.3),  # 40% tell of the morning, 30% of these are cold
         ("At the lake Anna meets a fox.", 1 / 11 / 10),  # any place but her home; 10 animals
         ("The fox has not seen the red hat.", 0.3),
         ("Anna goes to the hill and meets a deer.", 1 / 10 / 9),  # neither home nor lake, nor the fox
@@ -81,7 +96,9 @@ def test_the_probability_of_a_story_is_what_can_be_worked_out_by_hand():
     ]
     text = ""
     for sentence, expected in told:
-        (probability,) = [event.probability for event in truth(text) if sentence in event.wordings]
+        (probability,) = [
+            event.probability for event in truth(text, levels=(Errand, Friends)) if sentence in event.wordings
+        ]
         assert probability == pytest.approx(expected), sentence
         text = f"{text} {sentence}"
     assert [(event.kind, event.probability, event.wordings) for event in truth(text)] == [
@@ -127,11 +144,14 @@ def test_an_event_that_cannot_come_next_is_not_taken():
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_held_out_combinations_are_never_in_training_and_every_word_is(level):
+    """A story's split depends on its first sentence alone."""
+    random = Random(3)
     combinations, words = defaultdict(set), defaultdict(set)
-    for tale in tales(level, 1500, seed=3):
-        first = parse(tale.story[0])
-        combinations[tale.split].add(tuple(first.arguments.values()))
-        words[tale.split].update(first.arguments.items())
+    for _ in range(3000):
+        story = level()
+        story.add(random.choice(story.choices()).draw(random))
+        combinations[story.split()].add(tuple(story.events[0].arguments.values()))
+        words[story.split()].update(story.events[0].arguments.items())
     assert not combinations["train"] & (combinations["validation"] | combinations["test"])
     assert not combinations["validation"] & combinations["test"]
     assert words["test"] | words["validation"] <= words["train"]
@@ -144,14 +164,14 @@ def test_held_out_combinations_are_never_in_training_and_every_word_is(level):
 )
 def test_stories_are_as_long_as_their_level_says(level, least, most):
     (made,) = (each for each in LEVELS if each.name == level)
-    lengths = {len(made.draw(Random(seed)).events) for seed in range(600)}
+    lengths = {len(made.draw(Random(seed)).events) for seed in range(300)}
     assert least <= min(lengths) <= least + 4
     assert most - 20 <= max(lengths) <= most
 
 
 def test_stories_of_every_level_are_followed_from_their_text():
     for level in LEVELS:
-        for tale in tales(level, 20, seed=5):
+        for tale in tales(level, 20 if level is not Promise else 3, seed=5):
             story = follow([parse(sentence) for sentence in sentences_of(" ".join(tale.story))])
             assert isinstance(story, level)
             assert tale.gist[0] in story.gist()[0].wordings
