@@ -148,6 +148,7 @@ class Errand(Level):
     """A thing is wanted, one or two animals are met, the thing is found or gone, and the way leads home."""
 
     name: ClassVar[str] = "errand"
+    longest: ClassVar[int] = 10
     kinds: ClassVar[tuple[Kind, ...]] = (
         OPEN, LOST, SEEK, MORNING, MEET, UNSURE, KNOWS, THANK, FIND, GONE, RETURN, RETURN_WITHOUT, FEEL,
         FOUND, NOT_FOUND, WANTED, HELPED, HOME_WITH, HOME_WITHOUT,
@@ -190,7 +191,7 @@ class Errand(Level):
                 kind = RETURN if last == "find" else RETURN_WITHOUT
                 return [Choice(1.0, kind, (self.who, NOUN_OF[self.thing], self.home))]
             case "return" | "return without":
-                if len(self.events) == 10:
+                if len(self.events) == self.longest:
                     return [Choice(1.0)]
                 names = {"happy": 0.6, "proud": 0.4} if last == "return" else {"sad": 0.7, "tired": 0.3}
                 feelings = {FEELINGS[name]: share for name, share in names.items()}

@@ -140,6 +140,7 @@ class Friends(Level):
     """Facts about both, then one or two visits at which they come back: whose home, pet, job and clothes they are."""
 
     name: ClassVar[str] = "friends"
+    longest: ClassVar[int] = 20
     kinds: ClassVar[tuple[Kind, ...]] = (
         ABOUT, HOME, JOB, PET, WEARS, VISIT, TEA, TALK, SHOW, LEND, NOW_WEARS, WALK, GO_HOME, FRIENDS,
         VISITED, BOTH_HOMES, LENT, NOT_LENT,

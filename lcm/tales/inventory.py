@@ -112,6 +112,7 @@ class Inventory(Level):
     """Two people, two kinds of items, up to three of each."""
 
     name: ClassVar[str] = "inventory"
+    longest: ClassVar[int] = 20
     kinds: ClassVar[tuple[Kind, ...]] = (TOGETHER, TAKE, GIVE, THANK, LOSE, HAS, NONE, PART, DAY, NOTHING, ONE, BOTH)
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class Inventory(Level):
         if self.events[-1].kind == "part":
             return [Choice(1.0)]
         told = len(self.events)
-        leaving = 0.0 if told < 9 else 1.0 if told == 19 else 0.2
+        leaving = 0.0 if told < 9 else 1.0 if told == self.longest - 1 else 0.2
         choices = [Choice(leaving, PART, self.people)] if leaving else []
         acts = {kind: options for kind, options in self._acts().items() if options} if leaving < 1 else {}
         total = sum(WEIGHTS[kind] for kind in acts)

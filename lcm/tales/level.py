@@ -78,6 +78,8 @@ class Level(ABC):
     name: ClassVar[str]
     kinds: ClassVar[tuple[Kind, ...]]
     """Every kind of event, those of the gists included."""
+    longest: ClassVar[int] = 128
+    """Sentences of the longest story."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

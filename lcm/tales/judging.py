@@ -1,0 +1,158 @@
+"""Judge continuations of stories by their truth: is each sentence of the language, may it follow, what else might have.
+
+A sentence that cannot follow is left out of what the next ones are judged by, as if it had not been told.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from lcm.tales.grammar import END, Event
+from lcm.tales.level import Choice, Level
+from lcm.tales.truth import LEVELS, follow, parse
+
+
+class Fact(NamedTuple):
+    """A word that had to be said, because it was said before; `distance` sentences ago for the last time."""
+
+    slot: str
+    distance: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence of a continuation. `event` is None where the sentence is not of the language.
+
+    consistent: the event has a probability above 0 after what was told before
+    facts:      the words of the event that what was told before determines
+    instead:    for a sentence that is not consistent, the possible sentence that is nearest to it
+    """
+
+    sentence: str
+    event: Event | None
+    consistent: bool
+    facts: list[Fact] = field(default_factory=list)
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A continuation: a verdict for each sentence, and whether it ends where a story may end.
+
+    story: prompt and consistent sentences
+    """
+
+    verdicts: list[Verdict]
+    ends_well: bool
+    story: Level
+
+    def share(self, what: str) -> float:
+        """Share of sentences that are "grammatical" or "consistent"; 0 without a sentence."""
+        good = [v.event is not None if what == "grammatical" else v.consistent for v in self.verdicts]
+        return sum(good) / len(good) if good else 0.0
+
+
+def judge(
+    prompt: Sequence[str],
+    continuation: Sequence[str],
+    ended: bool,
+    levels: Sequence[type[Level]] = LEVELS,
+    language: str = "eng_Latn",
+) -> Judged:
+    """Judge a continuation of `prompt`, sentence by sentence. `ended`: it stopped by itself, not at a limit.
+
+    Raises ValueError for a prompt that no story begins with.
+    """
+    story = follow([parse(sentence, levels) for sentence in prompt], levels)
+    if story is None:
+        raise ValueError(f"{' '.join(prompt)!r}: no story of these levels begins like this")
+    verdicts = []
+    for sentence in continuation:
+        event = parse(sentence, levels)
+        facts = list(_facts(story, event)) if event else []
+        if event and story.take(event):
+            verdicts.append(Verdict(sentence, event, True, facts))
+        else:
+            verdicts.append(Verdict(sentence, event, False, facts, nearest(sentence, story, language)))
+    return Judged(verdicts, ended and any(choice.allows(END) for choice in story.choices()), story)
+
+
+def _facts(story: Level, event: Event) -> Iterator[Fact]:
+    """The determined words of the event, by the choice of its kind that it agrees with best."""
+    choices = [choice for choice in story.choices() if choice.kind is event.grammar]
+    if not choices:
+        return
+
+    def agreement(choice: Choice) -> int:
+        return sum(event.arguments[slot] == name for slot, name in choice.determined().items())
+
+    for slot, name in max(choices, key=agreement).determined().items():
+        said = [i for i, told in enumerate(reversed(story.events), 1) if _says(told, name)]
+        if said:
+            yield Fact(slot, said[0], event.arguments[slot] == name)
+
+
+def _says(event: Event, name: str) -> bool:
+    """True if the event names it; "red hat" names the hat, too."""
+    return any(value == name or value.endswith(f" {name}") for value in event.arguments.values())
+
+
+def nearest(sentence: str, story: Level, language: str, most: int = 3000) -> str:
+    """Of the first `most` sentences that might follow, the one that shares most words with `sentence`, in order."""
+    words = sentence.split()
+    best, best_score = "", -1.0
+    for event, _ in zip(story.next_events(), range(most), strict=False):
+        for possible in event.told(language):
+            score = SequenceMatcher(None, words, possible.split(), autojunk=False).ratio()
+            if score > best_score:
+                best, best_score = possible, score
+    return best
+
+
+def marked(sentence: str, instead: str) -> list[tuple[str, bool]]:
+    """The words of `sentence`, each with True if it is wrong: if it is not in `instead` at its place."""
+    words = sentence.split()
+    right: set[int] = set()
+    for block in SequenceMatcher(None, words, instead.split(), autojunk=False).get_matching_blocks():
+        right.update(range(block.a, block.a + block.size))
+    return [(word, place not in right) for place, word in enumerate(words)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Events drawn after one beginning, beside the truth.
+
+    distance: total variation between drawn and true events; a sentence that cannot follow is an event of its own
+    coverage: share of the possible kinds, and words of each slot, that came up
+    """
+
+    distance: float
+    coverage: float
+    drawn: dict[str, float]
+    true: dict[str, float]
+    """Shares of each kind of event, drawn and true; "(wrong)" for sentences that cannot follow."""
+
+
+def spread(story: Level, drawn: Sequence[Event | None]) -> Spread:
+    """Compare events drawn after a story's beginning with the truth; None stands for a sentence that cannot follow."""
+    possible = {event: event.probability for event in story.next_events()}
+    counts = Counter(event if event in possible else None for event in drawn)
+    shares = {event: count / len(drawn) for event, count in counts.items()}
+    distance = sum(abs(shares.get(event, 0.0) - p) for event, p in possible.items()) + shares.get(None, 0.0)
+    modes = {mode for event in possible for mode in _modes(event)}
+    seen = {mode for event in counts if event for mode in _modes(event)}
+    kinds, true = Counter[str](), Counter[str]()
+    for event, share in shares.items():
+        kinds[event.kind if event else "(wrong)"] += share  # type: ignore[assignment]
+    for event, p in possible.items():
+        true[event.kind] += p  # type: ignore[assignment]
+    return Spread(distance / 2, len(seen & modes) / len(modes), dict(kinds), dict(true))
+
+
+def _modes(event: Event) -> Iterator[tuple[str, ...]]:
+    yield (event.kind,)
+    for slot, name in event.arguments.items():
+        yield (event.kind, slot, name)

@@ -1,0 +1,137 @@
+"""The judge: what is true is right, every planted fault is found, and drawn events are compared with the truth."""
+
+from random import Random
+
+import pytest
+
+from lcm.tales import LEVELS, Errand, Promise, follow, parse, tales
+from lcm.tales.judging import judge, marked, nearest, spread
+
+STORY = [
+    "Anna is a baker who lives near the mill.",
+    "Anna has lost her red hat.",
+    "At the lake Anna meets a fox.",
+    "The fox has seen the red hat at the tower.",
+    "Anna thanks the fox and goes to the tower.",
+    "Anna finds the red hat at the tower.",
+    "Anna goes back to the mill with the hat.",
+    "Anna the baker is proud.",
+]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn", "spa_Latn"])
+def test_a_story_that_the_truth_tells_is_right_in_every_sentence(level, language):
+    for tale in tales(level, 6 if level is not Promise else 2, language, seed=8):
+        judged = judge(tale.story[:3], tale.story[3:], True, language=language)
+        assert (judged.share("grammatical"), judged.share("consistent"), judged.ends_well) == (1, 1, True)
+        assert all(fact.right for verdict in judged.verdicts for fact in verdict.facts)
+        assert len(judged.verdicts) == len(tale.story) - 3
+        assert not any(verdict.instead for verdict in judged.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "grammatical", "lost"),
+    [
+        (3, "The fox has seen the red hats at the tower.", False, None),
+        (3, "The fox has seen the blue hat at the tower.", True, ("thing", 2)),
+        (4, "Karl thanks the fox and goes to the tower.", True, ("who", 2)),
+        (4, "Anna thanks the fox and goes to the castle.", True, ("place", 1)),
+        (5, "Anna finds the yellow hat at the tower.", True, ("thing", 2)),
+        (6, "Anna goes back to the mill with the ring.", True, ("noun", 1)),
+        (6, "Anna goes back to the beach with the hat.", True, ("home", 6)),
+        (7, "Anna the cook is proud.", True, ("job", 7)),
+        (6, "Anna goes back to the mill without the hat.", True, None),  # she has found it: no such event now
+    ],
+)
+def test_every_planted_fault_is_found_at_its_sentence(place, wrong, grammatical, lost):
+    told = [*STORY[:place], wrong]
+    verdict = judge(STORY[:2], told[2:], False).verdicts[-1]
+    assert (verdict.event is not None, verdict.consistent) == (grammatical, False)
+    assert [(fact.slot, fact.distance) for fact in verdict.facts if not fact.right] == ([lost] if lost else [])
+
+
+def test_the_distance_of_a_fact_is_that_to_its_last_mention():
+    verdicts = judge(STORY[:1], STORY[1:], True).verdicts
+    distances = [{fact.slot: fact.distance for fact in verdict.facts} for verdict in verdicts]
+    assert distances == [
+        {"who": 1},
+        {"who": 1},
+        {"animal": 1, "thing": 2},
+        {"who": 2, "animal": 1, "place": 1},
+        {"who": 1, "thing": 2, "place": 1},
+        {"who": 1, "noun": 1, "home": 6},
+        {"who": 1, "job": 7},
+    ]
+
+
+def test_a_wrong_sentence_is_left_out_of_what_the_next_are_judged_by():
+    told = [STORY[2], "The fox has seen the blue hat at the tower.", *STORY[3:]]
+    judged = judge(STORY[:2], told, True)
+    assert [verdict.consistent for verdict in judged.verdicts] == [True, False, True, True, True, True, True]
+    assert judged.share("consistent") == pytest.approx(6 / 7)
+    assert judged.share("grammatical") == 1
+
+
+def test_a_continuation_ends_well_where_a_story_may_end_and_only_there():
+    assert judge(STORY[:3], STORY[3:7], True).ends_well  # a feeling may follow, and need not
+    assert judge(STORY[:3], STORY[3:8], True).ends_well
+    assert not judge(STORY[:3], STORY[3:6], True).ends_well  # not at home yet
+    assert not judge(STORY[:3], STORY[3:8], False).ends_well  # stopped by a limit
+    assert not judge(STORY[:3], [*STORY[3:8], "Anna the baker is happy."], True).verdicts[-1].consistent
+
+
+def test_a_continuation_without_a_sentence_has_nothing_right():
+    judged = judge(STORY[:3], [], True)
+    assert (judged.share("consistent"), judged.ends_well) == (0, False)
+
+
+def test_a_prompt_that_is_no_beginning_is_refused():
+    with pytest.raises(ValueError, match="no story of these levels begins like this"):
+        judge(["Anna sleeps."], [], False)
+
+
+def test_wrong_words_are_marked_beside_the_nearest_right_sentence():
+    story = follow([parse(sentence) for sentence in STORY[:3]])
+    wrong = "The fox has seen the red cat at the tower."
+    instead = nearest(wrong, story, "eng_Latn")
+    assert instead == "The fox has seen the red hat at the tower."
+    assert [word for word, is_wrong in marked(wrong, instead) if is_wrong] == ["cat"]
+    assert [word for word, is_wrong in marked("The cat cat sat.", "The cat sat.") if is_wrong] == ["cat"]
+
+
+def after(count: int) -> Errand:
+    return follow([parse(sentence) for sentence in STORY[:count]])
+
+
+def test_events_drawn_as_the_truth_has_them_are_at_no_distance():
+    story = after(4)  # thanked (0.5), found (0.4), gone (0.1)
+    thank, find, gone = story.next_events()
+    exact = spread(story, [thank] * 5 + [find] * 4 + [gone])
+    assert (exact.distance, exact.coverage) == (pytest.approx(0), 1)
+    assert exact.drawn == pytest.approx(exact.true)
+
+
+def test_a_lost_mode_and_wrong_sentences_are_distance():
+    story = after(4)
+    thank, find, _ = story.next_events()
+    lost = spread(story, [thank] * 5 + [find] * 5)
+    assert lost.distance == pytest.approx(0.1)
+    kinds, words = 3, 3 + 3 + 2  # thank says who, animal and place; find who, thing and place; gone thing and place
+    assert lost.coverage == pytest.approx((2 + 6) / (kinds + words))
+    wrong = spread(story, [thank] * 5 + [find] * 4 + [None])
+    assert wrong.distance == pytest.approx(0.1)
+    assert wrong.drawn["(wrong)"] == pytest.approx(0.1)
+    assert spread(story, [None] * 4).distance == pytest.approx(1)
+    assert spread(story, [parse("Karl finds the red hat at the tower.")]).drawn == {"(wrong)": 1}
+
+
+def test_draws_of_the_truth_come_near_it_as_they_become_more():
+    story, random = after(2), Random(0)
+    choices = story.choices()
+
+    def distance(count: int) -> float:
+        picks = random.choices(choices, [choice.probability for choice in choices], k=count)
+        return spread(story, [choice.draw(random) for choice in picks]).distance
+
+    assert distance(4000) < 0.5 * distance(200) < 0.25
