@@ -28,7 +28,7 @@ class Verdict:
 
     consistent: the event has a probability above 0 after what was told before
     facts:      the words of the event that what was told before determines
-    instead:    for a sentence that is not consistent, the possible sentence that is nearest to it
+    instead:    for a sentence that is not consistent, the possible sentence that is nearest to it, if it was asked for
     """
 
     sentence: str
@@ -60,9 +60,12 @@ def judge(
     continuation: Sequence[str],
     ended: bool,
     levels: Sequence[type[Level]] = LEVELS,
-    language: str = "eng_Latn",
+    explain: str = "",
 ) -> Judged:
-    """Judge a continuation of `prompt`, sentence by sentence. `ended`: it stopped by itself, not at a limit.
+    """Judge a continuation of `prompt`, sentence by sentence.
+
+    ended:   it stopped by itself, not at a limit
+    explain: a language, in which the verdict of a wrong sentence says what would have been right; takes a while
 
     Raises ValueError for a prompt that no story begins with.
     """
@@ -76,7 +79,8 @@ def judge(
         if event and story.take(event):
             verdicts.append(Verdict(sentence, event, True, facts))
         else:
-            verdicts.append(Verdict(sentence, event, False, facts, nearest(sentence, story, language)))
+            instead = nearest(sentence, story, explain) if explain else ""
+            verdicts.append(Verdict(sentence, event, False, facts, instead))
     return Judged(verdicts, ended and any(choice.allows(END) for choice in story.choices()), story)
 
 

@@ -105,12 +105,19 @@ class Level(ABC):
     def draw(cls, random: Random) -> "Level":
         """A whole story."""
         story = cls()
-        while True:
-            choices = story.choices()
-            (choice,) = random.choices(choices, [c.probability for c in choices]) if len(choices) > 1 else choices
-            if choice.kind is None:
-                return story
-            story.add(choice.draw(random))
+        story.finish(random)
+        return story
+
+    def finish(self, random: Random) -> None:
+        """Draw the rest of this story."""
+        while (event := self.next(random)) != END:
+            self.add(event)
+
+    def next(self, random: Random) -> Event:
+        """Draw an event that may come next, without adding it."""
+        choices = self.choices()
+        (choice,) = random.choices(choices, [c.probability for c in choices]) if len(choices) > 1 else choices
+        return choice.draw(random)
 
     def take(self, event: Event) -> bool:
         """Add the event if it may come next. False, and nothing is added, where its probability is 0."""

@@ -23,7 +23,7 @@ STORY = [
 @pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn", "spa_Latn"])
 def test_a_story_that_the_truth_tells_is_right_in_every_sentence(level, language):
     for tale in tales(level, 6 if level is not Promise else 2, language, seed=8):
-        judged = judge(tale.story[:3], tale.story[3:], True, language=language)
+        judged = judge(tale.story[:3], tale.story[3:], True, explain=language)
         assert (judged.share("grammatical"), judged.share("consistent"), judged.ends_well) == (1, 1, True)
         assert all(fact.right for verdict in judged.verdicts for fact in verdict.facts)
         assert len(judged.verdicts) == len(tale.story) - 3
@@ -47,7 +47,7 @@ def test_a_story_that_the_truth_tells_is_right_in_every_sentence(level, language
 def test_every_planted_fault_is_found_at_its_sentence(place, wrong, grammatical, lost):
     told = [*STORY[:place], wrong]
     verdict = judge(STORY[:2], told[2:], False).verdicts[-1]
-    assert (verdict.event is not None, verdict.consistent) == (grammatical, False)
+    assert (verdict.event is not None, verdict.consistent, verdict.instead) == (grammatical, False, "")
     assert [(fact.slot, fact.distance) for fact in verdict.facts if not fact.right] == ([lost] if lost else [])
 
 
@@ -97,6 +97,7 @@ def test_wrong_words_are_marked_beside_the_nearest_right_sentence():
     instead = nearest(wrong, story, "eng_Latn")
     assert instead == "The fox has seen the red hat at the tower."
     assert [word for word, is_wrong in marked(wrong, instead) if is_wrong] == ["cat"]
+    assert judge(STORY[:3], [wrong], False, explain="eng_Latn").verdicts[0].instead == instead
     assert [word for word, is_wrong in marked("The cat cat sat.", "The cat sat.") if is_wrong] == ["cat"]
 
 
