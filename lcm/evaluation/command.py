@@ -20,6 +20,7 @@ from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
+from lcm.evaluation.truth import TruthJudge, judge_truth
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling, resolve_sampling
 from lcm.options import Option, add_options, check_bounds, options_from
@@ -42,6 +43,8 @@ class EvaluateOptions:
     """Sentences to send through the codec and back, drawn at random: the slow part."""
     seed: Annotated[int, Option(least=0)] = 0
     """Seed of everything that is drawn."""
+    truth: bool = False
+    """Judge continuations, next sentences and gists of stories whose truth is known (data_prep/make_tales.py)."""
     bootstrap: Annotated[int, Option(least=1)] = 1000
     """Bootstrap samples of each interval."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -92,8 +95,15 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         writer = summaries.Writer(lcm, bank, options.sampling)
         table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
+    truth: dict[str, Any] = {}
+    if options.truth:
+        with stages.of("judging", "stories by their truth"):
+            judge = TruthJudge(lcm, options.sampling, options.bootstrap, options.seed)
+            truth, told = judge_truth(judge, examples.documents, examples.pairs)
+        written += told
     results = {
         **forced,
+        **({"truth": truth} if truth else {}),
         "summaries": table,
         "counts": {
             "scored": len(examples.drawn),

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lcm.errors import UserError
 from lcm.evaluation.metrics import ROUGE
+from lcm.evaluation.truth_report import truth_lines, truth_values
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
@@ -181,6 +182,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "summaries": [row for row in rows if row["kind"] == "summary"][:SUMMARIES],
         "by_group": [chart for group in GROUPS for chart in _by_group(results, group)],
         "settings_shown": _settings(results),
+        **truth_values(results, rows),
         **_curves(model),
     }
     path.write_text(render(HERE / "report.html", values), encoding="utf-8")
@@ -196,6 +198,7 @@ def headline(results: Results) -> str:
         for system, scores in results["summaries"].items():
             cells = "".join(f"{_shown('rouge', scores[name]['value']):>12}" for name in ROUGE)
             lines.append(f"{WRITERS[system]:40}" + cells)
+    lines += truth_lines(results)
     counts = results["counts"]
     return "\n".join([*lines, "", f"scored {counts['scored']:,}, failed {counts['failed']:,}"])
 

@@ -202,7 +202,7 @@ def _spreads(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread
             "previous": [parse(tale.sentences[cut - 1])] * DRAWS,
         }
         for name, found in events.items():
-            spreads[name].append(spread(story, found))
+            spreads[name].append(spread(story, found, tale.sentences[cut - 1]))
     return spreads
 
 
@@ -210,7 +210,7 @@ def _spread_scores(judge_: TruthJudge, spreads: Sequence[Spread]) -> dict[str, A
     return {
         "calibration": judge_.interval([one.distance for one in spreads]),
         "coverage": judge_.interval([one.coverage for one in spreads]),
-        "points": [{"drawn": one.drawn, "true": one.true} for one in spreads],
+        "points": [asdict(one) for one in spreads],
     }
 
 

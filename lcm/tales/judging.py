@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lcm.tales.grammar import END, Event
 from lcm.tales.level import Choice, Level
@@ -129,18 +129,19 @@ def marked(sentence: str, instead: str) -> list[tuple[str, bool]]:
 class Spread:
     """Events drawn after one beginning, beside the truth.
 
+    after:    the last sentence of the beginning
     distance: total variation between drawn and true events; a sentence that cannot follow is an event of its own
     coverage: share of the possible kinds, and words of each slot, that came up
+    kinds:    for each kind of event its shares, drawn and true; "(wrong)" for sentences that cannot follow
     """
 
+    after: str
     distance: float
     coverage: float
-    drawn: dict[str, float]
-    true: dict[str, float]
-    """Shares of each kind of event, drawn and true; "(wrong)" for sentences that cannot follow."""
+    kinds: list[dict[str, Any]]
 
 
-def spread(story: Level, drawn: Sequence[Event | None]) -> Spread:
+def spread(story: Level, drawn: Sequence[Event | None], after: str = "") -> Spread:
     """Compare events drawn after a story's beginning with the truth; None stands for a sentence that cannot follow."""
     possible = {event: event.probability for event in story.next_events()}
     counts = Counter(event if event in possible else None for event in drawn)
@@ -148,12 +149,13 @@ def spread(story: Level, drawn: Sequence[Event | None]) -> Spread:
     distance = sum(abs(shares.get(event, 0.0) - p) for event, p in possible.items()) + shares.get(None, 0.0)
     modes = {mode for event in possible for mode in _modes(event)}
     seen = {mode for event in counts if event for mode in _modes(event)}
-    kinds, true = Counter[str](), Counter[str]()
+    both: dict[str, dict[str, float]] = {}
     for event, share in shares.items():
-        kinds[event.kind if event else "(wrong)"] += share  # type: ignore[assignment]
+        both.setdefault(event.kind if event else "(wrong)", {"drawn": 0.0, "true": 0.0})["drawn"] += share
     for event, p in possible.items():
-        true[event.kind] += p  # type: ignore[assignment]
-    return Spread(distance / 2, len(seen & modes) / len(modes), dict(kinds), dict(true))
+        both.setdefault(event.kind, {"drawn": 0.0, "true": 0.0})["true"] += p
+    kinds = [{"name": name, **found} for name, found in sorted(both.items(), key=lambda item: -item[1]["true"])]
+    return Spread(after, distance / 2, len(seen & modes) / len(modes), kinds)
 
 
 def _modes(event: Event) -> Iterator[tuple[str, ...]]:

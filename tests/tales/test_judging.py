@@ -110,7 +110,8 @@ def test_events_drawn_as_the_truth_has_them_are_at_no_distance():
     thank, find, gone = story.next_events()
     exact = spread(story, [thank] * 5 + [find] * 4 + [gone])
     assert (exact.distance, exact.coverage) == (pytest.approx(0), 1)
-    assert exact.drawn == pytest.approx(exact.true)
+    assert [kind["name"] for kind in exact.kinds] == ["thank", "find", "gone"]
+    assert all(kind["drawn"] == pytest.approx(kind["true"]) for kind in exact.kinds)
 
 
 def test_a_lost_mode_and_wrong_sentences_are_distance():
@@ -122,9 +123,10 @@ def test_a_lost_mode_and_wrong_sentences_are_distance():
     assert lost.coverage == pytest.approx((2 + 6) / (kinds + words))
     wrong = spread(story, [thank] * 5 + [find] * 4 + [None])
     assert wrong.distance == pytest.approx(0.1)
-    assert wrong.drawn["(wrong)"] == pytest.approx(0.1)
+    assert wrong.kinds[-1] == {"name": "(wrong)", "drawn": pytest.approx(0.1), "true": 0}
     assert spread(story, [None] * 4).distance == pytest.approx(1)
-    assert spread(story, [parse("Karl finds the red hat at the tower.")]).drawn == {"(wrong)": 1}
+    other = spread(story, [parse("Karl finds the red hat at the tower.")], after="Then.")
+    assert (other.after, other.distance) == ("Then.", pytest.approx(1))
 
 
 def test_draws_of_the_truth_come_near_it_as_they_become_more():
