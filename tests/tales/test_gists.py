@@ -79,6 +79,7 @@ def test_friends_says_who_visited_whom_and_who_borrowed_what():
         visit = next(event.arguments for event in story.events if event.kind == "visit")
         assert story.gist()[0].arguments == {**visit, "guest": by_mention[visit["guest"]]}
         assert visit["home"] == facts["home", visit["host"]]
+        assert {by_mention[visit["guest"]], visit["host"]} == {one, other}
         for event in story.events:
             if event.kind in ("talk", "show", "lend"):
                 owner = by_mention[event.words[0].name]
