@@ -1,0 +1,210 @@
+"""`lcm evaluate --truth`: a model that tells the truth scores as the truth does, and every fault shows in its score."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from fakes import FakeCodec, History, reciting, write_dataset
+
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.errors import UserError
+from lcm.evaluation import truth as module
+from lcm.evaluation.command import EvaluateOptions, evaluate
+from lcm.evaluation.report import headline, write_report
+from lcm.models import ConceptModel, Sampling
+from lcm.tales import Errand, Friends, follow, parse, tales
+from lcm.tales.grammar import END
+
+STORIES = 12
+
+
+class Teller(ConceptModel):
+    """Reads the sentences before, and tells an event that may follow; `fault` changes its sentence."""
+
+    predicts_first = False
+
+    def __init__(self, codec: FakeCodec, fault=lambda sentence, story, random: sentence) -> None:
+        super().__init__(codec.dim)
+        self.codec, self.fault = codec, fault
+        self.end_of_text.copy_(codec.encode([END_OF_TEXT])[0])
+
+    def sentence(self, told: list[str], seed: int) -> str:
+        random = Random(f"{seed} {told}")
+        if PROMPT_SUFFIX in told:
+            document, answer = told[: told.index(PROMPT_SUFFIX)], told[told.index(PROMPT_SUFFIX) + 1 :]
+            gist = follow([parse(sentence) for sentence in document]).gist()
+            return gist[0].wordings[0] if not answer else END_OF_TEXT
+        events = [parse(sentence) for sentence in told]
+        story = type(follow(events[:1]))()
+        for event in events:  # what cannot follow is passed over, as by the judge
+            _ = event and story.take(event)
+        event = story.next(random)
+        return END_OF_TEXT if event == END else self.fault(event.sentence("eng_Latn", random), story, random)
+
+    def prefill(self, prompts):
+        return History(prompts)
+
+    def next(self, context, sampling):
+        told = [self.codec.decode(row) for row in context]
+        return self.codec.encode([self.sentence(sentences, sampling.seed) for sentences in told])
+
+    def extend(self, context, concepts):
+        return History(torch.cat([row, concept[None]]) for row, concept in zip(context, concepts, strict=True))
+
+    def predict(self, batch, sampling):
+        return torch.zeros_like(batch.emb).float()
+
+    def loss(self, batch):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[str, FakeCodec]:
+    folder, codec = tmp_path_factory.mktemp("tales") / "data", FakeCodec()
+    errands = list(tales(Errand, STORIES))
+    documents = [tale.story for tale in errands] + [tale.story for tale in tales(Friends, STORIES)]
+    pairs = [(tale.story, tale.gist) for tale in errands]
+    write_dataset(folder, codec, {"train": [documents[0]], "test": [*documents, *pairs]})
+    return str(folder), codec
+
+
+def results_of(data, fault=None, **options):
+    folder, codec = data
+    lcm = reciting(["Once."], codec, slots=64)
+    lcm.model = Teller(codec, fault) if fault else Teller(codec)
+    return evaluate(lcm, EvaluateOptions(data=(folder,), truth=True, roundtrip=1, bootstrap=50, **options))
+
+
+@pytest.fixture(scope="module")
+def truthful(data):
+    return results_of(data)
+
+
+def test_a_model_that_tells_the_truth_scores_as_the_truth_does(truthful):
+    truth = truthful.results["truth"]
+    for system in ("model", "truth"):
+        for score in ("grammatical", "consistent", "first_grammatical", "first_consistent", "ends", "recall"):
+            assert truth[system][score] == {"value": 1, "low": 1, "high": 1}, (system, score)
+    assert truth["model"]["calibration"]["value"] == pytest.approx(truth["truth"]["calibration"]["value"], abs=0.06)
+    assert truth["model"]["coverage"]["value"] == pytest.approx(truth["truth"]["coverage"]["value"], abs=0.1)
+    assert truth["model"]["gist"]["word_for_word"]["value"] == 1
+    assert truth["model"]["gist"]["facts_right"]["value"] == 1
+    assert truth["model"]["gist"]["facts_wrong"]["value"] == 0
+
+
+def test_controls_that_know_nothing_score_low(truthful):
+    truth = truthful.results["truth"]
+    assert set(truth) == {"model", "truth", "random", "previous"}
+    for control in ("random", "previous"):
+        assert truth[control]["grammatical"]["value"] == 1
+        assert truth[control]["consistent"]["value"] < 0.2
+        assert truth[control]["calibration"]["value"] > 0.8
+
+
+def test_scores_are_by_level_kind_and_distance_with_their_counts(truthful):
+    model = truthful.results["truth"]["model"]
+    assert {name: found["count"] for name, found in model["by_level"].items()} == {
+        "errand": STORIES,
+        "friends": STORIES,
+    }
+    assert {"find", "visit"} <= set(model["by_kind"])
+    assert {"1", "2", "6"} <= set(model["by_distance"])
+    assert len(model["points"]) == module.POINTS
+    for point in model["points"]:
+        assert sum(kind["drawn"] for kind in point["kinds"]) == pytest.approx(1)
+        assert sum(kind["true"] for kind in point["kinds"]) == pytest.approx(1)
+
+
+def forgets(sentence: str, story, random) -> str:
+    """Somebody else's name in every second sentence."""
+    return sentence.replace(story.events[0].words[0].name, "Nobody" if len(story.events) % 2 else "Vera")
+
+
+def test_wrong_sentences_cost_what_they_are(data, truthful):
+    scores = results_of(data, forgets).results["truth"]["model"]
+    assert 0.2 < scores["consistent"]["value"] < scores["grammatical"]["value"] < 0.9
+    assert scores["recall"]["value"] < 0.9
+    assert scores["calibration"]["value"] > truthful.results["truth"]["model"]["calibration"]["value"] + 0.1
+
+
+def one_mode(sentence: str, story, random) -> str:
+    """The likeliest event, always: consistent, and never anything else."""
+    return max(story.next_events(), key=lambda event: event.probability).told("eng_Latn")[:1][0]
+
+
+def test_a_model_that_always_says_the_likeliest_is_consistent_and_covers_little(data, truthful):
+    scores, true = results_of(data, one_mode).results["truth"]["model"], truthful.results["truth"]["truth"]
+    assert scores["consistent"]["value"] == 1
+    assert scores["coverage"]["value"] < true["coverage"]["value"] - 0.2
+    assert scores["calibration"]["value"] > true["calibration"]["value"] + 0.1
+
+
+def test_a_story_that_goes_on_behind_its_end_does_not_end_well(data, monkeypatch):
+    monkeypatch.setattr(Teller, "sentence", lambda self, told, seed: "Anna has lost her red hat.")
+    scores = results_of(data).results["truth"]["model"]
+    assert scores["ends"]["value"] == 0
+    assert scores["gist"]["word_for_word"]["value"] == 0
+
+
+def test_a_seed_gives_the_same_scores_in_batches_of_any_size(data, truthful, monkeypatch):
+    monkeypatch.setattr("lcm.inference.pipeline.ROWS", 5)
+    assert results_of(data).results["truth"] == truthful.results["truth"]
+    other = results_of(data, sampling=Sampling(seed=1)).results["truth"]
+    assert other["model"]["points"] != truthful.results["truth"]["model"]["points"]
+
+
+def test_rows_mark_wrong_words_and_say_what_would_have_been_right(data):
+    rows = [row for row in results_of(data, forgets).rows if row["kind"] == "tale"]
+    assert len(rows) == module.SHOWN
+    wrong = [v for row in rows for v in row["verdicts"] if not v["grammatical"]]
+    assert wrong
+    for verdict in wrong:
+        marked = [word for word, is_wrong in verdict["words"] if is_wrong]
+        assert any("Nobody" in word for word in marked)
+        assert parse(verdict["instead"])
+
+
+def test_expansions_are_judged_by_the_gist_that_was_read(tmp_path, monkeypatch):
+    codec, made = FakeCodec(), list(tales(Errand, 8))
+    write_dataset(tmp_path / "data", codec, {"test": [(tale.long_gist, tale.story) for tale in made]})
+    answers = {tuple(tale.long_gist): tale.story for tale in made}
+    answers[tuple(made[0].long_gist)] = made[1].story
+
+    def expanded(self, told, seed):
+        cut = told.index(PROMPT_SUFFIX)
+        return [*answers[tuple(told[:cut])], END_OF_TEXT][len(told) - cut - 1]
+
+    monkeypatch.setattr(Teller, "sentence", expanded)
+    found = results_of((str(tmp_path / "data"), codec)).results["truth"]["model"]["expansion"]
+    assert found["consistent"]["value"] == 1
+    assert found["gist"]["value"] == pytest.approx(7 / 8)
+
+
+def test_data_without_a_story_is_refused(tmp_path):
+    codec = FakeCodec()
+    write_dataset(tmp_path / "data", codec, {"test": [["A sea.", "A boat.", "A wind.", "A home."]]})
+    with pytest.raises(UserError, match=r"--truth: no story in --data; expected .* data_prep/make_tales.py"):
+        results_of((str(tmp_path / "data"), codec))
+
+
+def test_the_report_and_the_table_show_the_scores(truthful, data, tmp_path):
+    json.dumps(truthful.results, allow_nan=False)
+    write_report(tmp_path / "report.html", truthful.results, truthful.rows, Path("model"))
+    page = (tmp_path / "report.html").read_text()
+    for shown in ("Stories whose truth is known", "the truth itself", "Recall by distance", "Gists", "consistent"):
+        assert shown in page
+    assert "<mark>" not in page
+    faulty = results_of(data, forgets)
+    write_report(tmp_path / "faulty.html", faulty.results, faulty.rows, Path("model"))
+    assert "<mark>Nobody</mark>" in (tmp_path / "faulty.html").read_text()
+    assert "100.0%" in headline(truthful.results)
+    assert f"{STORIES} gists: 100.0% right" in headline(truthful.results)
+
+
+def test_without_truth_nothing_is_judged(data):
+    folder, codec = data
+    lcm = reciting(["Once."], codec, slots=64)
+    results = evaluate(lcm, EvaluateOptions(data=(folder,), roundtrip=1, bootstrap=10)).results
+    assert "truth" not in results
