@@ -23,8 +23,8 @@ text { font: 15px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
 .step { fill: #d0542a; font-weight: 600; font-size: 13px }
 """
 COLUMNS = (
-    (("errors", "options", "batch", "seeds", "files", "settings", "config"), 70, 190),
-    (("codec",), 235, 190),
+    (("errors", "options", "batch", "files", "config"), 70, 190),
+    (("codec", "tales"), 235, 190),
     (("data", "models"), 395, 215),
     (("prepare",), 555, 60),
     (("training", "inference"), 720, 215),
@@ -35,6 +35,7 @@ COLUMNS = (
 
 ABOUT = {
     "codec": "text ↔ vectors",
+    "tales": "stories, their truth",
     "data": "shards → batches",
     "models": "five families",
     "prepare": "text → shards",
