@@ -33,6 +33,16 @@ def test_the_documented_codec_gives_the_documented_sentence(tmp_path):
     assert printed.strip().replace("'", '"') == promised.strip()
 
 
+def test_the_documented_stories_are_told_as_documented(tmp_path):
+    beginning, level = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tales.md").read_text("utf-8"), flags=re.DOTALL)
+    told = forked.printed_by(forked.python(beginning, tmp_path / "beginning"), beginning)
+    assert "unsure ('The fox has not seen the red hat.', 'The fox does not know where the red hat is.')" in told
+    assert len(level.splitlines()) <= 52
+    *_, last = level.strip().splitlines()
+    told = forked.printed_by(forked.python(level, tmp_path / "level"), level)
+    assert told == last.partition("# ")[2] + "\n"
+
+
 def test_the_pictures_of_the_architecture_are_up_to_date():
     command = [sys.executable, str(ROOT / "docs/pictures/draw.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

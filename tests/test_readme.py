@@ -4,6 +4,8 @@ import json
 import lzma
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import forked
@@ -50,9 +52,14 @@ def test_the_readme_runs_as_printed(folder):
         "decode",
         "train",
         "generate",
+        "prepare",
+        "train",
+        "evaluate",
     ]
+    (tales,) = [words for words in commands() if words[0] == "python"]
+    subprocess.run([sys.executable, ROOT / tales[1], *tales[2:], "--documents", "60"], cwd=folder, check=True)
     for number, words in enumerate(ours):
-        given = [*words, *SHORTER.get(words[0], [])]
+        given = [*words, *SHORTER.get(words[0], []), *(["--limit", "4", "--steps", "2"] if "--truth" in words else [])]
         out = forked.printed_by(forked.lcm(given, folder / f"{number}", folder), shlex.join(words))
         if words[0] == "generate":
             assert out.strip()
@@ -60,6 +67,7 @@ def test_the_readme_runs_as_printed(folder):
             assert out.splitlines() == SENTENCES
     assert (folder / "runs/mine/model.safetensors").is_file()
     assert (folder / "runs/mine/report/report.html").is_file()
+    assert "truth" in json.loads((folder / "runs/errand/report/results.json").read_text())
     (python,) = blocks("python")
     assert forked.printed_by(forked.python(python, folder / "python", folder), python).strip()
 

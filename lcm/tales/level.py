@@ -88,9 +88,8 @@ class Level(ABC):
     def choices(self) -> Sequence[Choice]:
         """What may come next; the probabilities add up to 1."""
 
-    @abstractmethod
     def add(self, event: Event) -> None:
-        """Take an event that `choices` allows. Overrides call this to append it to `events`."""
+        """Append an event that `choices` allows. Overrides remember what their `choices` look at, too."""
         self.events.append(event)
 
     @abstractmethod
