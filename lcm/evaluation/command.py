@@ -86,6 +86,12 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     stages = Stages()
     with stages.of("reading", " ".join(options.data)):
         examples, train = _read(lcm, options)
+    truth: dict[str, Any] = {}
+    told: list[dict[str, Any]] = []
+    if options.truth:
+        with stages.of("judging", "stories by their truth"):
+            judge = TruthJudge(lcm, options.sampling, options.bootstrap, options.seed)
+            truth, told = judge_truth(judge, examples.documents, examples.pairs)
     with stages.of("scoring", f"the sentences of {len(examples.drawn)} documents and pairs"):
         forced, rows = _teacher_forced(lcm, examples, train, options)
     with stages.of("gathering", "the sentences of the training data, to find the nearest among them"):
@@ -95,12 +101,6 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         writer = summaries.Writer(lcm, bank, options.sampling)
         table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
-    truth: dict[str, Any] = {}
-    if options.truth:
-        with stages.of("judging", "stories by their truth"):
-            judge = TruthJudge(lcm, options.sampling, options.bootstrap, options.seed)
-            truth, told = judge_truth(judge, examples.documents, examples.pairs)
-        written += told
     results = {
         **forced,
         **({"truth": truth} if truth else {}),
@@ -119,7 +119,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         "bank": {"sentences": len(bank.sentences) if bank else 0},
         "seconds": stages.seconds,
     }
-    return Evaluation(finite(results), [finite(row) for row in written + rows])
+    return Evaluation(finite(results), [finite(row) for row in written + told + rows])
 
 
 def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard]]:

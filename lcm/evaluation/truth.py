@@ -2,7 +2,7 @@
 
 The model continues stories after three sentences, draws many next sentences at some points, and writes gists. A score
 has the controls truth (drawn from the truth itself), random (sentences of the test set) and previous (the sentence
-before).
+before, again and again).
 """
 
 from collections import defaultdict
@@ -12,14 +12,15 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lcm.batch import derive_seed
 from lcm.errors import UserError
 from lcm.evaluation.examples import Example
 from lcm.evaluation.metrics import bootstrap
-from lcm.inference import LCM, StopRules
+from lcm.inference import LCM
 from lcm.models import Sampling
-from lcm.tales import Event, Level, follow, parse
+from lcm.tales import END, Event, Level, follow, parse
 from lcm.tales.judging import Judged, Spread, judge, marked, spread
 
 PROMPT, PROMPTS = 3, 200
@@ -49,7 +50,7 @@ class TruthJudge:
     bootstrap: int
     seed: int
 
-    def interval(self, good: Iterable[float], of: Iterable[float] | None = None) -> Interval:
+    def interval(self, good: Iterable[float | int], of: Iterable[float | int] | None = None) -> Interval:
         """Sum of `good` over sum of `of` (by default 1 each), with a 95% bootstrap interval over prompts."""
         totals = np.array(list(good), dtype=np.float64)
         counts = np.ones(len(totals)) if of is None else np.array(list(of), dtype=np.float64)
@@ -59,15 +60,15 @@ class TruthJudge:
         self, tales: Sequence[Tale], cuts: Sequence[int], most: int, seed: int
     ) -> list[tuple[list[str], bool]]:
         """The sentences that follow the first `cuts[i]` of each story, at most `most`; True if the model stopped."""
-        stop = replace(self.lcm.stop_rules(most), repetition_threshold=None)
-        return self._written([t.example.vectors[:cut] for t, cut in zip(tales, cuts, strict=True)], stop, seed)
+        return self._written([t.example.vectors[:cut] for t, cut in zip(tales, cuts, strict=True)], most, seed)
 
     def answered(self, pairs: Sequence[Example], most: int) -> list[tuple[list[str], bool]]:
         """What the model answers to the document of each pair."""
-        stop = replace(self.lcm.stop_rules(most), repetition_threshold=None)
-        return self._written([pair.vectors[: pair.source_length] for pair in pairs], stop, self.sampling.seed)
+        return self._written([pair.vectors[: pair.source_length] for pair in pairs], most, self.sampling.seed)
 
-    def _written(self, prompts: Sequence[Any], stop: StopRules, seed: int) -> list[tuple[list[str], bool]]:
+    def _written(self, prompts: Sequence[Tensor], most: int, seed: int) -> list[tuple[list[str], bool]]:
+        # Stories may say nearly the same twice in a row; only "End of text." ends them.
+        stop = replace(self.lcm.stop_rules(most, min_sentences=0), repetition_threshold=None)
         results = self.lcm.continue_concepts(prompts, stop, replace(self.sampling, seed=seed))
         texts = self.lcm.to_text(results, beam=1, bank=None)
         return [(text.sentences, text.stop_reason == "end") for text in texts]
@@ -124,7 +125,7 @@ def _whole(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]
             "model": written[i],
             "truth": (_drawn(prompt, judge_.lcm.record.lang, random), True),
             "random": (random.choices(corpus, k=len(rest)), True),
-            "previous": (tale.sentences[PROMPT - 1 : -1], True),
+            "previous": (prompt[-1:] * len(rest), True),
         }
         for name, (sentences, ended) in texts_of.items():
             systems[name].append(judge(prompt, sentences, ended))
@@ -156,7 +157,8 @@ def _scores(judge_: TruthJudge, judged: Sequence[Judged]) -> dict[str, Any]:
         for name, ones in by_level.items()
     }
     facts = _shares(judged, lambda v: [(str(fact.distance), fact.right) for fact in v.facts])
-    scores["recall"] = judge_.interval([sum(g for g, _ in facts.values())], [sum(n for _, n in facts.values()) or 1])
+    recalled = [[fact.right for verdict in one.verdicts for fact in verdict.facts] for one in judged]
+    scores["recall"] = judge_.interval(map(sum, recalled), map(len, recalled))
     scores["by_distance"] = {d: _share(*facts[d]) for d in sorted(facts, key=int)}
     kinds = _shares(judged, lambda v: [(v.event.kind, v.consistent)] if v.event else [])
     scores["by_kind"] = {kind: _share(*kinds[kind]) for kind in sorted(kinds)}
@@ -184,24 +186,24 @@ def _spreads(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread
     """Next sentences drawn DRAWS times after POINTS beginnings of different lengths, by system."""
     chosen = tales[:POINTS]
     cuts = [1 + i % (len(tale.sentences) - 1) for i, tale in enumerate(chosen)]
-    drawn: list[list[str]] = [[] for _ in chosen]
+    drawn: list[list[Event | None]] = [[] for _ in chosen]
     for number in range(DRAWS):
-        texts = judge_.continued(chosen, cuts, 1, derive_seed(judge_.sampling.seed, "spread", number))
-        for sentences, (written, _) in zip(drawn, texts, strict=True):
-            sentences += written
+        texts = judge_.continued(chosen, cuts, 1, derive_seed(judge_.sampling.seed, 1, number))
+        for events, (sentences, _) in zip(drawn, texts, strict=True):
+            events.append(parse(sentences[0]) if sentences else END)
     random = Random(judge_.seed)
     corpus = [sentence for tale in tales for sentence in tale.sentences]
     spreads: dict[str, list[Spread]] = {"model": [], "truth": [], "random": [], "previous": []}
-    for tale, cut, sentences in zip(chosen, cuts, drawn, strict=True):
+    for tale, cut, told in zip(chosen, cuts, drawn, strict=True):
         story = follow([parse(sentence) for sentence in tale.sentences[:cut]])
         assert story
-        events: dict[str, list[Event | None]] = {
-            "model": [parse(sentence) for sentence in sentences],
+        by_system: dict[str, list[Event | None]] = {
+            "model": told,
             "truth": [story.next(random) for _ in range(DRAWS)],
             "random": [parse(sentence) for sentence in random.choices(corpus, k=DRAWS)],
             "previous": [parse(tale.sentences[cut - 1])] * DRAWS,
         }
-        for name, found in events.items():
+        for name, found in by_system.items():
             spreads[name].append(spread(story, found, tale.sentences[cut - 1]))
     return spreads
 

@@ -33,12 +33,15 @@ def truth_lines(results: Mapping[str, Any]) -> list[str]:
     if "truth" in truth:
         lines = ["", f"{'':20}" + "".join(f"{name:>14}" for name in (*COLUMNS.values(), "distance", "coverage"))]
         for system, scores in truth.items():
-            shares = "".join(f"{100 * scores[name]['value']:>13.1f}%" for name in COLUMNS)
-            lines.append(
-                f"{system:20}{shares}{scores['calibration']['value']:>14.3f}{100 * scores['coverage']['value']:>13.1f}%"
-            )
+            shares = "".join(f"{_percent(scores[name]['value']):>14}" for name in COLUMNS)
+            rest = f"{scores['calibration']['value']:>14.3f}{_percent(scores['coverage']['value']):>14}"
+            lines.append(f"{system:20}{shares}{rest}")
     for kind, score in (("gist", "word_for_word"), ("expansion", "gist")):
         if kind in truth.get("model", {}):
             found = truth["model"][kind]
-            lines.append(f"{found['count']:,} {kind}s: {100 * found[score]['value']:.1f}% right")
+            lines.append(f"{found['count']:,} {kind}s: {_percent(found[score]['value'])} right")
     return lines
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"

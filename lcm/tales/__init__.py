@@ -12,13 +12,14 @@ here knows vectors, models or torch.
 from lcm.tales.corpus import Tale, tales
 from lcm.tales.errand import Errand
 from lcm.tales.friends import Friends
-from lcm.tales.grammar import LANGUAGES, Event, Kind, Vocabulary, Word, sentences_of
+from lcm.tales.grammar import END, LANGUAGES, Event, Kind, Vocabulary, Word, sentences_of
 from lcm.tales.inventory import Inventory
 from lcm.tales.level import Choice, Level
 from lcm.tales.promise import Promise
 from lcm.tales.truth import LEVELS, follow, parse, truth
 
 __all__ = [
+    "END",
     "LANGUAGES",
     "LEVELS",
     "Choice",

@@ -113,9 +113,9 @@ class Kind:
             surface = surfaces[first[slot]].lower()
             fits = [w for w in words.values() if surface in [f.lower() for f in _forms(w, first[slot], language)]]
             candidates.append(fits)
-        for words in product(*candidates):
-            if self.sentence(words, language, wording) == match.string:
-                yield replace(self.event(*words), language=language, wording=wording)
+        for read in product(*candidates):
+            if self.sentence(read, language, wording) == match.string:
+                yield replace(self.event(*read), language=language, wording=wording)
 
     @cached_property
     def _patterns(self) -> dict[str, list[tuple[str, re.Pattern[str], tuple[_Piece, ...]]]]:
