@@ -25,7 +25,7 @@ from lcm.tales import LEVELS, tales
 @dataclass(frozen=True, kw_only=True)
 class Options:
     level: Literal["errand", "inventory", "friends", "promise"] = "errand"
-    """What the stories ask for."""
+    """Level of the stories (docs/tales.md)."""
     documents: Annotated[int, Option("N", least=1)] = 12000
     """Stories, of all splits."""
     language: Literal["eng_Latn", "deu_Latn", "spa_Latn"] = "eng_Latn"

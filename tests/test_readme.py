@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import os
 import re
 import shlex
 import subprocess
@@ -57,7 +58,8 @@ def test_the_readme_runs_as_printed(folder):
         "evaluate",
     ]
     (tales,) = [words for words in commands() if words[0] == "python"]
-    subprocess.run([sys.executable, ROOT / tales[1], *tales[2:], "--documents", "60"], cwd=folder, check=True)
+    shown = [sys.executable, ROOT / tales[1], *tales[2:], "--documents", "60"]
+    subprocess.run(shown, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     for number, words in enumerate(ours):
         given = [*words, *SHORTER.get(words[0], []), *(["--limit", "4", "--steps", "2"] if "--truth" in words else [])]
         out = forked.printed_by(forked.lcm(given, folder / f"{number}", folder), shlex.join(words))

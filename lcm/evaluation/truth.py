@@ -63,7 +63,7 @@ class TruthJudge:
         return self._written([t.example.vectors[:cut] for t, cut in zip(tales, cuts, strict=True)], most, seed)
 
     def answered(self, pairs: Sequence[Example], most: int) -> list[tuple[list[str], bool]]:
-        """What the model answers to the document of each pair."""
+        """The model's answers to the documents of pairs."""
         return self._written([pair.vectors[: pair.source_length] for pair in pairs], most, self.sampling.seed)
 
     def _written(self, prompts: Sequence[Tensor], most: int, seed: int) -> list[tuple[list[str], bool]]:

@@ -5,8 +5,8 @@
     parse("Anna has lost her red hat.")                  # Event(kind="lost", arguments={"who": "Anna", …})
 
 Read grammar first (words, kinds of events, wordings), then level (which events may come next) and errand, a level;
-inventory, friends and promise are others, words is what they speak of. truth reads texts, corpus writes them. Nothing
-here knows vectors, models or torch.
+inventory, friends and promise are others; words and household are what they speak of. truth reads texts, corpus writes
+them, judging compares a continuation with the truth. Nothing here knows vectors, models or torch.
 """
 
 from lcm.tales.corpus import Tale, tales
@@ -34,6 +34,7 @@ __all__ = [
     "Vocabulary",
     "Word",
     "follow",
+    "judging",
     "parse",
     "sentences_of",
     "tales",

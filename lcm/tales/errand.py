@@ -161,7 +161,7 @@ class Errand(Level):
     animal: Word
     met_at: Word
     place: Word
-    """Where the thing is said to be."""
+    """The place where the thing is said to be."""
 
     def choices(self) -> Sequence[Choice]:
         last = self.events[-1].kind if self.events else ""

@@ -152,7 +152,7 @@ class Friends(Level):
         self.facts: dict[tuple[str, Word], Word] = {}
         """("home", Anna): the mill."""
         self.guests: list[Word] = []
-        """Of each visit, the guest."""
+        """The guest of each visit."""
         self.scene: list[str] = []
         """Kinds of events since the last visit began; empty while nobody visits."""
         self.lent: tuple[Word, Word, Word] | None = None

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lcm.tales.grammar import Event, Kind, Word
+from lcm.tales.household import GOODS, ITEMS
 from lcm.tales.level import Choice, Level, Words, everyone, others
-from lcm.tales.words import GOODS, ITEMS, PEOPLE, PLACES
+from lcm.tales.words import PEOPLE, PLACES
 
 TOGETHER = Kind(
     "together",
@@ -103,7 +104,7 @@ GOODS_OF = {item: tuple(GOODS[f"{n} {item}"] for n in COUNTS) for item in ITEMS}
 
 
 def counted(goods: Word) -> tuple[int, str]:
-    """How many of what: (2, "apple")."""
+    """The number and the item: (2, "apple")."""
     number, item = goods.name.split()
     return int(number), item
 

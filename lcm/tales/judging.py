@@ -105,7 +105,7 @@ def _says(event: Event, name: str) -> bool:
 
 
 def nearest(sentence: str, story: Level, language: str, most: int = 3000) -> str:
-    """Of the first `most` sentences that might follow, the one that shares most words with `sentence`, in order."""
+    """The sentence that shares most words with `sentence`, in order, among the first `most` that might follow."""
     words = sentence.split()
     best, best_score = "", -1.0
     for event, _ in zip(story.next_events(), range(most), strict=False):

@@ -86,7 +86,7 @@ class Level(ABC):
 
     @abstractmethod
     def choices(self) -> Sequence[Choice]:
-        """What may come next; the probabilities add up to 1."""
+        """Kinds of events that may come next; the probabilities add up to 1."""
 
     def add(self, event: Event) -> None:
         """Append an event that `choices` allows. Overrides remember what their `choices` look at, too."""

@@ -4,20 +4,9 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from lcm.tales.grammar import Event, Kind, Vocabulary, Word
+from lcm.tales.household import BEASTS, COLORS, DISHES, FURNITURE, PAINTED, PLANTS, SCENES, SEASONS
 from lcm.tales.level import Choice, Level, Words, everyone, others
-from lcm.tales.words import (
-    BEASTS,
-    COLORS,
-    DISHES,
-    FURNITURE,
-    PAINTED,
-    PEOPLE,
-    PLACES,
-    PLANTS,
-    SCENES,
-    SEASONS,
-    THINGS,
-)
+from lcm.tales.words import PEOPLE, PLACES, THINGS
 
 PROMISE = Kind(
     "promise",
@@ -193,7 +182,7 @@ FIRST_PART = Kind(
 
 
 class Cycle(NamedTuple):
-    """What happens with one plant, dish, animal or piece of furniture: a start, two to four middles, an end."""
+    """A plant, dish, animal or piece of furniture from start to end, with two to four events between."""
 
     items: Vocabulary
     start: Kind
@@ -221,7 +210,7 @@ class Promise(Level):
     )  # fmt: skip
 
     promised: tuple[Word, ...]
-    """Who promised what to whom, for which season."""
+    """The words of the promise: who, to whom, the thing, the season."""
     who: Word
     scene: Word
     item: Word
@@ -234,7 +223,7 @@ class Promise(Level):
         self.cycles = 0
         """Cycles that ended in this part."""
         self.had: list[Word] = []
-        """What the cycles of this part were about."""
+        """The items of the cycles of this part."""
 
     def choices(self) -> Sequence[Choice]:
         if not self.events:

@@ -218,10 +218,10 @@ def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, fo
     given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8}
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
     with pytest.raises(ZeroDivisionError):
-        command(monkeypatch, "--data", folder, *words, "--temperature", "0.5")
+        command(monkeypatch, "--data", folder, *words, "--truth", "--temperature", "0.5")
     sampling = Sampling(seed=7, temperature=0.5)
-    assert seen == [EvaluateOptions(data=(folder,), **given, sampling=sampling)]
-    assert {field.name for field in fields(EvaluateOptions)} == {"data", "sampling", *given}
+    assert seen == [EvaluateOptions(data=(folder,), **given, truth=True, sampling=sampling)]
+    assert {field.name for field in fields(EvaluateOptions)} == {"data", "sampling", "truth", *given}
 
 
 def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):
