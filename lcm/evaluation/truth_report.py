@@ -21,6 +21,7 @@ def truth_values(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
         values["by_level"] = {
             name: [(float(i), 100 * truth[system]["by_level"][level]["value"]) for i, level in enumerate(levels)]
             for system, name in (("model", "the model"), ("random", "a random sentence"))
+            if len(levels) > 1
         }
         values["level_marks"] = {float(i): level for i, level in enumerate(levels)}
     return values

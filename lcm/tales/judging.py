@@ -3,7 +3,7 @@
 A sentence that cannot follow is left out of what the next ones are judged by, as if it had not been told.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -131,7 +131,8 @@ class Spread:
 
     after:    the last sentence of the beginning
     distance: total variation between drawn and true events; a sentence that cannot follow is an event of its own
-    coverage: share of the possible kinds, and words of each slot, that came up
+    coverage: share of the kinds, and of the words of each slot, that came up, of those that as many draws of the truth
+              would show with a probability of 99%
     kinds:    for each kind of event its shares, drawn and true; "(wrong)" for sentences that cannot follow
     """
 
@@ -147,7 +148,11 @@ def spread(story: Level, drawn: Sequence[Event | None], after: str = "") -> Spre
     counts = Counter(event if event in possible else None for event in drawn)
     shares = {event: count / len(drawn) for event, count in counts.items()}
     distance = sum(abs(shares.get(event, 0.0) - p) for event, p in possible.items()) + shares.get(None, 0.0)
-    modes = {mode for event in possible for mode in _modes(event)}
+    modes: dict[tuple[str, ...], float] = defaultdict(float)
+    for known, p in possible.items():
+        for mode in _modes(known):
+            modes[mode] += p
+    due = {mode for mode, p in modes.items() if (1 - p) ** len(drawn) < 0.01}
     seen = {mode for event in counts if event for mode in _modes(event)}
     both: dict[str, dict[str, float]] = {}
     for event, share in shares.items():
@@ -155,7 +160,7 @@ def spread(story: Level, drawn: Sequence[Event | None], after: str = "") -> Spre
     for event, p in possible.items():
         both.setdefault(event.kind, {"drawn": 0.0, "true": 0.0})["true"] += p
     kinds = [{"name": name, **found} for name, found in sorted(both.items(), key=lambda item: -item[1]["true"])]
-    return Spread(after, distance / 2, len(seen & modes) / len(modes), kinds)
+    return Spread(after, distance / 2, len(seen & due) / max(1, len(due)), kinds)
 
 
 def _modes(event: Event) -> Iterator[tuple[str, ...]]:

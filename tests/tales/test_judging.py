@@ -108,7 +108,7 @@ def after(count: int) -> Errand:
 def test_events_drawn_as_the_truth_has_them_are_at_no_distance():
     story = after(4)  # thanked (0.5), found (0.4), gone (0.1)
     thank, find, gone = story.next_events()
-    exact = spread(story, [thank] * 5 + [find] * 4 + [gone])
+    exact = spread(story, [thank] * 50 + [find] * 40 + [gone] * 10)
     assert (exact.distance, exact.coverage) == (pytest.approx(0), 1)
     assert [kind["name"] for kind in exact.kinds] == ["thank", "find", "gone"]
     assert all(kind["drawn"] == pytest.approx(kind["true"]) for kind in exact.kinds)
@@ -117,10 +117,11 @@ def test_events_drawn_as_the_truth_has_them_are_at_no_distance():
 def test_a_lost_mode_and_wrong_sentences_are_distance():
     story = after(4)
     thank, find, _ = story.next_events()
-    lost = spread(story, [thank] * 5 + [find] * 5)
+    lost = spread(story, [thank] * 50 + [find] * 50)
     assert lost.distance == pytest.approx(0.1)
     kinds, words = 3, 3 + 3 + 2  # thank says who, animal and place; find who, thing and place; gone thing and place
     assert lost.coverage == pytest.approx((2 + 6) / (kinds + words))
+    assert spread(story, [thank] * 5 + [find] * 5).coverage == 1  # ten draws of the truth often lack what has 10%
     wrong = spread(story, [thank] * 5 + [find] * 4 + [None])
     assert wrong.distance == pytest.approx(0.1)
     assert wrong.kinds[-1] == {"name": "(wrong)", "drawn": pytest.approx(0.1), "true": 0}
