@@ -152,7 +152,8 @@ class DataConfig(Section):
     workers: int = Field(2, ge=0)
     """Number of loader threads per rank; 0 reads in the training loop. The order of the data does not depend on it."""
     cache: str = ""
-    """Cache folder for shards behind URLs, shared by the ranks of a node. Default: ~/.cache/lcm/shards."""
+    """Cache folder for shards behind URLs, shared by the ranks of a node. Default: shards in $LCM_CACHE, else in
+    $XDG_CACHE_HOME/lcm, else in ~/.cache/lcm."""
     cache_gb: float = Field(CACHE_GB, gt=0)
     """Maximum size of the cache folder, in GB (10⁹ bytes)."""
     retries: int = Field(RETRIES, ge=0)
@@ -213,7 +214,8 @@ class TrainerConfig(Section):
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
-    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends."""
+    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends. It is looked at
+    with each report and before each checkpoint."""
     keep: int = Field(1, gt=0)
     """Number of newest checkpoints to keep, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)

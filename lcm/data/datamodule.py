@@ -146,6 +146,7 @@ class ConceptData(L.LightningDataModule):
             self.steps += 1
 
     def state_dict(self) -> dict[str, int]:
+        """The position, the steps trained, and the fingerprint of the order, under the name that checkpoints have."""
         return {**asdict(self.position), "steps": self.steps, "plan": self.order.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:

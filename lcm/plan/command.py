@@ -1,4 +1,4 @@
-"""Can this job run, and how long does it take? Answered without a GPU, and without building the model.
+"""Can this job run, and how long does it take? Answered without a GPU, and without memory for the model.
 
 lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 """

@@ -56,7 +56,7 @@ def usage(
     offload: bool = False,
     device: Device = "cuda",
 ) -> Usage:
-    """Add to a simulated step what the strategy (a name of `lcm.training.choose`) holds on each rank.
+    """Add to a simulated step what the strategy (a name of `lcm.training.engine.choose`) holds on each rank.
 
     offload: AdamW is in the host's memory and does not count; nor do DeepSpeed's buffers for the transfer
     """
