@@ -214,8 +214,8 @@ class TrainerConfig(Section):
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
-    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends. It is looked at
-    with each report and before each checkpoint."""
+    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends. Checked with
+    each report and before each checkpoint."""
     keep: int = Field(1, gt=0)
     """Number of newest checkpoints to keep, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)
