@@ -7,8 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from make_tales import main
 
-from data_prep.make_tales import main
 from lcm.codec import Splitter, load_codec
 from lcm.codec.text import SplitterSettings
 from lcm.tales import LANGUAGES, LEVELS, Errand, parse, sentences_of, tales
