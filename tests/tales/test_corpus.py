@@ -7,11 +7,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from make_tales import main
 
 from lcm.codec import Splitter, load_codec
 from lcm.codec.text import SplitterSettings
 from lcm.tales import LANGUAGES, LEVELS, Errand, parse, sentences_of, tales
+
+sys.path.append(str(Path(__file__).parents[2] / "data_prep"))
+
+from make_tales import main
 
 
 def written(folder: Path, *options: str) -> dict[str, list[dict[str, str]]]:
