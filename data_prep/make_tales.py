@@ -12,12 +12,12 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from lcm.cli import run_command
+from lcm.data.manifest import local_folder
 from lcm.errors import UserError
-from lcm.files import atomic
+from lcm.files import atomic, disk_errors
 from lcm.options import Option, add_options, check_bounds, options_from
 from lcm.tales import LEVELS, tales
 
@@ -42,14 +42,14 @@ class Options:
 
 
 def make(options: Options) -> int:
-    folder = Path(options.output)
+    folder = local_folder(options.output, "--output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={folder}: {error.strerror}; expected a folder that can be written") from error
     (level,) = (level for level in LEVELS if level.name == options.level)
     splits: dict[str, int] = {}
-    with ExitStack() as stack:
+    with disk_errors(folder), ExitStack() as stack:
         documents, pairs = (stack.enter_context(atomic(folder / f"{name}.jsonl")) for name in ("documents", "pairs"))
         for tale in tales(level, options.documents, options.language, options.seed):
             for file, row in ((documents, tale.document()), (pairs, tale.pair(options.gist))):

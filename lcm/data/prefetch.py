@@ -206,5 +206,8 @@ class Prefetcher:
 def exchange(reasons: dict[int, str]) -> dict[int, str]:
     """The dead shards of all ranks, with a reason each. A collective."""
     every: list[dict[int, str]] = [{}] * distributed.get_world_size()
-    distributed.all_gather_object(every, reasons)
+    try:
+        distributed.all_gather_object(every, reasons)
+    except RuntimeError as error:
+        raise UserError("another rank ended before it said which shards are dead; its own line says why") from error
     return {number: line for found in every for number, line in found.items()}

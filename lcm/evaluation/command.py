@@ -20,7 +20,8 @@ from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
-from lcm.evaluation.truth import TruthJudge, judge_truth
+from lcm.evaluation.truth import judge_truth
+from lcm.evaluation.truth_judge import TruthJudge
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling, resolve_sampling
 from lcm.options import Option, add_options, check_bounds, options_from

@@ -53,8 +53,8 @@ class Bank:
             shards = split_shards(folder, split, codec)
             for document in (document for shard in shards for document in read_shard(shard.fetch())):
                 for sentence, vector in zip(document.sentences, document.vectors, strict=True):
-                    if sentence not in (END_OF_TEXT, PROMPT_SUFFIX):
-                        found.setdefault(sentence, vector)
+                    if sentence not in found and sentence not in (END_OF_TEXT, PROMPT_SUFFIX):
+                        found[sentence] = vector.copy()  # a view would keep the whole document in memory
                 if limit is not None and len(found) > limit:
                     print(f"bank: the first {limit:,} distinct sentences; there are more", file=sys.stderr)
                     return cls(list(found)[:limit], torch.from_numpy(np.stack(list(found.values())[:limit])))

@@ -68,6 +68,8 @@ class Kind:
         return {language: tuple(map(str.strip, text.split("|"))) for language, text in texts if text}
 
     def __post_init__(self) -> None:
+        if self.name == END.kind:
+            raise ValueError(f"{self.name!r} is the kind of the end of a story; expected another name")
         for templates in self.wordings.values():
             for template in templates:
                 said = {match[1] for match in _PLACEHOLDER.finditer(template)}
@@ -122,7 +124,11 @@ class Kind:
         """For each wording its longest literal, and a wider regular expression with a group for each word."""
         return {
             language: [
-                (max((p.text for p in pieces[1:] if not p.slot), key=len), self._pattern(pieces, language), pieces)
+                (
+                    max((p.text for p in pieces[1:] if not p.slot), key=len, default=""),
+                    self._pattern(pieces, language),
+                    pieces,
+                )
                 for pieces in wordings
             ]
             for language, wordings in self._pieces.items()

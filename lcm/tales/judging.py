@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A continuation: a verdict for each sentence, and whether it ends where a story may end.
+    """A continuation: a verdict for each sentence, and whether it ends, with one that is right, where a story may end.
 
     story: prompt and consistent sentences
     """
@@ -62,26 +62,30 @@ def judge(
     levels: Sequence[type[Level]] = LEVELS,
     explain: str = "",
 ) -> Judged:
-    """Judge a continuation of `prompt`, sentence by sentence.
+    """Judge a continuation of `prompt`, sentence by sentence. One in another language is not grammatical.
 
     ended:   it stopped by itself, not at a limit
     explain: a language, in which the verdict of a wrong sentence says what would have been right; takes a while
 
     Raises ValueError for a prompt that no story begins with.
     """
-    story = follow([parse(sentence, levels) for sentence in prompt], levels)
+    read = [parse(sentence, levels) for sentence in prompt]
+    story = follow(read, levels)
     if story is None:
         raise ValueError(f"{' '.join(prompt)!r}: no story of these levels begins like this")
     verdicts = []
     for sentence in continuation:
         event = parse(sentence, levels)
+        if event and read and read[-1] and event.language != read[-1].language:
+            event = None
         facts = list(_facts(story, event)) if event else []
         if event and story.take(event):
             verdicts.append(Verdict(sentence, event, True, facts))
         else:
             instead = nearest(sentence, story, explain) if explain else ""
             verdicts.append(Verdict(sentence, event, False, facts, instead))
-    return Judged(verdicts, ended and any(choice.allows(END) for choice in story.choices()), story)
+    ends_well = ended and all(v.consistent for v in verdicts[-1:]) and any(c.allows(END) for c in story.choices())
+    return Judged(verdicts, ends_well, story)
 
 
 def _facts(story: Level, event: Event) -> Iterator[Fact]:
@@ -117,7 +121,10 @@ def nearest(sentence: str, story: Level, language: str, most: int = 3000) -> str
 
 
 def marked(sentence: str, instead: str) -> list[tuple[str, bool]]:
-    """The words of `sentence`, each with True if it is wrong: if it is not in `instead` at its place."""
+    """The words of `sentence`, each with True if it is wrong: if it is not in `instead` at its place.
+
+    All are wrong where nothing might have been said instead.
+    """
     words = sentence.split()
     right: set[int] = set()
     for block in SequenceMatcher(None, words, instead.split(), autojunk=False).get_matching_blocks():

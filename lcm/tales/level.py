@@ -134,7 +134,7 @@ class Level(ABC):
         first = self.events[0]
         assert first.grammar
         number = sum(
-            list(vocabulary).index(word.name)
+            list(vocabulary.values()).index(word)
             for vocabulary, word in zip(first.grammar.slots.values(), first.words, strict=True)
         )
         return {0: "validation", 1: "test"}.get(number % 20, "train")

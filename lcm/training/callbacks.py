@@ -86,18 +86,18 @@ class Checkpoints(Checkpoint):
         self.saved = self.copied = trainer.global_step
         self.agreement = Agreement(trainer.world_size, collective_timeout(self.settings))
         if trainer.world_size > 1:
-            self._check_same_start(trainer, pl_module)
+            self._check_same_start(trainer)
             self.watchdog = signals.Watchdog(trainer.global_rank, trainer.world_size, self.settings.patience)
             self.watchdog.start(trainer.global_step)
 
-    def _check_same_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _check_same_start(self, trainer: L.Trainer) -> None:
         """Take rank 0's best score. Raises UserError where ranks resume from different steps.
 
         Each rank looks for checkpoints by itself, and ranks on other nodes may see other files.
         """
-        own = torch.tensor([trainer.global_step, self.best], dtype=torch.float64)
-        starts = pl_module.all_gather(own).tolist()  # type: ignore[union-attr]  # of a tensor, a tensor
-        steps, self.best = [int(step) for step, _ in starts], starts[0][1]
+        starts: list[tuple[int, float]] = [(0, 0.0)] * trainer.world_size
+        dist.all_gather_object(starts, (trainer.global_step, self.best))
+        steps, self.best = [step for step, _ in starts], starts[0][1]
         if other := [rank for rank, step in enumerate(steps) if step != steps[0]]:
             raise UserError(
                 f"rank 0 begins after step {steps[0]:,}, rank {other[0]} after step {steps[other[0]]:,}; "

@@ -74,16 +74,17 @@ def train(config: Config) -> Path:
     if config.trainer.precision == "bf16" and device.type == "cpu":
         say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
     try:
-        with quiet_lightning():
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            with quiet_lightning():
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            trainer.strategy.checkpoint_io.teardown()  # finishes writing; FSDP's own teardown leaves it out
     except Stopped as stopped:
         return _requeue_or_raise(stopped, folder, trainer.is_global_zero)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if latest(folder):
             say(f"{folder}: the same command resumes from {latest(folder)}")
         raise KeyboardInterrupt from None
-    finally:
-        trainer.strategy.checkpoint_io.teardown()  # finishes writing; FSDP's own teardown leaves it out
     best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
     if trainer.is_global_zero and best.is_file():
         write_card(folder, parameters, module.config, open_checkpoint(best))
