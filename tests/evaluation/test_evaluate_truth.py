@@ -191,6 +191,47 @@ def test_expansions_are_judged_by_the_gist_that_was_read(tmp_path, monkeypatch):
     assert found["gist"]["value"] == pytest.approx(7 / 8)
 
 
+def test_stories_of_all_levels_are_judged_whatever_their_folders_order(data, monkeypatch):
+    monkeypatch.setattr(module, "PROMPTS", 10)
+    monkeypatch.setattr(module, "POINTS", 4)
+    model = results_of(data).results["truth"]["model"]
+    assert {name: found["count"] for name, found in model["by_level"].items()} == {"errand": 5, "friends": 5}
+    assert len(model["points"]) == 4
+
+
+def test_a_story_that_does_not_fit_the_model_is_left_out(data):
+    folder, codec = data
+    lcm = reciting(["Once."], codec, slots=12)
+    lcm.model = Teller(codec)
+    model = evaluate(lcm, EvaluateOptions(data=(folder,), truth=True, roundtrip=1, bootstrap=20)).results["truth"][
+        "model"
+    ]
+    assert set(model["by_level"]) == {"errand"}
+    assert model["consistent"]["value"] == 1
+
+
+def test_a_pair_whose_document_is_no_whole_story_is_passed_over(tmp_path):
+    codec, (tale,) = FakeCodec(), tales(Errand, 1)
+    write_dataset(tmp_path / "data", codec, {"test": [tale.story, (tale.story[:3], ["A gist."])]})
+    assert "gist" not in results_of((str(tmp_path / "data"), codec)).results["truth"]["model"]
+
+
+def test_long_gists_are_expanded_to_stories_longer_than_half_the_slots(tmp_path, monkeypatch):
+    codec, made = FakeCodec(), list(tales(Errand, 3))
+    write_dataset(tmp_path / "data", codec, {"test": [(tale.long_gist, tale.story) for tale in made]})
+    answers = {tuple(tale.long_gist): tale.story for tale in made}
+
+    def expanded(self, told, seed):
+        cut = told.index(PROMPT_SUFFIX)
+        return [*answers[tuple(told[:cut])], END_OF_TEXT][len(told) - cut - 1]
+
+    monkeypatch.setattr(Teller, "sentence", expanded)
+    lcm = reciting(["Once."], codec, slots=16)
+    lcm.model = Teller(codec)
+    options = EvaluateOptions(data=(str(tmp_path / "data"),), truth=True, roundtrip=1, bootstrap=20)
+    assert evaluate(lcm, options).results["truth"]["model"]["expansion"]["gist"]["value"] == 1
+
+
 def test_data_without_a_story_is_refused(tmp_path):
     codec = FakeCodec()
     write_dataset(tmp_path / "data", codec, {"test": [["A sea.", "A boat.", "A wind.", "A home."]]})

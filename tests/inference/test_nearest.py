@@ -1,5 +1,6 @@
 """Nearest real sentences: an exact search in blocks, by directions from the mean."""
 
+import numpy as np
 import pytest
 import torch
 from fakes import FakeCodec, write_dataset
@@ -101,6 +102,14 @@ def test_a_sentence_that_comes_again_keeps_its_first_vector(folder, tmp_path, mo
     assert both.sentences == [*first.sentences, "Six.", "Seven."]
     sentences, _ = both.nearest(encode(FakeCodec(), ["Two."]))
     assert sentences == [["Two."]]
+
+
+def test_a_bank_keeps_a_sentence_without_the_document_around_it(folder, monkeypatch):
+    stack, kept = np.stack, []
+    monkeypatch.setattr(nearest.np, "stack", lambda vectors: kept.extend(vectors) or stack(vectors))
+    Bank.from_shards([folder])
+    assert kept
+    assert all(vector.base is None for vector in kept), "a view keeps all of its document in memory"
 
 
 def test_a_limit_is_announced_on_stderr(folder, capsys):

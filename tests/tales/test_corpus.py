@@ -102,6 +102,7 @@ def test_the_embedded_codec_reads_english_sentences_back_unchanged():
     [
         (["--documents", "0"], "--documents=0: expected 1 or more"),
         (["--seed", "-1"], "--seed=-1: expected 0 or more"),
+        (["--output", "s3://bucket/tales"], "--output=s3://bucket/tales: expected a local folder"),
         (["--output", "/dev/null/tales"], "--output=/dev/null/tales: Not a directory"),
     ],
 )
@@ -109,6 +110,13 @@ def test_a_mistake_is_one_line(options, line, tmp_path, capsys):
     assert main(["--output", str(tmp_path), *options]) == 1
     (told,) = capsys.readouterr().err.splitlines()
     assert line in told
+
+
+def test_a_disk_error_is_one_line(tmp_path, capsys):
+    (tmp_path / "documents.jsonl").mkdir()
+    assert main(["--output", str(tmp_path), "--documents", "3"]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "Is a directory" in told
 
 
 def test_stories_need_no_torch():

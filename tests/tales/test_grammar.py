@@ -105,6 +105,17 @@ def test_a_wording_that_does_not_say_every_slot_is_refused():
         Kind("goes", {"who": PEOPLE, "place": PLACES}, eng="{who} goes {place:to}. | {who} goes.")
 
 
+def test_a_kind_may_say_nothing_but_itself():
+    rain = Kind("rain", {}, eng="It rains. | Rain falls.")
+    assert [event.wording for event in rain.parse("Rain falls.", "eng_Latn")] == [1]
+    assert list(rain.parse("Rain fell.", "eng_Latn")) == []
+
+
+def test_no_kind_has_the_name_of_the_end():
+    with pytest.raises(ValueError, match="'end' is the kind of the end of a story"):
+        Kind("end", {}, eng="The end.")
+
+
 def test_a_kind_may_have_one_language_alone():
     rain = Kind("rain", {"thing": {"water": Word("water", {"eng_Latn": {"": "water"}})}}, eng="It rains {thing}.")
     event = rain.event(*(words["water"] for words in rain.slots.values()))

@@ -81,6 +81,21 @@ def test_a_continuation_ends_well_where_a_story_may_end_and_only_there():
     assert not judge(STORY[:3], [*STORY[3:8], "Anna the baker is happy."], True).verdicts[-1].consistent
 
 
+def test_a_continuation_that_stops_behind_a_wrong_sentence_does_not_end_well():
+    assert not judge(STORY[:3], [*STORY[3:8], "Nothing is right here."], True).ends_well
+
+
+def test_a_sentence_in_another_language_than_the_prompt_is_wrong():
+    (verdict,) = judge(STORY[:3], ["Der Fuchs hat den roten Hut am Turm gesehen."], False).verdicts
+    assert (verdict.event, verdict.consistent) == (None, False)
+
+
+def test_all_words_are_marked_where_nothing_may_follow():
+    told = judge(STORY, ["Anna goes home."], True, explain="eng_Latn").verdicts[0]
+    assert told.instead == ""
+    assert [wrong for _, wrong in marked(told.sentence, told.instead)] == [True, True, True]
+
+
 def test_a_continuation_without_a_sentence_has_nothing_right():
     judged = judge(STORY[:3], [], True)
     assert (judged.share("consistent"), judged.ends_well) == (0, False)
