@@ -19,7 +19,7 @@ from lcm.data.manifest import local_folder
 from lcm.errors import UserError
 from lcm.files import atomic, disk_errors
 from lcm.options import Option, add_options, check_bounds, options_from
-from lcm.tales import LEVELS, tales
+from lcm.tales import LEVELS, Language, tales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Options:
     """Level of the stories (docs/tales.md)."""
     documents: Annotated[int, Option("N", least=1)] = 12000
     """Stories, of all splits."""
-    language: Literal["eng_Latn", "deu_Latn", "spa_Latn"] = "eng_Latn"
+    language: Language = "eng_Latn"
     """Language of the stories."""
     seed: Annotated[int, Option("N", least=0)] = 0
     """Another seed, other stories."""

@@ -32,7 +32,8 @@ def _gist_scores(judge: TruthJudge, gists: Sequence[tuple[Example, Level]]) -> d
     exact, right, wrong, wanted = [], [], [], []
     for (pair, story), (sentences, _) in zip(gists, written, strict=True):
         true = _facts(story.gist() if len(pair.answer) == 1 else story.long_gist())
-        said = _facts(event for sentence in sentences if (event := parse(sentence)))
+        languages = [event.language for event in story.events[:1]]
+        said = _facts(event for sentence in sentences if (event := parse(sentence, languages=languages)))
         exact.append(float(sentences == pair.answer))
         right.append(len(true & said))
         wrong.append(len(said - true))

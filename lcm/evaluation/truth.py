@@ -17,7 +17,8 @@ from lcm.evaluation.examples import Example
 from lcm.evaluation.gists import judge_gists
 from lcm.evaluation.truth_judge import PROMPT, Tale, TruthJudge, read_tales
 from lcm.tales import END, Event, follow, parse
-from lcm.tales.judging import Judged, Spread, judge, marked, spread
+from lcm.tales.judging import Judged, Spread, marked, spread
+from lcm.tales.judging import judge as judge_tale
 
 PROMPTS = 200
 """Stories that are continued; gists, and expansions, that are written."""
@@ -54,15 +55,15 @@ def judge_truth(
     return dict(results), rows
 
 
-def _whole(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]:
+def _whole(judge: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]:
     """Continuations after PROMPT sentences, by system."""
     written: dict[int, tuple[list[str], bool]] = {}
     for level in {type(tale.story) for tale in tales}:
         own = [i for i, tale in enumerate(tales) if type(tale.story) is level]
-        most = min(level.longest - PROMPT + 1, judge_.lcm.config.data.slots - PROMPT - 1)
-        texts = judge_.continued([tales[i] for i in own], [PROMPT] * len(own), most, judge_.sampling.seed)
+        most = min(level.longest - PROMPT + 1, judge.lcm.config.data.slots - PROMPT - 1)
+        texts = judge.continued([tales[i] for i in own], [PROMPT] * len(own), most, judge.sampling.seed)
         written |= zip(own, texts, strict=True)
-    random = Random(judge_.seed)
+    random = Random(judge.seed)
     corpus = [sentence for tale in tales for sentence in tale.sentences]
     systems: dict[str, list[Judged]] = {"model": [], "truth": [], "random": [], "previous": []}
     for i, tale in enumerate(tales):
@@ -74,7 +75,7 @@ def _whole(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]
             "previous": (prompt[-1:] * len(rest), True),
         }
         for name, (sentences, ended) in texts_of.items():
-            systems[name].append(judge(prompt, sentences, ended))
+            systems[name].append(judge_tale(prompt, sentences, ended))
     return systems
 
 
@@ -86,20 +87,20 @@ def _drawn(prompt: Sequence[str], language: str, random: Random) -> list[str]:
     return [event.sentence(language, random) for event in story.events[len(prompt) :]]
 
 
-def _scores(judge_: TruthJudge, judged: Sequence[Judged]) -> dict[str, Any]:
+def _scores(judge: TruthJudge, judged: Sequence[Judged]) -> dict[str, Any]:
     """A continuation without a sentence counts as one wrong sentence."""
     lengths = [max(1, len(one.verdicts)) for one in judged]
     scores: dict[str, Any] = {}
     for what in ("grammatical", "consistent"):
-        scores[what] = judge_.interval([one.share(what) * n for one, n in zip(judged, lengths, strict=True)], lengths)
+        scores[what] = judge.interval([one.share(what) * n for one, n in zip(judged, lengths, strict=True)], lengths)
         firsts = [replace(one, verdicts=one.verdicts[:1]).share(what) for one in judged]
-        scores[f"first_{what}"] = judge_.interval(firsts)
-    scores["ends"] = judge_.interval([float(one.ends_well) for one in judged])
+        scores[f"first_{what}"] = judge.interval(firsts)
+    scores["ends"] = judge.interval([float(one.ends_well) for one in judged])
     by_level: dict[str, list[Judged]] = defaultdict(list)
     for one in judged:
         by_level[one.story.name].append(one)
     scores["by_level"] = {
-        name: judge_.interval(
+        name: judge.interval(
             [sum(verdict.consistent for verdict in one.verdicts) for one in ones],
             [max(1, len(one.verdicts)) for one in ones],
         )
@@ -108,7 +109,7 @@ def _scores(judge_: TruthJudge, judged: Sequence[Judged]) -> dict[str, Any]:
     }
     facts = _shares(judged, lambda v: [(str(fact.distance), fact.right) for fact in v.facts])
     recalled = [[fact.right for verdict in one.verdicts for fact in verdict.facts] for one in judged]
-    scores["recall"] = judge_.interval(map(sum, recalled), map(len, recalled))
+    scores["recall"] = judge.interval(map(sum, recalled), map(len, recalled))
     scores["by_distance"] = {d: _share(*facts[d]) for d in sorted(facts, key=int)}
     kinds = _shares(judged, lambda v: [(v.event.kind, v.consistent)] if v.event else [])
     scores["by_kind"] = {kind: _share(*kinds[kind]) for kind in sorted(kinds)}
@@ -132,16 +133,16 @@ def _shares(
     return counts
 
 
-def _spreads(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread]]:
+def _spreads(judge: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread]]:
     """Next sentences drawn DRAWS times after POINTS beginnings of different lengths, by system."""
     chosen = tales[:POINTS]
     cuts = [1 + i % (len(tale.sentences) - 1) for i, tale in enumerate(chosen)]
     drawn: list[list[Event | None]] = [[] for _ in chosen]
     for number in range(DRAWS):
-        texts = judge_.continued(chosen, cuts, 1, derive_seed(judge_.sampling.seed, 1, number))
-        for events, (sentences, _) in zip(drawn, texts, strict=True):
-            events.append(parse(sentences[0]) if sentences else END)
-    random = Random(judge_.seed)
+        texts = judge.continued(chosen, cuts, 1, derive_seed(judge.sampling.seed, 1, number))
+        for tale, events, (sentences, _) in zip(chosen, drawn, texts, strict=True):
+            events.append(parse(sentences[0], languages=[tale.language]) if sentences else END)
+    random = Random(judge.seed)
     corpus = [sentence for tale in tales for sentence in tale.sentences]
     spreads: dict[str, list[Spread]] = {"model": [], "truth": [], "random": [], "previous": []}
     for tale, cut, told in zip(chosen, cuts, drawn, strict=True):
@@ -158,10 +159,10 @@ def _spreads(judge_: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread
     return spreads
 
 
-def _spread_scores(judge_: TruthJudge, spreads: Sequence[Spread]) -> dict[str, Any]:
+def _spread_scores(judge: TruthJudge, spreads: Sequence[Spread]) -> dict[str, Any]:
     return {
-        "calibration": judge_.interval([one.distance for one in spreads]),
-        "coverage": judge_.interval([one.coverage for one in spreads]),
+        "calibration": judge.interval([one.distance for one in spreads]),
+        "coverage": judge.interval([one.coverage for one in spreads]),
         "points": [asdict(one) for one in spreads],
     }
 
@@ -169,7 +170,7 @@ def _spread_scores(judge_: TruthJudge, spreads: Sequence[Spread]) -> dict[str, A
 def _row(tale: Tale, judged: Judged) -> dict[str, Any]:
     """A line of examples.jsonl: each sentence with its wrong words marked, and what would have been right."""
     sentences = [verdict.sentence for verdict in judged.verdicts]
-    explained = judge(tale.sentences[:PROMPT], sentences, False, explain=tale.language)
+    explained = judge_tale(tale.sentences[:PROMPT], sentences, False, explain=tale.language)
     return {
         "kind": "tale",
         "id": tale.example.id,

@@ -12,7 +12,7 @@ them, judging compares a continuation with the truth. Nothing here knows vectors
 from lcm.tales.corpus import Tale, tales
 from lcm.tales.errand import Errand
 from lcm.tales.friends import Friends
-from lcm.tales.grammar import END, LANGUAGES, Event, Kind, Vocabulary, Word, sentences_of
+from lcm.tales.grammar import END, LANGUAGES, Event, Kind, Language, Vocabulary, Word, sentences_of
 from lcm.tales.inventory import Inventory
 from lcm.tales.level import Choice, Level
 from lcm.tales.promise import Promise
@@ -28,6 +28,7 @@ __all__ = [
     "Friends",
     "Inventory",
     "Kind",
+    "Language",
     "Level",
     "Promise",
     "Tale",

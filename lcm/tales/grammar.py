@@ -171,10 +171,10 @@ class Event:
         return self.told(self.language)
 
     def told(self, language: str) -> tuple[str, ...]:
-        """Every sentence that tells it in `language`."""
+        """Every sentence that tells it in `language`; none where its kind has no wording in it."""
         if not self.grammar:
             return ()
-        count = len(self.grammar.wordings[language])
+        count = len(self.grammar.wordings.get(language, ()))
         return tuple(self.grammar.sentence(self.words, language, number) for number in range(count))
 
     def sentence(self, language: str, random: Random) -> str:
@@ -194,9 +194,9 @@ def sentences_of(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=100_000)
-def read(sentence: str, kinds: tuple[Kind, ...]) -> Event | None:
+def read(sentence: str, kinds: tuple[Kind, ...], languages: tuple[str, ...]) -> Event | None:
     """The event of a sentence, the first that fits of these kinds; None where no wording of theirs is this sentence."""
-    for language in LANGUAGES:
+    for language in languages:
         for kind in kinds:
             for event in kind.parse(sentence, language):
                 return event

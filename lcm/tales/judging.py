@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from lcm.tales.grammar import END, Event
+from lcm.tales.grammar import END, LANGUAGES, Event
 from lcm.tales.level import Choice, Level
 from lcm.tales.truth import LEVELS, follow, parse
 
@@ -73,11 +73,10 @@ def judge(
     story = follow(read, levels)
     if story is None:
         raise ValueError(f"{' '.join(prompt)!r}: no story of these levels begins like this")
+    languages = [event.language for event in read[-1:] if event] or LANGUAGES
     verdicts = []
     for sentence in continuation:
-        event = parse(sentence, levels)
-        if event and read and read[-1] and event.language != read[-1].language:
-            event = None
+        event = parse(sentence, levels, languages)
         facts = list(_facts(story, event)) if event else []
         if event and story.take(event):
             verdicts.append(Verdict(sentence, event, True, facts))

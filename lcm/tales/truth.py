@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lcm.tales.errand import Errand
 from lcm.tales.friends import Friends
-from lcm.tales.grammar import Event, read, sentences_of
+from lcm.tales.grammar import LANGUAGES, Event, read, sentences_of
 from lcm.tales.inventory import Inventory
 from lcm.tales.level import Level
 from lcm.tales.promise import Promise
@@ -13,12 +13,12 @@ from lcm.tales.promise import Promise
 LEVELS: tuple[type[Level], ...] = (Errand, Inventory, Friends, Promise)
 
 
-def parse(sentence: str, levels: Sequence[type[Level]] = LEVELS) -> Event | None:
+def parse(sentence: str, levels: Sequence[type[Level]] = LEVELS, languages: Sequence[str] = LANGUAGES) -> Event | None:
     """The event that a sentence tells, with its `language` and the number of its `wording`.
 
-    None for a sentence that is no wording of any event of these levels: one changed letter is enough.
+    None for a sentence that is no wording of any event of these levels and languages: one changed letter is enough.
     """
-    return read(sentence, tuple(kind for level in levels for kind in level.kinds))
+    return read(sentence, tuple(kind for level in levels for kind in level.kinds), tuple(languages))
 
 
 def truth(text: str, *, language: str = "eng_Latn", levels: Sequence[type[Level]] = LEVELS) -> list[Event]:

@@ -18,6 +18,7 @@ from lcm.config import save_config
 from lcm.data.dataset import PreparedData
 from lcm.data.order import RowOrder
 from lcm.data.prefetch import exchange
+from lcm.errors import UserError
 from lcm.training.checkpoint import latest, open_checkpoint
 from lcm.training.run import train
 
@@ -25,6 +26,16 @@ ROOT = Path(__file__).parents[2]
 
 
 LOST = [[{1: "a"}, {}, {}], [{}, {2: "b"}, {1: "c", 3: "d"}], [{}, {}, {}]]
+
+
+def test_a_rank_that_ended_makes_the_exchange_one_line(monkeypatch):
+    def closed(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("lcm.data.prefetch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("lcm.data.prefetch.distributed.all_gather_object", closed)
+    with pytest.raises(UserError, match="another rank ended before it said which shards are dead"):
+        exchange({})
 
 
 def exchange_three_times(found):

@@ -143,6 +143,18 @@ def one_mode(sentence: str, story, random) -> str:
     return max(events, key=lambda event: event.probability).wordings[0]
 
 
+def in_german(sentence: str, story, random) -> str:
+    return parse(sentence).told("deu_Latn")[0]
+
+
+def test_true_sentences_in_another_language_are_wrong_in_every_score(data):
+    scores = results_of(data, in_german).results["truth"]["model"]
+    assert scores["grammatical"]["value"] == 0
+    assert scores["coverage"]["value"] == 0
+    assert all(kind["drawn"] == 0 for point in scores["points"] for kind in point["kinds"] if kind["name"] != "(wrong)"
+               and kind["name"] != "end")  # fmt: skip
+
+
 def test_a_model_that_always_says_the_likeliest_is_consistent_and_covers_little(data, truthful):
     scores, true = results_of(data, one_mode).results["truth"]["model"], truthful.results["truth"]["truth"]
     assert scores["consistent"]["value"] == 1

@@ -59,7 +59,7 @@ def test_an_oracle_gives_the_truth_with_one_call_a_step(sampler, steps):
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_an_oracle_s_last_step_starts_close_to_the_truth(sampler):
-    """So the way there leads to it, and not only the answer at its end."""
+    """The way there leads to it, and not only the answer at its end."""
     truth = torch.randn(3, 8)
     oracle, calls = seen(lambda x, i: truth)
     noise, levels = torch.randn(3, 8), levels_of(40)

@@ -112,6 +112,14 @@ def test_a_mistake_is_one_line(options, line, tmp_path, capsys):
     assert line in told
 
 
+def test_every_level_and_language_can_be_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for name in (*LANGUAGES, *(level.name for level in LEVELS)):
+        assert name in told
+
+
 def test_a_disk_error_is_one_line(tmp_path, capsys):
     (tmp_path / "documents.jsonl").mkdir()
     assert main(["--output", str(tmp_path), "--documents", "3"]) == 1

@@ -95,7 +95,7 @@ def test_the_first_of_the_two_has_a_gender_where_the_language_says_it():
 
 
 def test_every_kind_has_as_many_wordings_in_each_language():
-    """So one seed tells the same stories, wording by wording, in every language."""
+    """One seed then tells the same stories, wording by wording, in every language."""
     for _, kind in KINDS:
         assert {len(kind.wordings[language]) for language in LANGUAGES} == {len(kind.wordings["eng_Latn"])}
 

@@ -172,8 +172,9 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert kept[1].samefile(folder / "last.ckpt")
 
 
-def test_a_run_that_breaks_finishes_writing_whatever_its_strategy_does(tmp_path, monkeypatch):
-    """The strategy's own teardown does not wait here, as FSDP's does not."""
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_run_that_breaks_finishes_writing_whatever_its_strategy_does(error, tmp_path, monkeypatch, capfd):
+    """The strategy's own teardown does not wait here, as FSDP's does not. After Ctrl-C a line says how to resume."""
     write, step = checkpoint._write, LCMModule.training_step
 
     def slowly(*arguments):
@@ -182,12 +183,14 @@ def test_a_run_that_breaks_finishes_writing_whatever_its_strategy_does(tmp_path,
 
     def broken(self, batch, batch_idx):
         if self.global_step == 2:
-            raise RuntimeError("power cut")
+            raise error("power cut")
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(checkpoint, "_write", slowly)
     monkeypatch.setattr(LCMModule, "training_step", broken)
     monkeypatch.setattr(SingleDeviceStrategy, "teardown", lambda self: None)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(error):
         train(tiny_config(write_data(tmp_path / "data"), tmp_path / "run", "trainer.checkpoint_every=2"))
+    printed = capfd.readouterr()
+    assert ("the same command resumes from" in printed.out + printed.err) == (error is KeyboardInterrupt)
     assert open_checkpoint(latest(tmp_path / "run"))["global_step"] == 2

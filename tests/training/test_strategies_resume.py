@@ -131,7 +131,7 @@ def test_fsdp_resumes_from_a_checkpoint_of_one_rank(data, straight, tmp_path):
 
 @pytest.mark.slow
 def test_codebooks_come_from_the_checkpoint_even_if_their_file_has_changed(data, tmp_path):
-    """So do the tables derived from them, which are in no checkpoint, also where the model is sharded."""
+    """The tables derived from them, which are in no checkpoint, come back too, also where the model is sharded."""
     quantizer = write_quantizer(data, tmp_path / "quantizer.safetensors")
 
     def run(name, processes, strategy, breaks=None):
