@@ -87,9 +87,10 @@ NOW_WEARS = Kind(
 WALK = Kind(
     "walk",
     {"one": PEOPLE, "other": PEOPLE, "place": PLACES},
-    eng="Then {one} and {other} walk {place:to}. | {one} and {other} go {place:to} together.",
-    deu="Dann laufen {one} und {other} {place:to}. | {one} und {other} gehen zusammen {place:to}.",
-    spa="Luego {one} y {other} caminan {place:until}. | {one} y {other} van {place:to}.",
+    eng="Then {one} and {other} walk {place:to} and back. | {one} and {other} take a walk {place:to} and back.",
+    deu="Dann spazieren {one} und {other} {place:to} und zurück. "
+    "| {one} und {other} gehen zusammen {place:to} und wieder zurück.",
+    spa="Luego {one} y {other} pasean {place:until} y vuelven. | {one} y {other} van {place:to} y después regresan.",
 )
 GO_HOME = Kind(
     "go home",
@@ -108,8 +109,8 @@ FRIENDS = Kind(
 VISITED = Kind(
     "gist: visited",
     {"guest": PEOPLE, "host": PEOPLE, "home": PLACES},
-    eng="{guest} is the guest of {host} {home:near}.",
-    deu="{guest} ist bei {host} zu Gast {home:near}.",
+    eng="{guest} visits {host} {home:near}.",
+    deu="{guest} besucht {host} {home:near}.",
     spa="{host} recibe a {guest} en su casa {home:near}.",
 )
 BOTH_HOMES = Kind(

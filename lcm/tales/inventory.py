@@ -18,9 +18,9 @@ TOGETHER = Kind(
 TAKE = Kind(
     "take",
     {"who": PEOPLE, "goods": GOODS},
-    eng="{who} picks up {goods}. | {who} takes {goods}.",
-    deu="{who} hebt {goods} auf. | {who} nimmt {goods}.",
-    spa="{who} recoge {goods} del suelo. | {who} toma {goods}.",
+    eng="{who} picks up {goods}. | {who} finds {goods}.",
+    deu="{who} hebt {goods} auf. | {who} findet {goods}.",
+    spa="{who} recoge {goods} del suelo. | {who} encuentra {goods}.",
 )
 GIVE = Kind(
     "give",
