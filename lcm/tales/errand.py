@@ -39,7 +39,7 @@ MEET = Kind(
     "meet",
     {"who": PEOPLE, "place": PLACES, "animal": ANIMALS},
     eng="{place:at} {who} meets {animal:a}. | {who} goes {place:to} and meets {animal:a}.",
-    deu="{place:at} trifft {who} {animal:a}. | {who} geht {place:to} und trifft {animal:a}.",
+    deu="{place:at} trifft {who} {animal:a}. | {who} geht {place:into} und trifft {animal:a}.",
     spa="{place:at} {who} se encuentra con {animal:a}. | {who} va {place:to} y se encuentra con {animal:a}.",
 )
 UNSURE = Kind(
@@ -61,7 +61,7 @@ THANK = Kind(
     "thank",
     {"who": PEOPLE, "animal": ANIMALS, "place": PLACES},
     eng="{who} thanks {animal:the} and goes {place:to}. | {who} says thank you to {animal:the} and walks {place:to}.",
-    deu="{who} dankt {animal:dative} und geht {place:to}. | {who} sagt {animal:dative} Danke und läuft {place:to}.",
+    deu="{who} dankt {animal:dative} und geht {place:into}. | {who} sagt {animal:dative} Danke und läuft {place:into}.",
     spa="{who} da las gracias {animal:to} y va {place:to}. "
     "| {who} le agradece la ayuda {animal:to} y camina {place:until}.",
 )
@@ -126,7 +126,7 @@ HELPED = Kind(
     {"place": PLACES, "animal": ANIMALS},
     eng="{place:at} {animal:a} helps.",
     deu="{place:at} hilft {animal:a_subject}.",
-    spa="{place:at} ayuda {animal:a}.",
+    spa="{place:at} le ayuda {animal:a}.",
 )
 HOME_WITH = Kind(
     "gist: home with",

@@ -60,7 +60,7 @@ TALK = Kind(
     "talk",
     {"who": MENTIONS, "job": JOBS},
     eng="{who} talks about the work of a {job}. | {who} tells a long story about the life of a {job}.",
-    deu="{who} erzählt von der Arbeit als {job@who}. | {who} erzählt lange vom Leben als {job@who}.",
+    deu="{who} erzählt von {job:work@who}. | {who} erzählt lange vom Leben als {job@who}.",
     spa="{who} habla de su trabajo de {job@who}. | {who} cuenta cómo es la vida de {job:a@who}.",
 )
 SHOW = Kind(
@@ -74,14 +74,14 @@ LEND = Kind(
     "lend",
     {"host": MENTIONS, "guest": PEOPLE, "clothes": CLOTHES},
     eng="{host} lends {guest} {clothes:the}. | {host} lends {clothes:the} to {guest}.",
-    deu="{host} leiht {guest} {clothes:the}. | {host} gibt {guest} {clothes:the} mit.",
+    deu="{host} leiht {guest} {clothes:the}. | {host} gibt {guest} für eine Weile {clothes:the}.",
     spa="{host} le presta {clothes:the} a {guest}. | {host} deja que {guest} se lleve {clothes:the}.",
 )
 NOW_WEARS = Kind(
     "now wears",
     {"guest": MENTIONS, "clothes": CLOTHES},
     eng="Now {guest} wears {clothes:the}. | {guest} puts on {clothes:the}.",
-    deu="Jetzt trägt {guest} {clothes:the}. | {clothes:the} trägt jetzt {guest}.",
+    deu="Jetzt trägt {guest} {clothes:the}. | {guest} {clothes:puts_on}.",
     spa="Ahora {guest} lleva {clothes:the}. | {guest} se pone {clothes:the}.",
 )
 WALK = Kind(
@@ -104,7 +104,7 @@ FRIENDS = Kind(
     {"one": PEOPLE, "other": PEOPLE},
     eng="{one} and {other} see each other often. | {one} and {other} will meet again soon.",
     deu="{one} und {other} sehen sich oft. | {one} und {other} treffen sich bald wieder.",
-    spa="{one} y {other} se ven a menudo. | {one} y {other} se verán pronto otra vez.",
+    spa="{one} y {other} se ven a menudo. | {one} y {other} volverán a verse pronto.",
 )
 VISITED = Kind(
     "gist: visited",
@@ -125,7 +125,7 @@ LENT = Kind(
     {"host": PEOPLE, "guest": PEOPLE, "clothes": CLOTHES},
     eng="{guest} borrows {clothes:the} from {host}.",
     deu="{guest} leiht sich {clothes:the} von {host}.",
-    spa="{host} le presta {clothes:the} por un tiempo a {guest}.",
+    spa="{host} le presta a {guest} {clothes:the} por un tiempo.",
 )
 NOT_LENT = Kind(
     "gist: not lent",

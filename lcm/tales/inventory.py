@@ -54,8 +54,8 @@ NONE = Kind(
     "has none",
     {"who": PEOPLE, "item": ITEMS},
     eng="Now {who} has no {item}. | {who} has no {item} now.",
-    deu="Jetzt hat {who} keine {item}. | {who} hat jetzt keine {item}.",
-    spa="Ahora {who} no tiene {item}. | {who} no tiene {item} ahora.",
+    deu="Jetzt hat {who} keine {item} mehr. | {who} hat jetzt keine {item} mehr.",
+    spa="Ahora {who} ya no tiene {item}. | A {who} ya no le quedan {item}.",
 )
 PART = Kind(
     "part",

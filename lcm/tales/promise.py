@@ -13,7 +13,7 @@ PROMISE = Kind(
     {"who": PEOPLE, "friend": PEOPLE, "thing": THINGS, "season": SEASONS},
     eng="{who} promises {friend} {thing:a} for {season:the}. | For {season:the} {who} promises {friend} {thing:a}.",
     deu="{who} verspricht {friend} {thing:a} für {season:the}. | Für {season:the} verspricht {who} {friend} {thing:a}.",
-    spa="{who} le promete a {friend}, para {season:the}, {thing:a}. "
+    spa="{who} promete que para {season:the} le dará {thing:a} a {friend}. "
     "| Para {season:the} {who} le promete {thing:a} a {friend}.",
 )
 PART = Kind(
@@ -27,7 +27,7 @@ PLANT = Kind(
     "plant",
     {"who": PEOPLE, "plants": PLANTS},
     eng="{who} plants {plants}. | {who} is going to grow {plants}.",
-    deu="{who} pflanzt {plants}. | {who} möchte {plants} ziehen.",
+    deu="{who} pflanzt {plants}. | {who} möchte {plants} anbauen.",
     spa="{who} planta {plants}. | {who} quiere cultivar {plants}.",
 )
 WATER = Kind(
@@ -47,8 +47,8 @@ GROW = Kind(
 PICK = Kind(
     "pick",
     {"who": PEOPLE, "plants": PLANTS},
-    eng="{who} picks {plants:the}. | At last {who} picks {plants:the}.",
-    deu="{who} pflückt {plants:the}. | Endlich pflückt {who} {plants:the}.",
+    eng="{who} gathers {plants:the}. | At last {who} gathers {plants:the}.",
+    deu="{who} holt {plants:the} aus dem Beet. | Endlich legt {who} {plants:the} in einen Korb.",
     spa="{who} recoge {plants:the}. | Por fin {who} recoge {plants:the}.",
 )
 COOK = Kind(
@@ -62,8 +62,8 @@ WAIT = Kind(
     "wait",
     {"who": PEOPLE, "dish": DISHES},
     eng="{who} waits until {dish:the} is ready. | {who} keeps an eye on {dish:the}.",
-    deu="{who} wartet, bis {dish:subject} fertig ist. | {who} gibt auf {dish:the} acht.",
-    spa="{who} espera hasta que {dish:the} está en su punto. | {who} vigila {dish:the}.",
+    deu="{who} wartet, bis {dish:subject} fertig ist. | {who} passt auf {dish:the} auf.",
+    spa="{who} espera a que {dish:the} esté en su punto. | {who} vigila {dish:the}.",
 )
 SMELL = Kind(
     "smell",
@@ -76,7 +76,7 @@ EAT = Kind(
     "eat",
     {"who": PEOPLE, "dish": DISHES},
     eng="{who} eats some of {dish:the}. | At last {who} tastes {dish:the}.",
-    deu="{who} isst etwas von {dish:dative}. | Endlich kostet {who} {dish:the}.",
+    deu="{who} isst etwas von {dish:dative}. | Endlich probiert {who} {dish:the}.",
     spa="{who} come un poco {dish:of}. | Por fin {who} prueba {dish:the}.",
 )
 FEED = Kind(
@@ -97,7 +97,7 @@ LEAD = Kind(
     "lead",
     {"who": PEOPLE, "beast": BEASTS, "place": PLACES},
     eng="{who} leads {beast:the} {place:to}. | {who} goes {place:to} with {beast:the}.",
-    deu="{who} führt {beast:the} {place:to}. | {who} geht mit {beast:dative} {place:to}.",
+    deu="{who} führt {beast:the} {place:into}. | {who} geht mit {beast:dative} {place:into}.",
     spa="{who} lleva {beast:to} {place:until}. | {who} va {place:to} con {beast:the}.",
 )
 SLEEP = Kind(
@@ -110,23 +110,23 @@ SLEEP = Kind(
 BUILD = Kind(
     "build",
     {"who": PEOPLE, "furniture": FURNITURE},
-    eng="{who} begins to build {furniture:a}. | Today {who} starts to build {furniture:a}.",
-    deu="{who} beginnt, {furniture:a} zu bauen. | Heute möchte {who} {furniture:a} bauen.",
-    spa="{who} comienza a construir {furniture:a}. | Hoy {who} quiere construir {furniture:a}.",
+    eng="{who} begins to build {furniture:a}. | {who} is going to build {furniture:a}.",
+    deu="{who} beginnt, {furniture:a} zu bauen. | {who} möchte {furniture:a} bauen.",
+    spa="{who} comienza a construir {furniture:a}. | {who} quiere construir {furniture:a}.",
 )
 SAW = Kind(
     "saw",
     {"who": PEOPLE, "furniture": FURNITURE},
-    eng="{who} cuts the wood for {furniture:the}. | {who} looks for wood for {furniture:the}.",
-    deu="{who} sägt das Holz für {furniture:the}. | {who} sucht Holz für {furniture:the}.",
-    spa="{who} corta la madera para {furniture:the}. | {who} busca madera para {furniture:the}.",
+    eng="{who} cuts the wood for {furniture:the}. | {who} gets more wood for {furniture:the}.",
+    deu="{who} sägt das Holz für {furniture:the}. | {who} holt noch mehr Holz für {furniture:the}.",
+    spa="{who} corta la madera para {furniture:the}. | {who} trae más madera para {furniture:the}.",
 )
 MEASURE = Kind(
     "measure",
     {"who": PEOPLE, "furniture": FURNITURE},
-    eng="{who} measures the wood for {furniture:the}. | {who} draws a plan for {furniture:the}.",
-    deu="{who} misst das Holz für {furniture:the}. | {who} zeichnet einen Plan für {furniture:the}.",
-    spa="{who} mide la madera para {furniture:the}. | {who} dibuja un plano para {furniture:the}.",
+    eng="{who} measures the wood for {furniture:the}. | {who} looks at the plan for {furniture:the}.",
+    deu="{who} misst das Holz für {furniture:the}. | {who} schaut auf den Plan für {furniture:the}.",
+    spa="{who} mide la madera para {furniture:the}. | {who} mira el plano {furniture:of}.",
 )
 PAINT = Kind(
     "paint",
@@ -138,8 +138,8 @@ PAINT = Kind(
 ADMIRE = Kind(
     "admire",
     {"who": PEOPLE, "painted": PAINTED},
-    eng="{who} carries {painted:the} outside. | {who} admires {painted:the}.",
-    deu="{who} trägt {painted:the} hinaus. | {who} bewundert {painted:the}.",
+    eng="{who} takes {painted:the} outside. | {who} admires {painted:the}.",
+    deu="{who} bringt {painted:the} nach draußen. | {who} bewundert {painted:the}.",
     spa="{who} saca {painted:the} del taller. | {who} admira {painted:the}.",
 )
 COMES = Kind(
@@ -147,13 +147,14 @@ COMES = Kind(
     {"season": SEASONS},
     eng="Then {season} comes. | At last it is {season}.",
     deu="Dann kommt {season:subject}. | Endlich ist {season:subject} da.",
-    spa="Por fin {season:the} está aquí. | Luego {season:the} ya está aquí.",
+    spa="Luego {season:the} llega al pueblo. | Por fin {season:the} está aquí.",
 )
 KEPT = Kind(
     "kept",
     {"who": PEOPLE, "friend": PEOPLE, "thing": THINGS},
-    eng="{who} keeps the promise and gives {friend} {thing:the}. | As promised, {who} brings {friend} {thing:the}.",
-    deu="{who} hält das Versprechen und gibt {friend} {thing:the}. "
+    eng="{who} keeps {who:own} promise and gives {friend} {thing:the}. "
+    "| As promised, {who} brings {friend} {thing:the}.",
+    deu="{who} hält {who:own} Versprechen und gibt {friend} {thing:the}. "
     "| Wie versprochen bringt {who} {friend} {thing:the}.",
     spa="{who} cumple su promesa y le da {thing:the} a {friend}. "
     "| Como prometió, {who} le trae {thing:the} a {friend}.",
@@ -162,7 +163,7 @@ KEPT_IT = Kind(
     "gist: kept",
     {"who": PEOPLE, "friend": PEOPLE, "thing": THINGS},
     eng="{friend} gets {thing:the} that {who} has promised.",
-    deu="{friend} bekommt {thing:the} von {who} wie versprochen.",
+    deu="{friend} bekommt von {who} wie versprochen {thing:the}.",
     spa="{friend} recibe {thing:the} que {who} le ha prometido.",
 )
 PROMISED = Kind(

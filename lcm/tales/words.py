@@ -16,6 +16,9 @@ DATIVE = {"der": "dem", "die": "der", "das": "dem"}
 _A = {"der": "ein", "die": "eine", "das": "ein"}
 A_ACCUSATIVE = {"der": "einen", "die": "eine", "das": "ein"}
 _TO = {"der": "zum", "die": "zur", "das": "zum"}
+_BY = {"der": "beim", "die": "bei der", "das": "beim"}
+_INTO = {"Wald": "in den Wald", "Hügel": "auf den Hügel", "Markt": "auf den Markt"}
+"""Places that one does not only go up to."""
 
 
 def word(name: str, english: Forms, german: Forms, spanish: Forms, gender: str = "") -> Word:
@@ -60,10 +63,10 @@ MENTIONS: Vocabulary = {
     **PEOPLE,
     "she": _mention("she", "f", "she", "sie", "ella"),
     "he": _mention("he", "m", "he", "er", "él"),
-    "first f": _mention("the first", "f", "the first of the two", "die erste der beiden", "la primera de las dos"),
-    "first m": _mention("the first", "m", "the first of the two", "der erste der beiden", "el primero de los dos"),
-    "second f": _mention("the second", "f", "the second of the two", "die zweite der beiden", "la segunda de las dos"),
-    "second m": _mention("the second", "m", "the second of the two", "der zweite der beiden", "el segundo de los dos"),
+    "first f": _mention("the first", "f", "the first of the two", "die Erste der beiden", "la primera de las dos"),
+    "first m": _mention("the first", "m", "the first of the two", "der Erste der beiden", "el primero de los dos"),
+    "second f": _mention("the second", "f", "the second of the two", "die Zweite der beiden", "la segunda de las dos"),
+    "second m": _mention("the second", "m", "the second of the two", "der Zweite der beiden", "el segundo de los dos"),
 }
 """People by name, and as they are spoken of once two are known."""
 
@@ -76,6 +79,7 @@ def _job(english: str, german: tuple[str, str], spanish: tuple[str, str]) -> Wor
         de |= {f"_{gender}": title}
         de |= {f"a_{gender}": f"{'eine' if gender == 'f' else 'ein'} {title}"}
         de |= {f"the_{gender}": f"{'die' if gender == 'f' else 'der'} {title}"}
+        de |= {f"work_{gender}": f"{'ihrer' if gender == 'f' else 'seiner'} Arbeit als {title}"}
         es |= {f"_{gender}": trabajo}
         es |= {f"a_{gender}": f"{'una' if gender == 'f' else 'un'} {trabajo}"}
         es |= {f"the_{gender}": f"{'la' if gender == 'f' else 'el'} {trabajo}"}
@@ -106,7 +110,12 @@ def _place(name: str, at: str, german: str, german_at: str, spanish: str, spanis
     return word(
         name,
         {"at": f"{at} the {name}", "to": f"to the {name}", "near": f"near the {name}"},
-        {"at": german_at, "to": f"{_TO[article]} {noun}", "near": f"nahe {DATIVE[article]} {noun}"},
+        {
+            "at": german_at,
+            "to": f"{_TO[article]} {noun}",
+            "into": _INTO.get(noun, f"{_TO[article]} {noun}"),
+            "near": f"{_BY[article]} {noun}",
+        },
         {
             "at": spanish_at,
             "to": contracted("a", spanish),
@@ -197,9 +206,21 @@ def thing(adjective: tuple[str, str, str, str], noun: tuple[str, str, str]) -> W
     )
 
 
+_PUTS_ON = {"Umhang": ("legt sich", "um"), "Hut": ("setzt sich", "auf"), "Schal": ("bindet sich", "um")}
+
+
+def _garment(adjective: tuple[str, str, str, str], noun: tuple[str, str, str]) -> Word:
+    """Something to wear; in German the noun decides how one puts it on."""
+    garment = thing(adjective, noun)
+    verb, prefix = _PUTS_ON[noun[1].split()[1]]
+    german = garment.forms["deu_Latn"]
+    german = {**german, "puts_on": f"{verb} {german['the']} {prefix}"}
+    return Word(garment.name, {**garment.forms, "deu_Latn": german})
+
+
 NOUNS: Vocabulary = vocabulary(_noun(*noun) for noun in _NOUNS)
 THINGS: Vocabulary = vocabulary(thing(*both) for both in product(ADJECTIVES, _NOUNS))
-CLOTHES: Vocabulary = vocabulary(thing(*both) for both in product(ADJECTIVES[:4], _CLOTHES))
+CLOTHES: Vocabulary = vocabulary(_garment(*both) for both in product(ADJECTIVES[:4], _CLOTHES))
 NOUN_OF: dict[Word, Word] = {THINGS[f"{a[0]} {n[0]}"]: NOUNS[n[0]] for a, n in product(ADJECTIVES, _NOUNS)}
 """The noun of a thing: "key" of "red key"."""
 

@@ -78,7 +78,7 @@ def test_a_letter_or_a_mark_too_many_is_no_sentence():
 def test_grammar_agrees_with_gender_in_each_language():
     told = {
         "Anna hat ihren roten Hut verloren.": "Karl hat seinen roten Hut verloren.",
-        "Nahe der Mühle wohnt eine Bäckerin namens Anna.": "Nahe der Mühle wohnt ein Bäcker namens Karl.",
+        "Bei der Mühle wohnt eine Bäckerin namens Anna.": "Bei der Mühle wohnt ein Bäcker namens Karl.",
         "Al final la panadera Anna está contenta.": "Al final el panadero Karl está contento.",
         "Anna has lost her red hat.": "Karl has lost his red hat.",
     }
@@ -89,9 +89,9 @@ def test_grammar_agrees_with_gender_in_each_language():
 
 
 def test_the_first_of_the_two_has_a_gender_where_the_language_says_it():
-    woman, man = parse("Die erste der beiden ist Bäckerin."), parse("Der erste der beiden ist Bäcker.")
+    woman, man = parse("Die Erste der beiden ist Bäckerin."), parse("Der Erste der beiden ist Bäcker.")
     assert woman == man == parse("The first of the two is a baker.")
-    assert parse("Die erste der beiden ist Bäcker.") is None
+    assert parse("Die Erste der beiden ist Bäcker.") is None
 
 
 def test_every_kind_has_as_many_wordings_in_each_language():
