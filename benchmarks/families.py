@@ -1,216 +1,184 @@
-"""The five model families side by side: the same data, parameters within 3%, steps, optimizer, codec and evaluation.
+"""The five model families and a token language model on stories whose truth is known, at equal size and equal time.
 
-    python benchmarks/families.py --output families [--steps 400] [--seeds 3] [--limit 150]
+    python benchmarks/families.py --output families [--seconds 150] [--seeds 3] [--limit 100]
 
-Trains configs/*_toy.yaml on the demo's corpus, two runs at a time with one thread each, Base and Two-Tower with several
-seeds, and evaluates each on the same held-out documents. Writes families.json and families.md (a table, also printed).
-A second call resumes: finished runs are kept.
+Parameters are within 3% of each other. Equal time, not equal steps: every model trains for --seconds of one core. First
+some steps are timed, in a process of one thread beside another one, as in training; then trainer.max_steps is what fits
+into that time, so that the learning rate falls to its end. Starting, preparing data, validating, and fitting the
+quantizer of Quant-LCM do not count; the table has the seconds that the steps really took. The token model is
+transformers' Llama on the codec's pieces, with as many parameters (token_model.py; needs transformers).
+
+Two runs at a time with one thread each. Every model is judged alike: on the continuations of held-out stories, drawn
+next sentences, and gists (docs/tales.md). Writes families.json and families.md (tables, also printed). A second call
+resumes: finished runs are kept.
 """
 
 import argparse
+import csv
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-import torch
+from tales_runs import KINDS, Run, Workshop, add_options, open_workshop, read_json, reports, seconds_of_steps, steps_in
 
-import lcm
-from lcm.evaluation.examples import from_folders
-from lcm.inference.loop import StopRules
-
-ROOT = Path(__file__).parent.parent
-KINDS = ("base", "one_tower", "two_tower", "quant_c", "quant_d")
-SEEDED = ("base", "two_tower")
-PROSE = ("examples/corpus/sotu.jsonl.xz", "examples/corpus/moby-dick.jsonl.xz")
-PAIRS = ("examples/corpus/wikipedia/leads-with-descriptions.jsonl.xz",)
-PROMPTS, SENTENCES = 16, 4
-"""Continuations that are timed and checked for repetition: prompts, and new sentences of each."""
-
-
-@dataclass(frozen=True)
-class Run:
-    kind: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.seed}"
+SCORES = {
+    "consistent": ("consistent", "value"),
+    "grammatical": ("grammatical", "value"),
+    "recall": ("recall", "value"),
+    "gists": ("gist", "word_for_word"),
+    "calibration": ("calibration", "value"),
+    "coverage": ("coverage", "value"),
+}
+"""Columns of the tables that have intervals, in percent; calibration is a distance, of which less is better."""
+CONTROLS = ("truth", "random", "previous")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("families"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="steps of 1,024 slots, at least 10 (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of Base and Two-Tower (%(default)s)")
-    parser.add_argument("--limit", type=int, default=150, help="documents and pairs to score (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=150, help="training of each run on one core (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (%(default)s)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="(all)")
+    add_options(parser, limit=100)
     args = parser.parse_args()
+    if "token" in args.kinds and not find_spec("transformers"):
+        sys.exit(
+            "families: the token model needs transformers: pip install 'transformers>=4.45', or --kinds without it"
+        )
     start = time.perf_counter()
-    args.output.mkdir(parents=True, exist_ok=True)
-    data = prepare(args.output)
-    quantizer = args.output / "quantizer.safetensors"
-    runs = [Run(kind, seed) for kind in KINDS for seed in range(1, 1 + (args.seeds if kind in SEEDED else 1))]
-    # Long runs start early, so both threads stay busy to the end; the first of them needs no quantizer.
-    runs.sort(key=lambda run: (run.kind in SEEDED, run.kind.startswith("quant")))
-    with ThreadPoolExecutor(2) as pool:
-        fitted = pool.submit(fit_quantizer, data, quantizer)
-
-        def one(run: Run) -> None:
-            if run.kind.startswith("quant"):
-                fitted.result()
-            train_and_evaluate(run, data, args.output, args.steps, args.limit)
-
-        list(pool.map(one, runs))
-    rows = [row(run, data, args.output) for run in runs]
-    report = {"steps": args.steps, "limit": args.limit, "rows": rows, "minutes": (time.perf_counter() - start) / 60}
-    (args.output / "families.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = table(rows)
-    (args.output / "families.md").write_text(text, encoding="utf-8")
+    shop = open_workshop(args)
+    rows, controls = train_and_judge(shop, args.kinds, args.seeds, args.seconds)
+    minutes = (time.perf_counter() - start) / 60
+    report = {"seconds": args.seconds, "precision": args.precision, "limit": args.limit, "minutes": minutes}
+    report |= {"rows": rows, "controls": controls}
+    (shop.folder / "families.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = summary(rows, controls) + "\n" + every_run(rows)
+    (shop.folder / "families.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def prepare(output: Path) -> list[Path]:
-    """Prepare the demo's data; return its folders."""
-    prose, pairs = output / "data" / "prose", output / "data" / "pairs"
-    run("lcm", "prepare", "--input", *PROSE, "--max-characters", "120", "--output", str(prose))
-    run("lcm", "prepare", "--pairs", "--input", *PAIRS, "--max-characters", "120", "--output", str(pairs))
-    return [prose, pairs]
+def train_and_judge(
+    shop: Workshop, kinds: Sequence[str], seeds: int, seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for each run, and the scores of the controls."""
+    # Two of one kind never run side by side, so the time of a kind is measured beside another one. Quant-LCM comes
+    # last, because it needs the quantizer.
+    order = [(kind, seed) for seed in range(1, seeds + 1) for kind in sorted(kinds, key=is_quantized)]
+    measuring = {kind: Lock() for kind in kinds}
+    pool = ThreadPoolExecutor(2)
+    fitted = pool.submit(shop.fit_quantizer) if any(map(is_quantized, kinds)) else None
 
+    def one(kind: str, seed: int) -> dict[str, Any]:
+        if is_quantized(kind):
+            assert fitted is not None
+            fitted.result()
+        with measuring[kind]:
+            step = shop.step_seconds(kind)
+        run = Run(kind, seed, steps_in(seconds, step))
+        folder = shop.folder / run.name
+        shop.train(run, folder)
+        return row(run, folder, shop.judge(folder, kind))
 
-def fit_quantizer(data: list[Path], path: Path) -> None:
-    if not path.is_file():
-        words = ["--data", *map(str, data), "--codebooks", "64", "--units", "256", "--output", str(path)]
-        words += ["--autobleu", "200"]  # logs the quality of each number of codebooks
-        run("python", "data_prep/fit_quantizer.py", *words, log=path.with_suffix(".log"))
-
-
-def train_and_evaluate(one: Run, data: list[Path], output: Path, steps: int, limit: int) -> None:
-    folder, scores = output / one.name, output / one.name / "report"
-    words = [f"--config=configs/{one.kind}_toy.yaml", f"--run.dir={folder}", f"--run.seed={one.seed}"]
-    words += [f"--trainer.max_steps={steps}", *(f"--data.path={path}" for path in data)]
-    if one.kind.startswith("quant"):
-        words.append(f"--model.quantizer={output / 'quantizer.safetensors'}")
-    run("lcm", "train", *words, log=output / f"{one.name}.log")
-    results, model = scores / "results.json", folder / "model.safetensors"
-    if not results.is_file() or results.stat().st_mtime < model.stat().st_mtime:  # it was trained further since
-        where = ["--data", *map(str, data), "--output", str(scores), "--limit", str(limit)]
-        run("lcm", "evaluate", "--model", str(folder), *where, log=output / f"{one.name}.log")
-
-
-def run(program: str, *words: str, log: Path | None = None) -> None:
-    """Run a command of this environment with one thread; append its output to `log` if there is one."""
-    path = Path(sys.executable).parent / program
-    print("$", program, *words, file=sys.stderr)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if log is None:
-        subprocess.run([path, *words], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-        return
-    with log.open("a", encoding="utf-8") as file:
-        subprocess.run([path, *words], cwd=ROOT, env=environment, check=True, stdout=file, stderr=file)
-
-
-def row(one: Run, data: list[Path], output: Path) -> dict[str, Any]:
-    """A row of the table: scores, speed and continuations of one run."""
-    results = json.loads((output / one.name / "report" / "results.json").read_text(encoding="utf-8"))
-    return {
-        "kind": one.kind,
-        "seed": one.seed,
-        "parameters": results["model"]["parameters"],
-        "concepts_per_second": speed(output / one.name / "metrics.csv"),
-        "intervals": results["intervals"],
-        "end_of_text": results["end_of_text"],
-        "summaries": results["summaries"],
-        **continuations(output / one.name, data),
+    try:
+        found = [future.result() for future in [pool.submit(one, kind, seed) for kind, seed in order]]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    rows = sorted(found, key=lambda row: (KINDS.index(row["kind"]), row["seed"]))
+    return [{**row, "truth": row["truth"]["model"]} for row in rows], {
+        name: rows[0]["truth"][name] for name in CONTROLS
     }
 
 
-def speed(path: Path) -> float:
-    """The median of the logged concepts per second, with one thread."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    column = lines[0].split(",").index("train/concepts_per_second")
-    found = [float(cell) for line in lines[1:] if (cell := line.split(",")[column])]
-    return statistics.median(found)
+def is_quantized(kind: str) -> bool:
+    return kind.startswith("quant")
 
 
-def continuations(folder: Path, data: list[Path]) -> dict[str, float]:
-    """Seconds per new concept, one prompt at a time, and the similarity of neighbouring sentences in the output."""
-    torch.set_num_threads(1)
-    model = lcm.load(folder)
-    documents = from_folders([str(path) for path in data], model, None, 200, 0).documents
-    prompts = [document.vectors[:4] for document in documents if len(document.vectors) > 4][:PROMPTS]
-    stop = StopRules(max_sentences=SENTENCES, min_sentences=SENTENCES, end_threshold=2, repetition_threshold=None)
-    start = time.perf_counter()
-    written = [model.continue_concepts([prompt], stop, lcm.Sampling())[0].vectors for prompt in prompts]
-    seconds = (time.perf_counter() - start) / (len(prompts) * SENTENCES)
-    alike = torch.cat([torch.cosine_similarity(v[:-1], v[1:], dim=1) for v in written])
-    true = torch.cat(
-        [torch.cosine_similarity(d.vectors[4:8], d.vectors[5:9], dim=1) for d in documents if len(d.vectors) > 9]
-    )
+def row(run: Run, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
     return {
-        "seconds_a_sentence": seconds,
-        "neighbours_cosine": float(alike.mean()),
-        "true_neighbours_cosine": float(true.mean()),
-        "repeated": float((alike >= 0.9).float().mean()),
+        "kind": run.kind,
+        "seed": run.seed,
+        "steps": run.steps,
+        "seconds": run.steps * seconds_of_steps(reports(folder)),
+        "sentences_per_second": sentences_per_second(folder),
+        "parameters": judged["parameters"],
+        "seconds_a_sentence": judged["seconds_a_sentence"],
+        "judging_seconds": judged["seconds"],
+        "truth": judged["truth"],
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: a line per run with 95% intervals over documents; the two controls last."""
-    head = [
-        "model",
-        "seed",
-        "parameters",
-        "L2",
-        "L2-r",
-        "CA %",
-        "PAR",
-        "ROUGE-L",
-        "concepts/s",
-        "s a sentence",
-        "repeated",
-    ]
-    lines = [head, ["---"] * len(head)]
-    order = sorted(rows, key=lambda row: (KINDS.index(str(row["kind"])), row["seed"]))
-    for one in order:
-        rouge = one["summaries"]["model"]["rougeL"]
+def sentences_per_second(folder: Path) -> float:
+    """Concepts, or of the token model sentences, that a second of training reads."""
+    if (folder / "token.json").is_file():
+        return float(read_json(folder / "token.json")["per_second"])
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        found = [line["train/concepts_per_second"] for line in csv.DictReader(file)]
+    return statistics.median(float(value) for value in found if value)
+
+
+def score(truth: dict[str, Any], name: str) -> dict[str, float] | None:
+    """value, low and high of a score, in percent; None where it is not defined."""
+    outer, inner = SCORES[name]
+    found = truth.get(outer, {})
+    found = found.get(inner) if inner == "word_for_word" else found
+    return {key: 100 * value for key, value in found.items()} if found and found["value"] is not None else None
+
+
+HEAD = [*(f"{name} %" for name in SCORES), "sentences/s in training", "s a sentence in writing"]
+
+
+def summary(rows: Sequence[dict[str, Any]], controls: dict[str, Any]) -> str:
+    """A Markdown table: a line per kind, the mean over seeds and in brackets the lowest and highest; then controls."""
+    lines = [["model", "parameters", "steps", "s trained", *HEAD]]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        each = [[found["value"] for row in own if (found := score(row["truth"], name))] for name in SCORES]
         lines.append(
             [
-                str(one["kind"]),
-                str(one["seed"]),
-                f"{one['parameters']:,}",
-                *scores(one["intervals"]["model"]),
-                interval(percent(rouge), 1),
-                f"{one['concepts_per_second']:,.0f}",
-                f"{one['seconds_a_sentence']:.3f}",
-                f"{one['repeated']:.0%}",
+                kind,
+                f"{own[0]['parameters']:,}",
+                f"{own[0]['steps']:,}",
+                over_seeds([row["seconds"] for row in own], 0),
+                *(over_seeds(values, 1) for values in each),
+                f"{statistics.mean(row['sentences_per_second'] for row in own):,.0f}",
+                f"{statistics.mean(row['seconds_a_sentence'] for row in own):.3f}",
             ]
         )
-    for control in ("mean", "previous"):
-        lines.append([control, "", "", *scores(order[0]["intervals"][control]), "", "", "", ""])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    for name, truth in controls.items():
+        lines.append([name, "", "", "", *(with_interval(score(truth, column)) for column in SCORES), "", ""])
+    return table(lines)
 
 
-def scores(found: dict[str, dict[str, float]]) -> list[str]:
-    return [
-        interval(found["l2"], 2),
-        interval(found["l2_roundtrip"], 2),
-        interval(percent(found["contrastive_accuracy"]), 1),
-        interval(found["par"], 2),
-    ]
+def every_run(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: a line per run with 95% bootstrap intervals over prompts."""
+    lines = [["model", "seed", "steps", "s trained", *HEAD]]
+    for row in rows:
+        scores = [with_interval(score(row["truth"], name)) for name in SCORES]
+        speeds = [f"{row['sentences_per_second']:,.0f}", f"{row['seconds_a_sentence']:.3f}"]
+        lines.append([row["kind"], str(row["seed"]), f"{row['steps']:,}", f"{row['seconds']:.0f}", *scores, *speeds])
+    return table(lines)
 
 
-def percent(found: dict[str, float]) -> dict[str, float]:
-    return {name: 100 * value for name, value in found.items()}
+def over_seeds(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ""
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}–{high})"
 
 
-def interval(found: dict[str, float], digits: int) -> str:
-    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+def with_interval(found: dict[str, float] | None) -> str:
+    return f"{found['value']:.1f} ({found['low']:.1f}–{found['high']:.1f})" if found else ""
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest]) + "\n"
 
 
 if __name__ == "__main__":
