@@ -24,7 +24,13 @@ KINDS = ("base", "two_tower", "one_tower", "quant_c", "quant_d", "token")
 """The five model families, and the token language model that is their control."""
 RECIPE = ("--optimizer.lr=1e-3", "--model.dropout=0", "--data.slots=32", "--data.rows=32")
 """Changes to configs/*_toy.yaml. 32 slots hold every story with its gist."""
-OWN: dict[str, tuple[str, ...]] = {}
+CODEBOOKS = 16
+"""Of Quant-LCM. After 8 codebooks of 256 units the decoder reads sentences of stories with AutoBLEU 98.5, after 16 with
+99.8. All others would share in training equally, and decide nothing."""
+OWN: dict[str, tuple[str, ...]] = {
+    "quant_c": (f"--model.codebooks={CODEBOOKS}",),
+    "quant_d": (f"--model.codebooks={CODEBOOKS}",),
+}
 """Further changes of one kind."""
 SAMPLING: dict[str, tuple[str, ...]] = {
     "two_tower": ("--steps=10", "--sampler=dpm", "--guidance=1.5", "--initial-noise=1"),
@@ -83,7 +89,8 @@ class Workshop:
 
     def fit_quantizer(self) -> None:
         if not self.quantizer.is_file():
-            words = ["--data", *self.data, "--codebooks=64", "--units=256", "--vectors=40000", "--autobleu=200"]
+            words = ["--data", *self.data, f"--codebooks={CODEBOOKS}", "--units=256"]
+            words += ["--vectors=40000", "--autobleu=200"]
             log = self.quantizer.with_suffix(".log")  # has the quality of each number of codebooks
             command("python", "data_prep/fit_quantizer.py", *words, f"--output={self.quantizer}", log=log)
 

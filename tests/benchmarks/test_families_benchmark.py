@@ -8,6 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import curve
 import families
 import sampling
 import tales_runs
@@ -89,6 +90,16 @@ def test_charts_are_xml_with_every_point_inside():
     circles = [e for e in svg.iter() if e.tag.endswith("circle")]
     assert len(circles) == 6
     assert all(0 < float(c.get("cx")) < 260 and 0 < float(c.get("cy")) < 200 for c in circles)
+
+
+def test_the_pictures_have_a_line_for_each_model_and_each_setting():
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    points = [{"kind": kind, "minutes": m, "consistent": value, "gists": value} for kind in curve.DRAWN for m in (3, 9)]
+    drawn = ElementTree.fromstring(curve.picture(points))
+    assert len([e for e in drawn.iter() if e.tag.endswith("polyline")]) == 2 * len(curve.DRAWN)
+    settings = [{**found, "consistent": value, "calibration": value} for found in sampling.combinations()]
+    drawn = ElementTree.fromstring(sampling.picture(settings))
+    assert len([e for e in drawn.iter() if e.tag.endswith("polyline")]) == 2 * 4 * 3 * 2
 
 
 def test_the_grid_of_sampling_settings_is_whole():
