@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     if "token" in args.kinds and not find_spec("transformers"):
         sys.exit(
-            "families: the token model needs transformers: pip install 'transformers>=4.45', or --kinds without it"
+            "families: the token model needs transformers: pip install 'transformers>=4.56,<5', or --kinds without it"
         )
     start = time.perf_counter()
     shop = open_workshop(args)

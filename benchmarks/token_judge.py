@@ -66,7 +66,7 @@ def write(
     padding = [longest - len(prompt) for prompt in prompts]
     read = torch.tensor([[tokenizer.end] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
     mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding])
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache()
     place = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(read, attention_mask=mask, position_ids=place, past_key_values=cache, logits_to_keep=1).logits
     cache.batch_repeat_interleave(draws)

@@ -32,7 +32,7 @@ from lcm.training.engine import build_optimizer, learning_rate
 try:
     from transformers import LlamaConfig, LlamaForCausalLM
 except ImportError:
-    sys.exit("the token model needs transformers: pip install 'transformers>=4.45', or --kinds without token")
+    sys.exit("the token model needs transformers: pip install 'transformers>=4.56,<5', or --kinds without token")
 
 SIZE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
 """With the codec's 8,000 pieces, read and written by the same matrix, 5.46 million parameters."""

