@@ -25,8 +25,8 @@ KINDS = ("base", "two_tower", "one_tower", "quant_c", "quant_d", "token")
 RECIPE = ("--optimizer.lr=1e-3", "--model.dropout=0", "--data.slots=32", "--data.rows=32")
 """Changes to configs/*_toy.yaml. 32 slots hold every story with its gist."""
 CODEBOOKS = 16
-"""Of Quant-LCM. After 8 codebooks of 256 units the decoder reads sentences of stories with AutoBLEU 98.5, after 16 with
-99.8. All others would share in training equally, and decide nothing."""
+"""Codebooks of Quant-LCM. After 8 of 256 units the decoder reads sentences of stories with AutoBLEU 98.5, after 16 with
+99.8. Further ones would take as much of the training each, and decide nothing."""
 OWN: dict[str, tuple[str, ...]] = {
     "quant_c": (f"--model.codebooks={CODEBOOKS}",),
     "quant_d": (f"--model.codebooks={CODEBOOKS}",),
