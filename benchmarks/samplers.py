@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 import lcm
 from lcm.evaluation import scoring
 from lcm.evaluation.examples import from_folders
-from lcm.evaluation.metrics import l2
+from lcm.evaluation.scoring import l2
 from lcm.inference.pipeline import LCM
 
 STEPS = (2, 3, 4, 5, 6, 8, 10, 14, 20, 28, 40, 100)

@@ -1,15 +1,11 @@
-"""UserError, the one exception that the command line prints as a single line, and modules whose absence raises it.
-
-ValueError
-└── UserError    something a person can put right: a setting, a file, a corpus
-"""
+"""UserError, the one exception that the command line prints as a single line, and modules whose absence raises it."""
 
 from importlib import import_module
 from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake that a user can put right. Names the setting, its value, what was expected, and the way out."""
+    """A mistake that a user can put right. Names the setting or file, its value, what was expected, and the way out."""
 
 
 def optional_import(module: str, otherwise: str) -> Any:

@@ -34,15 +34,9 @@ from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from lcm.errors import UserError
 
@@ -168,16 +162,12 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isi
 """One string or several."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """A section of a configuration: refuses unknown keys, and never changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-
-class Settings(BaseSettings):
+class Settings(BaseSettings, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """A whole configuration. Values come from a YAML file and the command line, never from the environment."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
     def settings_customise_sources(

@@ -171,8 +171,7 @@ def beam_search(
 
     Each step looks at the best 2·beams continuations of a sentence. Those that end and are among the first `beams` are
     finished; the first `beams` that do not end continue. A sentence is done once `beams` hypotheses have finished, or
-    no beam can beat the best of them. The mean is over the pieces, the end, and the prefix after its first token, that
-    is, the language.
+    no beam can beat the best of them. The mean is over pieces, end, and the prefix after its first token: the language.
     """
     longest = prefix.shape[1] + rules.limit
     cache = Cache(decoder, len(vectors), longest, beams)

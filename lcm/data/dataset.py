@@ -108,7 +108,7 @@ def _check_that_they_agree(manifests: dict[Place, Manifest]) -> None:
     for folder, other in others:
         if (one.codec.fingerprint, one.codec.dim) != (other.codec.fingerprint, other.codec.dim):
             raise UserError(
-                f"data.path: {first} was encoded with {_named(one)}, {folder} with {_named(other)}; "
+                f"data.path: {first} was encoded with {one.codec}, {folder} with {other.codec}; "
                 "train on folders of one codec, or prepare one of them again"
             )
         if one.codec.end_of_text != other.codec.end_of_text:
@@ -116,8 +116,3 @@ def _check_that_they_agree(manifests: dict[Place, Manifest]) -> None:
                 f"data.path: documents of {first} (lang {one.codec.lang}) and {folder} (lang {other.codec.lang}) end "
                 "with different vectors, and a model knows only one; prepare both with the same --lang"
             )
-
-
-def _named(manifest: Manifest) -> str:
-    codec = manifest.codec
-    return f"codec '{codec.name}' (fingerprint {codec.fingerprint}, {codec.dim} channels)"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from lcm.codec.text import AnySplitter
@@ -44,10 +44,8 @@ def join(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-class Record(BaseModel):
+class Record(BaseModel, extra="forbid", frozen=True):
     """A part of the manifest. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CodecInfo(Record):
@@ -59,6 +57,9 @@ class CodecInfo(Record):
     lang: str
     stop_threshold: float
     end_of_text: str
+
+    def __str__(self) -> str:
+        return f"codec '{self.name}' (fingerprint {self.fingerprint}, {self.dim} channels)"
 
 
 class NormalizerInfo(Record):
@@ -115,6 +116,16 @@ class RefusedRecord(Record):
     first: str
 
 
+Refusals = dict[str, RefusedRecord]
+"""Refused documents by reason."""
+
+
+def count_refusal(refused: Refusals, reason: str, example: str, times: int = 1) -> None:
+    """Add `times` refusals for `reason`; the first example of each reason stays."""
+    before = refused.get(reason, RefusedRecord(count=0, first=example))
+    refused[reason] = RefusedRecord(count=before.count + times, first=before.first)
+
+
 class Manifest(Record):
     """A data set. It holds no time stamps: the same input gives the same bytes."""
 
@@ -128,8 +139,7 @@ class Manifest(Record):
     dataset: DatasetInfo | None = None
     emojis: int = 0
     """Emojis that the splitter removed; nupunkt keeps them."""
-    refused: dict[str, RefusedRecord]
-    """Refused documents, by reason."""
+    refused: Refusals
     splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
     normalizer: NormalizerInfo
 

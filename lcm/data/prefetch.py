@@ -141,8 +141,7 @@ class Prefetcher:
     def open(self, step: Step) -> OpenShards:
         """The shards of a step's groups. Files of earlier groups are closed when no micro-batch holds them any more.
 
-        Raises UserError for a dead shard; with skip_dead, only if two groups in a row are dead altogether: then the
-        network is to blame.
+        Raises UserError for a dead shard; with skip_dead, only if two groups in a row are dead: the network's fault.
 
         All ranks read equally far ahead, so each calls this in its main thread between the same two batches: whatever
         earlier batches communicate, all ranks have started it, and no rank waits here for one that waits there.

@@ -9,8 +9,7 @@
     NAME-KEY.SIZE.part   a shard that is being fetched, for which SIZE bytes are reserved
     locks/               one for each shard, held while it is fetched; beside it, why the last attempt failed
 
-KEY is a hash of URL and sha256, so a data set that has changed never meets old bytes. Everything in the folder may be
-deleted at any time.
+KEY is a hash of URL and sha256, so changed data never meets old bytes. All of the folder may be deleted at any time.
 """
 
 import hashlib
@@ -136,8 +135,7 @@ class RemoteShard(Shard):
         """The open file, fetched if it is not in the cache.
 
         wait: for another process that is fetching it; without, None is returned in that case
-        Raises Unreachable, with the error of another process that was waited for; UserError if the cache has no room,
-        or its disk fails.
+        Raises Unreachable, also for the process that was waited for; UserError if the cache has no room or disk fails.
         """
         started = time.time_ns()
         with self.cache.disk_errors():

@@ -1,10 +1,10 @@
 """Scores of a model and the report of them: `lcm evaluate`.
 
-Read command, then examples (the test set), scoring and summaries (how it is scored), metrics (the formulas) and report
-(what is written, from the templates page.html, macros.html and report.html). No model is trained here.
+Read command, then examples (the test set), scoring and summaries (the metrics of predicted concepts and of texts) and
+report (what is written, from the templates page.html, macros.html and report.html). No model is trained here.
 """
 
-from lcm.evaluation.metrics import Interval
 from lcm.evaluation.report import Stages, finite, output_folder, render
+from lcm.evaluation.scoring import Interval
 
 __all__ = ["Interval", "Stages", "command", "finite", "output_folder", "render"]

@@ -21,8 +21,7 @@ from lcm.options import existing_file
 from lcm.prepare import Columns, Document, Refused, Sources
 
 SHARDS, REMOTE_SHARDS = 200, 8
-"""Training shards that statistics are taken from, spread over all: a corpus may have thousands. Fewer are read if they
-must be fetched."""
+"""Training shards that statistics are taken from, spread over all, perhaps thousands; fewer if they must be fetched."""
 MEAN_CONCEPTS = 100_000
 """Concepts whose mean is taken, spread over these shards."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lcm.errors import UserError
-from lcm.evaluation.metrics import ROUGE
+from lcm.evaluation.summaries import ROUGE
 from lcm.evaluation.truth_report import truth_lines, truth_values
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
-"""Teacher-forced scores: every sentence predicted from the true ones before it (paper §2.4.1).
+"""Teacher-forced scores: every sentence predicted from the true ones before it (paper §2.4.1). First the metrics.
 
-Shapes.  B rows · S slots · D concept width · n concepts of one piece · N predicted sentences
-         c candidates, the sentences that each prediction is compared with · E ends of documents
+Shapes.  B rows · S slots · D concept width · n concepts of one piece · s concepts of one document
+         N predicted sentences · c candidates, that each is compared with · E ends of documents · u units of a bootstrap
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from lcm.batch import PAD, Batch
 from lcm.config import CodecRecord
 from lcm.evaluation.examples import Example
-from lcm.evaluation.metrics import Interval, bootstrap, contrastive_accuracy, l2, par
 from lcm.models import ConceptModel, Sampling
 
 METRICS = ("l2", "l2_roundtrip", "contrastive_accuracy", "par")
+PAR_FLOOR = 0.1
+"""Smallest cosine that PAR divides by; below it the ratio says more about the cosine than about the prediction."""
+BLOCK = 1024
+"""Predictions whose distances to all candidates are in memory at once."""
 ROWS = 16
 """Pieces in a batch."""
 POSITIONS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -32,6 +35,86 @@ Scores = Mapping[str, Float[Tensor, " N"]]
 """One number per predicted sentence under each of METRICS; NaN if it was not measured or is not defined."""
 RoundTrip = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n D"]]
 """encode(decode(vectors))"""
+
+
+def l2(predicted: Float[Tensor, "N D"], truth: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """‖x̂_n − x_n‖ (paper §2.4.1); the round-trip L2 if x̂_n was decoded and encoded again first."""
+    return (predicted - truth).norm(dim=-1)
+
+
+def contrastive_accuracy(
+    predicted: Float[Tensor, "N D"],
+    candidates: Float[Tensor, "c D"],
+    document: Int[Tensor, " c"],
+    place: Int[Tensor, " N"],
+) -> Float[Tensor, " N"]:
+    """Share of the candidates that are farther from x̂_n than x_n is, without x_n and its two neighbours (§2.4.1).
+
+    candidates: the true concepts of the test set, document after document; x_n is the one at `place`
+
+    A candidate equal to x_n is not farther. NaN if no candidate is left. Memory: BLOCK × c distances, never c × c × D.
+    """
+    everything = candidates.double()
+    squared = everything.square().sum(dim=1)
+    # Equal vectors may come out of a matrix product with different last digits: these are ties, not victories.
+    tie = 1e-9 * squared.max().clamp(min=1e-12)
+    shares = []
+    for rows, own in zip(torch.split(predicted.double(), BLOCK), torch.split(place, BLOCK), strict=True):
+        # ‖x̂‖² is left out: it is the same on both sides of every comparison.
+        distance = squared - 2 * rows @ everything.T
+        allowed = torch.ones_like(distance, dtype=torch.bool)
+        for step in (-1, 0, 1):
+            other = (own + step).clamp(0, len(candidates) - 1)
+            same = document[other] == document[own]
+            allowed[same.nonzero().squeeze(1), other[same]] = False
+        farther = (distance > distance.gather(1, own[:, None]) + tie) & allowed
+        shares.append(farther.sum(dim=1) / allowed.sum(dim=1))
+    return torch.cat(shares).float()
+
+
+def par(
+    predicted: Float[Tensor, "N D"], sequence: Float[Tensor, "s D"], place: Int[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """max_{m<n} cos(x̂_n, x_m) / max_{m<n} cos(x_n, x_m): above 1, closer to its past than the true sentence (§2.4.1).
+
+    sequence: the true concepts of one document; x_n is the one at `place`
+    NaN for n = 0, and where the denominator is below PAR_FLOOR.
+    """
+    past = torch.arange(len(sequence)) < place[:, None]
+    directions = normalize(sequence.float(), dim=1)
+    ours = (normalize(predicted.float(), dim=1) @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
+    theirs = (directions[place] @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
+    return torch.where(theirs >= PAR_FLOOR, ours / theirs, torch.nan)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95% bootstrap interval; all NaN if there was nothing to average."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    totals: Float64[np.ndarray, " u"], counts: Float64[np.ndarray, " u"], samples: int = 1000, seed: int = 0
+) -> Interval:
+    """Σ totals / Σ counts, with its 2.5% and 97.5% quantiles over resampled units.
+
+    A unit is a text, or a document with the sum of its sentences' scores and their number: the sentences of a document
+    are not independent, so they are resampled together.
+    """
+    totals, counts = totals[counts > 0], counts[counts > 0]
+    if not len(totals):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    random = np.random.default_rng(seed)
+    step = max(1, 4_000_000 // len(totals))
+    means = []
+    for start in range(0, samples, step):
+        drawn = random.integers(len(totals), size=(min(step, samples - start), len(totals)))
+        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from lcm.evaluation.examples import Example
-from lcm.evaluation.metrics import ROUGE, bootstrap, length_ratio, rouge
+from lcm.evaluation.scoring import bootstrap
 from lcm.inference import LCM, Bank, Task
 from lcm.models import Sampling
 
 Texts = Sequence[Sequence[str]]
 """The text of each example, as sentences."""
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 MOST = 16
 """Sentences of the longest summary that a model may write."""
 LEAD = 3
 """Sentences of the lead control if no training pairs say how long summaries are: the custom for news."""
+
+
+def rouge(predictions: Texts, references: Texts) -> dict[str, Float64[np.ndarray, " n"]]:
+    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed; texts are lists of sentences.
+
+    Tokens are runs of a–z and 0–9, so only English and languages like it can be scored. Nothing is downloaded.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scores = [
+        scorer.score(target="\n".join(reference), prediction="\n".join(prediction))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    return {name: np.array([score[name].fmeasure for score in scores], dtype=np.float64) for name in ROUGE}
+
+
+def length_ratio(predictions: Texts, references: Texts) -> float:
+    """Words of all predictions divided by words of all references."""
+    written, wanted = (sum(len(s.split()) for text in texts for s in text) for texts in (predictions, references))
+    return written / wanted if wanted else float("nan")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lcm.evaluation.examples import Example
-from lcm.evaluation.metrics import bootstrap
+from lcm.evaluation.scoring import bootstrap
 from lcm.inference import LCM
 from lcm.models import Sampling
 from lcm.tales import Level, follow, parse

@@ -16,16 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcm.config import (
-    BaseLCMConfig,
-    Config,
-    ModelConfig,
-    OneTowerConfig,
-    QuantConfig,
-    TwoTowerConfig,
-    load_config,
-    save_config,
-)
+from lcm.config import BaseLCMConfig, Config, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig, save_config
 from lcm.errors import UserError
 from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
@@ -94,7 +85,7 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
     path = Path(folder, MODEL)
     if not path.is_file():
         raise UserError(f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export")
-    config = load_config(existing_file(Path(folder, CONFIG), "the model's configuration"))
+    config = Config.load(existing_file(Path(folder, CONFIG), "the model's configuration"))
     try:
         tensors = load_file(path)
     except SafetensorError as error:

@@ -3,8 +3,7 @@
 Shapes.  n vectors · D concept width
 
 Its output F(z) = 1 − E score lies between 0, robust to all noise, and 1, lost at once. The paper's own definition in
-§2.5.2, which codec reports print, is −E score, between −1 and 0: the loss weight sigmoid(−4 F + 3.5) would then never
-leave [0.97, 1].
+§2.5.2, which codec reports print, is −E score, in [−1, 0]: the loss weight sigmoid(−4 F + 3.5) would stay in [0.97, 1].
 """
 
 from pathlib import Path

@@ -90,6 +90,14 @@ class KVCache:
     layers: list[LayerCache]
     lengths: Int[Tensor, " B"]
 
+    @staticmethod
+    def empty(layers: int, shape: tuple[int, int, int, int], like: Tensor) -> "KVCache":
+        """A cache of empty rows. shape: (B, H, L, K) of a layer. like: gives device and, outside autocast, dtype."""
+        device = like.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+        caches = [LayerCache(*like.new_zeros((2, *shape), dtype=dtype)) for _ in range(layers)]
+        return KVCache(caches, like.new_zeros(shape[0], dtype=torch.long))
+
     def select(self, rows: Int[Tensor, " R"]) -> "KVCache":
         """A copy of these rows, in this order; rows may be dropped and repeated."""
         return KVCache([LayerCache(layer.keys[rows], layer.values[rows]) for layer in self.layers], self.lengths[rows])

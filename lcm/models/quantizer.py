@@ -62,10 +62,10 @@ class ResidualQuantizer(nn.Module):
         if k is None:
             k = torch.full_like(codes[:, 0], len(self.codebooks))
         order, deeper = self._deepest_first(k)
-        sums, sorted_codes = self._zeros(len(codes)), codes[order]
+        sums, sorted_codes = self.codebooks.new_zeros(len(codes), self.codebooks.shape[2]), codes[order]
         for j, n in enumerate(deeper):
             sums[:n] += self.centroid(j, sorted_codes[:n, j])
-        return _unsorted(sums, order)
+        return sums[order.argsort()]
 
     @torch.no_grad()
     def targets(
@@ -74,7 +74,8 @@ class ResidualQuantizer(nn.Module):
         """s_k and u_k of each row, k in 0..Q-1, from a search in its first k + 1 codebooks alone."""
         order, deeper = self._deepest_first(k)
         assert not deeper[-1], "k is at most Q-1: no codebook comes after the last"
-        sums, residuals = self._zeros(len(z)), z.float()[order]
+        residuals = z.float()[order]
+        sums = torch.zeros_like(residuals)
         units, active = torch.empty_like(order), len(z)
         for j, n in enumerate(deeper):
             units[:active] = self.nearest(residuals[:active], j)
@@ -82,7 +83,8 @@ class ResidualQuantizer(nn.Module):
             sums[:n] += centroids
             residuals[:n] -= centroids
             active = n
-        return _unsorted(sums, order), _unsorted(units, order)
+        back = order.argsort()
+        return sums[back], units[back]
 
     @torch.no_grad()
     def nearest(self, residuals: Float[Tensor, "N D"], k: int) -> Int64[Tensor, " N"]:
@@ -104,19 +106,10 @@ class ResidualQuantizer(nn.Module):
         with torch.autocast(residuals.device.type, enabled=False):
             return torch.addmm(self.squares[k], residuals, self.codebooks[k].T, alpha=-2)
 
-    def _zeros(self, rows: int) -> Float32[Tensor, "{rows} D"]:
-        return self.codebooks.new_zeros(rows, self.codebooks.shape[2])
-
     def _deepest_first(self, k: Int[Tensor, " N"]) -> tuple[Int64[Tensor, " N"], list[int]]:
         """Rows sorted by falling k, and for each codebook j the number of rows with k > j, which come first."""
         each = torch.arange(len(self.codebooks), device=k.device)
         return k.argsort(descending=True, stable=True), (k[:, None] > each).sum(0).tolist()
-
-
-def _unsorted(values: Tensor, order: Tensor) -> Tensor:
-    unsorted = torch.empty_like(values)
-    unsorted[order] = values
-    return unsorted
 
 
 def _compute_squares(quantizer: nn.Module, _: object = None) -> None:

@@ -18,19 +18,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from lcm.batch import document_mask
-from lcm.models.layers import (
-    Attention,
-    Documents,
-    Dropout,
-    KVCache,
-    LayerCache,
-    Mask,
-    RMSNorm,
-    Rotation,
-    Slots,
-    States,
-    SwiGLU,
-)
+from lcm.models.layers import Attention, Documents, Dropout, KVCache, Mask, RMSNorm, Rotation, Slots, States, SwiGLU
 
 BlockHook = Callable[[nn.Module], None]
 """Called with each block of a model as soon as it is built, so that a model can be sharded while it is built."""
@@ -84,11 +72,8 @@ class Stack(nn.Module):
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache of `rows` empty rows, each with room for `slots` concepts."""
-        weight, device = self.norm.weight, self.norm.weight.device.type
-        shape = (rows, self.heads, slots, len(weight) // self.heads)
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        layers = [LayerCache(*weight.new_zeros((2, *shape), dtype=dtype)) for _ in self.blocks]
-        return KVCache(layers, weight.new_zeros(rows, dtype=torch.long))
+        weight = self.norm.weight
+        return KVCache.empty(len(self.blocks), (rows, self.heads, slots, len(weight) // self.heads), weight)
 
     def training_flops(self, slots: int) -> int:
         """Operations of one concept, forward and backward: 6 a parameter, 12 · width · slots a block's attention."""

@@ -55,8 +55,7 @@ class SimulatedStep:
 def simulate(config: Config, device: Device = "cuda", sharded: bool = False) -> SimulatedStep:
     """A step of full rows, data.rows × data.slots concepts, a document each, with a GPU's kernels or a CPU's.
 
-    trainer.compile is not simulated; compiled blocks take a tenth less. Raises UserError where the model cannot be
-    built.
+    Without trainer.compile, by which blocks take a tenth less. Raises UserError where the model cannot be built.
     """
     data, trainer = config.data, config.trainer
     recompute, bf16 = trainer.checkpoint_activations, trainer.precision == "bf16"

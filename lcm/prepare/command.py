@@ -1,8 +1,7 @@
 """The `lcm prepare` command: read this file from top to bottom, it is the whole of a preparation.
 
 Documents go to shards in input order, and worker processes make one shard each. A run that is killed at any moment and
-started again continues; the folder then equals that of an uninterrupted run, byte for byte, whatever the number of
-workers.
+started again continues; the folder then equals an uninterrupted run's, byte for byte, for any number of workers.
 """
 
 import argparse
@@ -119,7 +118,7 @@ def _finished(folder: Path, request: Request) -> Manifest:
     """
     manifest = open_dataset(folder)
     now = request.with_end_of_text(manifest.codec.end_of_text)
-    if difference := resume.request_of(manifest).difference(now):
+    if difference := Request.model_validate(manifest, from_attributes=True).difference(now):
         raise UserError(f"--output={folder}: holds a finished data set, made with {difference}; give another --output")
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # left by a run that was killed in its last moment
     print(f"lcm prepare: {folder} is finished already; nothing to do", file=sys.stderr)

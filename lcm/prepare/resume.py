@@ -1,7 +1,6 @@
 """State of an unfinished data set: its `Request` (all that decides the bytes), notes of finished shards, and locks.
 
-Two runs with equal requests make equal data sets. All of it lies in the folder `.unfinished` of the data set, and is
-removed when the manifest is written.
+Equal requests make equal data sets. All of it lies in the data set's folder `.unfinished` until a manifest is written.
 """
 
 import re
@@ -14,17 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lcm.codec.text import AnySplitter
-from lcm.data.manifest import (
-    MANIFEST,
-    UNFINISHED,
-    CodecInfo,
-    DatasetInfo,
-    InputFile,
-    Manifest,
-    Record,
-    RefusedRecord,
-    ShardRecord,
-)
+from lcm.data.manifest import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Record, Refusals, ShardRecord
 from lcm.data.shards import index_path
 from lcm.errors import UserError
 from lcm.files import atomic, lock, sha256
@@ -77,10 +66,6 @@ class Request(Record):
         return None
 
 
-def request_of(manifest: Manifest) -> Request:
-    return Request.model_validate(manifest, from_attributes=True)
-
-
 def fingerprints(files: Sequence[Path], before: Request | None) -> Inputs:
     """(inputs, mtimes). A file of the same size and time as in `before` keeps its hash, and is not read."""
     known = {(f.path, f.bytes, t): f for f, t in zip(before.inputs, before.mtimes, strict=True)} if before else {}
@@ -110,7 +95,7 @@ class Finished(Record):
 
     name: str
     shard: ShardRecord | None
-    refused: dict[str, RefusedRecord]
+    refused: Refusals
     characters: int
     """Characters in the documents' text, for the estimate of the time left."""
     emojis: int = 0
@@ -124,12 +109,6 @@ class Finished(Record):
     def save(self, folder: Path) -> None:
         with atomic(_note_path(folder, self.name), scratch=folder / UNFINISHED) as file:
             file.write(self.model_dump_json().encode("utf-8"))
-
-
-def count(refused: dict[str, RefusedRecord], reason: str, example: str, times: int = 1) -> None:
-    """Add `times` refusals for `reason`; the first example of each reason stays."""
-    before = refused.get(reason, RefusedRecord(count=0, first=example))
-    refused[reason] = RefusedRecord(count=before.count + times, first=before.first)
 
 
 def read_request(folder: Path) -> Request | None:

@@ -8,12 +8,12 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lcm.data.manifest import SPLITS, RefusedRecord, ShardRecord
+from lcm.data.manifest import SPLITS, Refusals, ShardRecord, count_refusal
 from lcm.data.shards import shard_name
 from lcm.errors import UserError
 from lcm.prepare.hub import DatasetRows
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.resume import Finished, ShardTask, count
+from lcm.prepare.resume import Finished, ShardTask
 from lcm.prepare.rows import Columns, Document, Refused, split_of
 from lcm.prepare.sources import Sources
 
@@ -103,7 +103,7 @@ class Sharding:
         """Notes of finished shards, by name."""
         self.names: dict[str, list[str]] = {split: [] for split in SPLITS}
         """Names of the shards of each split, in input order."""
-        self._refused: dict[str, RefusedRecord] = {}
+        self._refused: Refusals = {}
         self._pending: dict[str, list[tuple[int, Document]]] = {split: [] for split in SPLITS}
         self._characters = dict.fromkeys(SPLITS, 0)
 
@@ -126,7 +126,7 @@ class Sharding:
         number = 0
         for item in self.sources:
             if isinstance(item, Refused):
-                count(self._refused, item.reason, item.example)
+                count_refusal(self._refused, item.reason, item.example)
                 continue
             split = item.split or split_of(item.id)
             characters = item.characters
@@ -155,12 +155,12 @@ class Sharding:
     def emojis(self) -> int:
         return sum(self.notes[name].emojis for name in chain(*self.names.values()))
 
-    def refused(self) -> dict[str, RefusedRecord]:
+    def refused(self) -> Refusals:
         """Refusals of the reader and of the workers by reason, the most frequent first."""
         refused = dict(self._refused)
         for name in chain(*self.names.values()):
             for reason, record in self.notes[name].refused.items():
-                count(refused, reason, record.first, record.count)
+                count_refusal(refused, reason, record.first, record.count)
         return dict(sorted(refused.items(), key=lambda item: (-item[1].count, item[0])))
 
     def check_not_empty(self) -> None:
@@ -177,7 +177,7 @@ class Sharding:
         )
 
 
-def describe(refused: dict[str, RefusedRecord]) -> str:
+def describe(refused: Refusals) -> str:
     """'3 refused: 2 empty (first: a.jsonl:7), 1 not text (first: …)'"""
     reasons = [f"{record.count:,} {reason} (first: {record.first})" for reason, record in refused.items()]
     return f"{sum(record.count for record in refused.values()):,} refused: {', '.join(reasons)}"

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from lcm.codec import Codec, Progress, SonarSpeech, load_codec
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
-from lcm.data.manifest import UNFINISHED, RefusedRecord
+from lcm.data.manifest import UNFINISHED, Refusals, count_refusal
 from lcm.data.shards import Encoded, write_shard
 from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.resume import Finished, ShardTask, count
+from lcm.prepare.resume import Finished, ShardTask
 from lcm.prepare.rows import Document, Refused
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
@@ -84,7 +84,7 @@ class Embedder:
 
     def __call__(self, task: ShardTask, progress: Progress) -> Finished:
         """Write the shard, then its note: a process killed in between makes the same shard again."""
-        refused: dict[str, RefusedRecord] = {}
+        refused: Refusals = {}
         emojis_before = self.splitter.emojis
         with disk_errors(self.folder):
             documents = list(self._encoded(task, refused, progress))
@@ -99,17 +99,17 @@ class Embedder:
             note.save(self.folder)
         return note
 
-    def _encoded(self, task: ShardTask, refused: dict[str, RefusedRecord], progress: Progress) -> Iterator[Encoded]:
+    def _encoded(self, task: ShardTask, refused: Refusals, progress: Progress) -> Iterator[Encoded]:
         """The documents with their vectors; those that cannot be stored are counted in `refused`."""
         cut: list[tuple[int, Document, _Part, _Part]] = []
         for number, document in task.documents:
             langs = (document.lang, document.summary_lang or document.lang)
             if unknown := [lang for lang in langs if lang not in self.codec.languages]:
-                count(refused, "unknown language", f"{document.id}: {unknown[0]}")
+                count_refusal(refused, "unknown language", f"{document.id}: {unknown[0]}")
                 continue
             segments = self.listener.segments(document.audio, document.lang) if document.audio else None
             if isinstance(segments, Refused):
-                count(refused, segments.reason, f"{document.id}: {segments.example}")
+                count_refusal(refused, segments.reason, f"{document.id}: {segments.example}")
                 continue
             sentences = self.splitter.split(document.text) if segments is None else list(map(str, segments))
             summary = _Part(self.splitter.split(document.summary or ""), langs[1])
@@ -119,9 +119,9 @@ class Embedder:
             is_pair = document.summary is not None
             vectors = torch.cat([text.vectors, self.prompt_suffix[:is_pair], summary.vectors, self.end_of_text])
             if not text.sentences or (is_pair and not summary.sentences):
-                count(refused, "no sentences", document.id)
+                count_refusal(refused, "no sentences", document.id)
             elif not vectors.isfinite().all():
-                count(refused, "vectors not finite", document.id)
+                count_refusal(refused, "vectors not finite", document.id)
             else:
                 yield Encoded(
                     number=number,

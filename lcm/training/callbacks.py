@@ -30,8 +30,7 @@ class Stopped(Exception):
 class Agreement:
     """Agree across ranks whether to stop. The answer arrives one step late, so no GPU ever waits for it.
 
-    At the end of a step, each rank reads the answer of the step before and asks again: an all-reduce on the CPUs, which
-    runs during the next step.
+    At the end of a step, each rank reads the answer of the step before and asks again: an all-reduce during the next.
     """
 
     def __init__(self, world_size: int, timeout: timedelta) -> None:

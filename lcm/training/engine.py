@@ -51,8 +51,7 @@ def check_strategy(name: str, config: Config) -> None:
 def choose(setting: str, parameters: int, memory: int, world_size: int) -> tuple[str, str]:
     """The strategy for `trainer.strategy`, and the reason for it. memory: bytes of one device.
 
-    Copies are fastest. `auto` takes them when the training state fits into half of the device; the other half is for
-    activations.
+    Copies are fastest. `auto` takes them if the training state fits into half of the device; activations take the rest.
     """
     needed = f"{BYTES_PER_PARAMETER * parameters / 2**30:.1f} of {memory / 2**30:.1f} GiB"
     if setting != "auto":

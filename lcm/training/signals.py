@@ -3,8 +3,7 @@
     SIGUSR1   stop and requeue: `#SBATCH --signal=USR1@…` sends it before the time limit
     SIGTERM   stop: scancel, preemption and the time limit itself send it
 
-A handler only sets a flag, because the other ranks may be anywhere when it runs. All ranks act on it together, at the
-end of a step.
+A handler only sets a flag, as the other ranks may be anywhere. All ranks act on it together, at the end of a step.
 
 Ranks wait for one another in the middle of a step, silently where they do so on a GPU. So each rank has a thread that
 watches the clock, and a shared board (torch's store) on which every rank writes the step it is in. When a step takes

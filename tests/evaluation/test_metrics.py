@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lcm.evaluation import metrics
-from lcm.evaluation.metrics import bootstrap, contrastive_accuracy, l2, length_ratio, par, rouge
+from lcm.evaluation import scoring
+from lcm.evaluation.scoring import bootstrap, contrastive_accuracy, l2, par
+from lcm.evaluation.summaries import length_ratio, rouge
 
 
 def some_documents(lengths, dim=8, seed=0):
@@ -36,7 +37,7 @@ def plain_contrastive_accuracy(predicted, candidates, document, place):
 
 @pytest.mark.parametrize("block", [1, 4, 1024])
 def test_contrastive_accuracy_is_the_papers_definition_in_blocks_of_any_size(block, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK", block)
+    monkeypatch.setattr(scoring, "BLOCK", block)
     candidates, document = some_documents([4, 1, 2, 6])
     place = torch.tensor([1, 2, 3, 6, 8, 12])
     predicted = candidates[place] + 1.5 * torch.randn(len(place), 8)

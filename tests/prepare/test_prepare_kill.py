@@ -22,7 +22,7 @@ from lcm.errors import UserError
 from lcm.prepare import command
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.resume import claimed, request_of
+from lcm.prepare.resume import Request, claimed
 
 
 def corpus(folder):
@@ -166,7 +166,7 @@ def test_a_run_that_meets_one_that_is_just_finishing_touches_nothing(reference, 
     manifest = prepare(options(source, tmp_path / "data"))
     with (
         pytest.raises(UserError, match="another lcm prepare has just finished it"),
-        claimed(tmp_path / "data", request_of(manifest)),
+        claimed(tmp_path / "data", Request.model_validate(manifest, from_attributes=True)),
     ):
         pass
     assert snapshot(tmp_path / "data") == expected
