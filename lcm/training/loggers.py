@@ -28,13 +28,7 @@ from lcm.files import atomic_path
 class PlainLogger(Logger):
     """A logger without versions and hyper-parameters, which are all in config.yaml."""
 
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
+    name = version = ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         pass
