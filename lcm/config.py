@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as section_of
 
 from lcm.files import CACHE_GB, RETRIES
-from lcm.options import Names, Section, Settings
+from lcm.options import Names, Section, Settings, add_descriptions
+from lcm.sampling import SamplingOptions
 
 
 class DiffusionConfig(Section):
@@ -190,8 +192,9 @@ class TrainerConfig(Section):
     """Number of optimizer steps."""
     accumulate: int = Field(1, gt=0)
     """Gradient accumulation: micro-batches per optimizer step."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Precision of matrix products; weights and optimizer state are always fp32."""
+    precision: Literal["fp32", "bf16", "auto"] = "bf16"
+    """Precision of matrix products; weights and optimizer state are always fp32. auto: bf16 where the device has
+    instructions for it (CPUs: AVX512-BF16), else fp32."""
     compile: bool = False
     """Compile the blocks of the model with torch.compile."""
     checkpoint_activations: bool = False
@@ -235,6 +238,14 @@ class RunConfig(Section):
     """Random seed."""
 
 
+@section_of(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SamplingConfig(SamplingOptions):
+    """How the model is best sampled: the defaults of `lcm generate` and `lcm evaluate`. Training does not read them."""
+
+
+add_descriptions(SamplingConfig)
+
+
 class CodecRecord(Section):
     """The codec of the training data, copied from the data's manifest, never set by hand."""
 
@@ -266,6 +277,7 @@ class Config(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     run: RunConfig = RunConfig()
+    sampling: SamplingConfig = SamplingConfig()
     codec: CodecRecord | None = None
 
 
@@ -274,5 +286,6 @@ load_config = Config.load
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write a configuration such that `load_config(path) == config`."""
-    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    sections = {name: section for name, section in config.model_dump(mode="json", exclude_none=True).items() if section}
+    text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
     Path(path).write_text(text, encoding="utf-8")

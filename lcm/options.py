@@ -27,7 +27,7 @@ import sys
 import textwrap
 from argparse import SUPPRESS, ArgumentParser, Namespace, _ActionsContainer
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -166,6 +166,12 @@ class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=T
     """A section of a configuration: refuses unknown keys, and never changes after loading."""
 
 
+def add_descriptions(section: Any) -> None:
+    """Describe the fields of a section that is a pydantic dataclass by their docstrings, inherited ones too."""
+    for name, text in _docstrings(section).items():
+        section.__pydantic_fields__[name].description = text
+
+
 class Settings(BaseSettings, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """A whole configuration. Values come from a YAML file and the command line, never from the environment."""
 
@@ -232,7 +238,8 @@ def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:
         union = get_origin(field.annotation) not in (tuple, list)
         parts = (get_args(field.annotation) or (field.annotation,)) if union else ()
         subsections = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
-        names += [n for s in subsections for n in _setting_names(s, f"{prefix}{name}.")] or [prefix + name]
+        own = [f"{name}.{field.name}" for p in parts if isinstance(p, type) and is_dataclass(p) for field in fields(p)]
+        names += [n for s in subsections for n in _setting_names(s, f"{prefix}{name}.")] or own or [prefix + name]
     return names
 
 
@@ -267,12 +274,14 @@ def _explain(error: ErrorDetails, settings: type[BaseModel]) -> str:
             elsewhere, names = names, _setting_names(kinds[str(part)], f"{before}.")
             of_kind = f" of kind {part}" if name in elsewhere else ""
     match error["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{name} is not a setting{of_kind}{_did_you_mean(name, names)}"
         case "missing":
             return f"{name} is missing: {error['msg'].lower()}"
         case "value_error":
-            return error["msg"].removeprefix("Value error, ")
+            # An option's bound, in a record that is a section here, too.
+            text = error["msg"].removeprefix("Value error, ")
+            return re.sub(r"^--(\S+)=", lambda option: f"{name}.{option[1].replace('-', '_')}=", text)
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{name}.kind: {error['msg']}"
         case _:

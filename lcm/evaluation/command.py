@@ -23,8 +23,9 @@ from lcm.evaluation.report import Stages, finite, headline, output_folder, write
 from lcm.evaluation.truth import judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
 from lcm.inference import LCM, Bank, load
-from lcm.models import Sampling, resolve_sampling
+from lcm.models import Sampling
 from lcm.options import Option, add_options, check_bounds, options_from
+from lcm.sampling import SAMPLING_HELP
 
 CONTINUATIONS = 4
 """Documents that are continued, to be shown on the page."""
@@ -83,7 +84,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     Raises UserError for data that is missing, of another codec or without a sentence to predict, and for a setting of
     `sampling` that the model's family does not have.
     """
-    resolve_sampling(options.sampling, lcm.model.defaults)  # first: it may raise
+    options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
     stages = Stages()
     with stages.of("reading", " ".join(options.data)):
         examples, train = _read(lcm, options)
@@ -185,7 +186,7 @@ def _teacher_forced(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, CommandOptions)
     add_options(parser, EvaluateOptions, skip=["sampling"])
-    sampling = parser.add_argument_group("sampling", "by default what the paper uses for the model's kind")
+    sampling = parser.add_argument_group("sampling", SAMPLING_HELP)
     add_options(sampling, Sampling, skip=["seed"])
 
 

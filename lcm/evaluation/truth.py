@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from random import Random
 from typing import Any
 
-from lcm.batch import derive_seed
 from lcm.errors import UserError
 from lcm.evaluation.examples import Example
 from lcm.evaluation.gists import judge_gists
@@ -137,11 +136,10 @@ def _spreads(judge: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Spread]
     """Next sentences drawn DRAWS times after POINTS beginnings of different lengths, by system."""
     chosen = tales[:POINTS]
     cuts = [1 + i % (len(tale.sentences) - 1) for i, tale in enumerate(chosen)]
-    drawn: list[list[Event | None]] = [[] for _ in chosen]
-    for number in range(DRAWS):
-        texts = judge.continued(chosen, cuts, 1, derive_seed(judge.sampling.seed, 1, number))
-        for tale, events, (sentences, _) in zip(chosen, drawn, texts, strict=True):
-            events.append(parse(sentences[0], languages=[tale.language]) if sentences else END)
+    drawn = [
+        [END if sentence is None else parse(sentence, languages=[tale.language]) for sentence in sentences]
+        for tale, sentences in zip(chosen, judge.drawn(chosen, cuts, DRAWS), strict=True)
+    ]
     random = Random(judge.seed)
     corpus = [sentence for tale in tales for sentence in tale.sentences]
     spreads: dict[str, list[Spread]] = {"model": [], "truth": [], "random": [], "previous": []}

@@ -7,8 +7,11 @@ from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from lcm.batch import derive_seed
 from lcm.evaluation.examples import Example
 from lcm.evaluation.scoring import bootstrap
 from lcm.inference import LCM
@@ -50,6 +53,21 @@ class TruthJudge:
     ) -> list[tuple[list[str], bool]]:
         """The sentences that follow the first `cuts[i]` of each story, at most `most`; True if the model stopped."""
         return self._written([t.example.vectors[:cut] for t, cut in zip(tales, cuts, strict=True)], most, seed)
+
+    @torch.no_grad()
+    def drawn(self, tales: Sequence[Tale], cuts: Sequence[int], draws: int) -> list[list[str | None]]:
+        """For each story, `draws` sentences that follow its first `cuts[i]`; None where the model ends the story.
+
+        The beginnings are read once, and each draw has a seed of its own.
+        """
+        lcm, sampling = self.lcm, self.lcm.sampling(self.sampling)
+        prompts = [tale.example.vectors[:cut] for tale, cut in zip(tales, cuts, strict=True)]
+        context = lcm.model.prefill(lcm.shorten(prompts, lcm.stop_rules(1, min_sentences=0), "continue"))
+        seeds = [derive_seed(sampling.seed, 1, number) for number in range(draws)]
+        vectors = torch.stack([lcm.model.next(context, replace(sampling, seed=seed)) for seed in seeds], dim=1)
+        ends = cosine_similarity(vectors, lcm.model.end_of_text, dim=2) >= lcm.record.stop_threshold
+        texts = iter(lcm.codec.decode(vectors[~ends].cpu(), lang=lcm.record.lang, beam=1))
+        return [[None if end else next(texts) for end in of_one] for of_one in ends.tolist()]
 
     def answered(self, pairs: Sequence[Example], most: int) -> list[tuple[list[str], bool]]:
         """The model's answers to the documents of pairs."""

@@ -14,6 +14,7 @@ from lcm.inference.pipeline import GenerateOptions, Generation, load
 from lcm.models import Sampling
 from lcm.options import Option, add_options, existing_file, options_from
 from lcm.prepare import Refused, read_rows
+from lcm.sampling import SAMPLING_HELP
 
 CHUNK = 512
 """Texts of a file that are continued together; the output is written after each chunk."""
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, CommandOptions)
     add_options(parser.add_mutually_exclusive_group(required=True), Source)
     add_options(parser, GenerateOptions, skip=["sampling"])
-    sampling = parser.add_argument_group("sampling", "by default what the paper uses for the model's kind")
+    sampling = parser.add_argument_group("sampling", SAMPLING_HELP)
     add_options(sampling, Sampling)
 
 

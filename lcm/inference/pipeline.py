@@ -107,6 +107,10 @@ class LCM:
             )
         self.model, self.codec, self.config, self.record = model.eval(), codec, config, record
         fits = partial(codec.fits, lang=self.record.lang)
+        try:
+            resolve_sampling(config.sampling, model.defaults)
+        except UserError as error:
+            raise UserError(f"the model's configuration, section sampling: {error}") from error
         self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
 
     @cached_property
@@ -135,7 +139,7 @@ class LCM:
     def continue_texts(self, texts: Sequence[str], options: GenerateOptions) -> list[Generation]:
         if not texts:
             return []
-        resolve_sampling(options.sampling, self.model.defaults)  # first, as the bank: either may raise
+        self.sampling(options.sampling)  # first, as the bank: either may raise
         bank = None if options.decode == "codec" else self.bank
         stop = self.stop_rules(options.max_sentences, options.min_sentences)
         prompts = self.shorten(self.prompts(texts, options.task, options.lang), stop, options.task)
@@ -181,11 +185,18 @@ class LCM:
             return [p if len(p) <= room else torch.cat([p[: room - 1], p[-1:]]) for p in prompts]
         return [prompt[-room:] for prompt in prompts]
 
+    def sampling(self, asked: Sampling) -> Sampling:
+        """Complete settings by those of the model's folder. Raises UserError for one that the family does not have."""
+        sampling = asked.completed(self.config.sampling)
+        resolve_sampling(sampling, self.model.defaults)
+        return sampling
+
     def _answers(self, task: Task | None) -> bool:
         return (task or self.record.default_task) == "answer"
 
     def continue_concepts(self, prompts: Prompts, stop: StopRules, sampling: Sampling) -> list[Generated]:
         """Run the generation loop in batches of ROWS prompts of similar length."""
+        sampling = self.sampling(sampling)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         results: dict[int, Generated] = {}
         for start in range(0, len(order), ROWS):

@@ -20,12 +20,13 @@ from lcm.config import BaseLCMConfig, Config, ModelConfig, OneTowerConfig, Quant
 from lcm.errors import UserError
 from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
-from lcm.models.interface import ConceptModel, Normalizer, Prompts, Sampling, resolve_sampling
+from lcm.models.interface import ConceptModel, Normalizer, Prompts, resolve_sampling
 from lcm.models.one_tower import OneTowerLCM
 from lcm.models.quantized import QuantLCMc, QuantLCMd
 from lcm.models.transformer import BlockHook, no_hook
 from lcm.models.two_tower import TwoTowerLCM
 from lcm.options import existing_file
+from lcm.sampling import Sampling
 
 __all__ = [
     "BlockHook",

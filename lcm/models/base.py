@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lcm.batch import Batch, random_rows
 from lcm.config import BaseLCMConfig
 from lcm.errors import UserError
-from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, read_prompts, resolve_sampling
 from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
+from lcm.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from lcm.batch import Batch
 from lcm.errors import UserError
 from lcm.models.layers import KVCache
 from lcm.models.transformer import Stack, count_parameters
-from lcm.options import Option, check_bounds, option_name
+from lcm.options import option_name
+from lcm.sampling import Sampling, SamplingOptions
 
 
 class Normalizer(nn.Module):
@@ -62,51 +63,15 @@ class Losses:
     meters: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Settings for drawing the next concept: arguments of `next` and `predict`; a model keeps no such state.
-
-    None stands for the default of the model's family. A setting that the family does not have is refused. The noise of
-    a prompt depends on (seed, prompt, position) alone, so a batch draws what single rows do.
-    """
-
-    seed: Annotated[int, Option(least=0)] = 0
-    """Seed of everything that is drawn."""
-    temperature: Annotated[float | None, Option(least=0)] = None
-    """Base: spread of the noise added to the prediction (0); Quant: of the choice among units (d: 1, c: 0.005)."""
-    top_k: Annotated[int | None, Option(least=1)] = None
-    """Quant: units to choose among (d: 3, c: 5)."""
-    guidance: Annotated[float | None, Option(least=0)] = None
-    """Scale of the step from the prediction without context towards the one with it; 1 is no guidance
-    (diffusion: 3, d: 1, c: 1.5)."""
-    rescale: Annotated[float | None, Option(least=0, most=1)] = None
-    """diffusion: how much of the larger spread that guidance causes is taken back, 0 to 1 (0.7)."""
-    steps: Annotated[int | None, Option(least=1)] = None
-    """diffusion: calls of the denoiser (40)."""
-    sampler: Literal["ddim", "dpm"] | None = None
-    """diffusion: ddim, or dpm for DPM-Solver++ (ddim)."""
-    initial_noise: Annotated[float | None, Option(least=0)] = None
-    """diffusion: spread of the noise to start from (0.6)."""
-    epsilon_scaling: float | None = None
-    """diffusion, ddim: λ_ε, what the noise is divided by at every step (1.00045)."""
-    eta: Annotated[float | None, Option(least=0)] = None
-    """diffusion, ddim: noise added on the way, 1 as much as in training (0)."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        if self.epsilon_scaling is not None and not self.epsilon_scaling > 0:
-            raise UserError(f"--epsilon-scaling={self.epsilon_scaling}: expected more than 0")
-
-
 T = TypeVar("T")
 
 
-def resolve_sampling(sampling: Sampling, defaults: T) -> T:
+def resolve_sampling(sampling: SamplingOptions, defaults: T) -> T:
     """A family's settings, as a dataclass like its `defaults`, with the fields that `sampling` sets.
 
     Raises UserError for a setting that the family does not have.
     """
-    chosen = {name: value for name, value in vars(sampling).items() if name != "seed" and value is not None}
+    chosen = {f.name: v for f in fields(SamplingOptions) if (v := getattr(sampling, f.name)) is not None}
     known = {field.name for field in fields(defaults)}  # type: ignore[arg-type]  # no bound says "a dataclass"
     for name in sorted(chosen.keys() - known):
         has = ", ".join(option_name(n) for n in sorted(known))

@@ -18,10 +18,11 @@ from torch.nn.functional import embedding
 from lcm.batch import PAD, Batch, Draws, document_mask
 from lcm.config import InterleavedConfig, OneTowerConfig
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, read_prompts, resolve_sampling
 from lcm.models.interleaved import Interleaved, NoisySlots
 from lcm.models.layers import LayerCache, TimestepEmbedding
 from lcm.models.transformer import BlockHook, no_hook, with_packed_weights
+from lcm.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from torch.nn.functional import cross_entropy, embedding
 from lcm.batch import Batch, draw_rows
 from lcm.config import QuantConfig
 from lcm.errors import UserError
-from lcm.models.interface import Losses, Sampling, resolve_sampling
+from lcm.models.interface import Losses, resolve_sampling
 from lcm.models.one_tower import Conditioning, InterleavedLCM
 from lcm.models.quantizer import ResidualQuantizer, load_quantizer
 from lcm.models.transformer import BlockHook, no_hook
+from lcm.sampling import Sampling
 
 COLD = 1e-6
 """Stands for a temperature of 0, by which fp32 cannot divide."""

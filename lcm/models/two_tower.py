@@ -15,9 +15,10 @@ from lcm.batch import PAD, Batch, Draws, document_mask
 from lcm.config import TwoTowerConfig
 from lcm.models.denoiser import Denoiser, FastDenoiser, Memory
 from lcm.models.diffusion import Diffusion, DiffusionSampling
-from lcm.models.interface import ConceptModel, Context, Losses, Prompts, Sampling, read_prompts, resolve_sampling
+from lcm.models.interface import ConceptModel, Context, Losses, Prompts, read_prompts, resolve_sampling
 from lcm.models.layers import KVCache
 from lcm.models.transformer import BlockHook, Transformer, no_hook, with_packed_weights
+from lcm.sampling import Sampling
 
 ROOM = 16
 """Concepts that can follow a prompt before its caches are copied into larger ones."""

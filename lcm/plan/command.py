@@ -83,7 +83,8 @@ def gpu_of(name: str, memory: float | None, precision: str) -> GPU:
     if row not in _CUDA_FLOPS or gib is None:
         others = ", ".join(sorted(_CUDA_FLOPS))
         raise UserError(f"--gpu={name}: expected one of {', '.join(GPUS)}, or with --memory GiB one of {others}")
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    half = precision == "bf16" or (precision == "auto" and torch.bfloat16 in _CUDA_FLOPS[row])
+    dtype = torch.bfloat16 if half else torch.float32
     if dtype not in _CUDA_FLOPS[row]:
         raise UserError(f"--gpu={name}: it does not compute in trainer.precision={precision}; take fp32")
     return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(gib * 2**30))

@@ -58,7 +58,7 @@ def simulate(config: Config, device: Device = "cuda", sharded: bool = False) -> 
     Without trainer.compile, by which blocks take a tenth less. Raises UserError where the model cannot be built.
     """
     data, trainer = config.data, config.trainer
-    recompute, bf16 = trainer.checkpoint_activations, trainer.precision == "bf16"
+    recompute, bf16 = trainer.checkpoint_activations, trainer.precision != "fp32"
     # Without recomputation, autograd keeps autocast's copies of weights anyway, and a cache of them adds nothing.
     cache = not (sharded and recompute)
 

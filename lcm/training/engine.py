@@ -63,6 +63,15 @@ def choose(setting: str, parameters: int, memory: int, world_size: int) -> tuple
     return "fsdp", f"weights, gradients and AdamW would take {needed} of each device, so each holds a shard"
 
 
+def computes_in_bf16(precision: str, device: torch.device) -> bool:
+    """True where matrix products run in bf16; `auto` takes it where the device has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cpu":
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
     """Linear warm-up from `start_lr` to `lr`, then half a cosine down to `final_lr`. step: counts from 0.
 

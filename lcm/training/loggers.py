@@ -136,11 +136,11 @@ def build_loggers(config: Config, folder: Path) -> list[Logger]:
     return loggers
 
 
-def peak_flops(device: torch.device, precision: str) -> float | None:
+def peak_flops(device: torch.device, bf16: bool) -> float | None:
     """FLOP/s of a device by its data sheet; None for a CPU, and for a device that Lightning does not know."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_available_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        return get_available_flops(device, torch.bfloat16 if bf16 else torch.float32)
 
 
 CHATTER = (

@@ -21,7 +21,7 @@ from lcm.batch import PAD, Batch, derive_seed
 from lcm.config import Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
-from lcm.training.engine import Engine, build_optimizer, learning_rate
+from lcm.training.engine import Engine, build_optimizer, computes_in_bf16, learning_rate
 from lcm.training.loggers import peak_flops
 
 
@@ -139,7 +139,7 @@ class LCMModule(L.LightningModule):
 
         Its cache holds the weights in bf16 until the pass is over: too much where ranks hold shards.
         """
-        enabled = self.config.trainer.precision == "bf16"
+        enabled = computes_in_bf16(self.config.trainer.precision, self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=self._holds_all_weights)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -195,7 +195,7 @@ class LCMModule(L.LightningModule):
         if self._skipped:
             metrics["train/skipped"] = float(self._skipped)
         metrics |= self.trainer.datamodule.metrics()  # type: ignore[attr-defined]  # Trainer.fit sets it
-        if peak := peak_flops(self.device, self.config.trainer.precision):
+        if peak := peak_flops(self.device, computes_in_bf16(self.config.trainer.precision, self.device)):
             metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
         self._report(metrics)
         self._restart_clock()

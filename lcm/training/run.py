@@ -72,7 +72,7 @@ def train(config: Config) -> Path:
     if not data.has_validation:
         say("the data has no validation split: the newest model counts as the best")
     if config.trainer.precision == "bf16" and device.type == "cpu":
-        say("trainer.precision=bf16 is slow on most CPUs; fp32 may be many times faster")
+        say("trainer.precision=bf16 is slow on most CPUs; auto takes it where it is fast, else fp32")
     try:
         try:
             with quiet_lightning():
