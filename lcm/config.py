@@ -240,7 +240,7 @@ class RunConfig(Section):
 
 @section_of(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class SamplingConfig(SamplingOptions):
-    """How the model is best sampled: the defaults of `lcm generate` and `lcm evaluate`. Training does not read them."""
+    """Settings by which the model is best sampled, the defaults of `lcm generate`. Training does not read them."""
 
 
 add_descriptions(SamplingConfig)

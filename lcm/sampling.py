@@ -11,7 +11,7 @@ SAMPLING_HELP = "by default what the model's folder names as best, else what the
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How the next concept is drawn. None stands for the default of the model's family, which is the paper's."""
+    """Settings for drawing concepts. None stands for the default of the model's family, which is the paper's."""
 
     temperature: Annotated[float | None, Option(least=0)] = None
     """Base: spread of the noise added to the prediction (0); Quant: of the choice among units (d: 1, c: 0.005)."""

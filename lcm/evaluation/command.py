@@ -18,14 +18,23 @@ from lcm.data.remote import Unreachable
 from lcm.data.shards import Shard
 from lcm.errors import UserError
 from lcm.evaluation import scoring, summaries
-from lcm.evaluation.examples import EvaluationSet, answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.evaluation.examples import (
+    EvaluationSet,
+    answer_lengths,
+    from_file,
+    from_folders,
+    from_tales,
+    mean_vector,
+    shards_of,
+)
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
-from lcm.evaluation.truth import judge_truth
+from lcm.evaluation.truth import PROMPTS, judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling
 from lcm.options import Option, add_options, check_bounds, options_from
 from lcm.sampling import SAMPLING_HELP
+from lcm.tales import LEVELS
 
 CONTINUATIONS = 4
 """Documents that are continued, to be shown on the page."""
@@ -35,8 +44,9 @@ CONTINUATIONS = 4
 class EvaluateOptions:
     """Settings of an evaluation. Raises UserError for a number out of range."""
 
-    data: Annotated[tuple[str, ...], Option("DIR|F")]
-    """Prepared folders or their URLs, or a file of {document, summary} or {text}."""
+    data: Annotated[tuple[str, ...], Option("DIR|F")] = ()
+    """Prepared folders or their URLs, or a file of {document, summary} or {text}. Without it --truth judges new
+    stories, of every level that fits the model's data.slots."""
     split: Literal["test", "validation", "train"] | None = None
     """Split of the folders (default: test; validation where there is no test)."""
     limit: Annotated[int, Option(least=1)] = 500
@@ -54,6 +64,8 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if not self.data and not self.truth:
+            raise UserError("--data is missing: expected prepared folders, or a file; or --truth, to judge stories")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +73,9 @@ class CommandOptions:
     """The options of `lcm evaluate` besides `EvaluateOptions` and `Sampling`."""
 
     model: Annotated[str, Option("DIR")]
-    """A run's folder, or one written by lcm export."""
-    output: Annotated[str, Option("DIR")]
-    """Folder for results.json, examples.jsonl and report.html."""
+    """A run's folder, one written by lcm export, or the name of a packaged model: tales."""
+    output: Annotated[str | None, Option("DIR")] = None
+    """Folder for results.json, examples.jsonl and report.html (default: report-MODEL, such as report-tales)."""
     codec: Annotated[str | None, Option("NAME")] = None
     """Another codec with the same encoder, such as sonar-finetuned."""
     json: bool = False
@@ -126,6 +138,11 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
 
 def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard]]:
     """Read the test set, and find training shards: in the same folders, else those that the model was trained on."""
+    if not options.data:
+        fit = [level for level in LEVELS if level.longest + 3 <= lcm.config.data.slots]
+        if not fit:
+            raise UserError(f"--truth: no story fits data.slots={lcm.config.data.slots} of the model; name --data")
+        return from_tales(fit, lcm, PROMPTS, options.seed), _training_shards(lcm)
     folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
     if folders and len(folders) == len(options.data):
         examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
@@ -195,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, EvaluateOptions), sampling=options_from(args, Sampling))
     if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
-    output = output_folder(command.output)
+    output = output_folder(command.output or f"report-{Path(command.model).name}")
     evaluation = evaluate(load(command.model, codec=command.codec), options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     (output / "results.json").write_text(text + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ Shapes.  n concepts of one document · D concept width
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lcm.errors import UserError
 from lcm.inference import LCM
 from lcm.options import existing_file
 from lcm.prepare import Columns, Document, Refused, Sources
+from lcm.tales import LANGUAGES, Level, tales
 
 SHARDS, REMOTE_SHARDS = 200, 8
 """Training shards that statistics are taken from, spread over all, perhaps thousands; fewer if they must be fetched."""
@@ -132,16 +134,29 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
         reasons = [f"{found['count']} × {reason} ({found['first']})" for reason, found in examples.reasons.items()]
         raise UserError(f"--data={path}: no row to score; {', '.join(reasons) or 'it is empty'}")
     texts = [texts[i] for i in _draw(len(texts), limit, seed)]
-    cut = [_sentences(text, lcm) for text in texts]
-    vectors = torch.split(
-        lcm.codec.encode([s for sentences, _ in cut for s in sentences], lang=lcm.record.lang),
-        [len(sentences) for sentences, _ in cut],
-    )
-    drawn = [
-        Example(text.id, sentences, source_length, part)
-        for text, (sentences, source_length), part in zip(texts, cut, vectors, strict=True)
-    ]
-    return replace(examples, drawn=drawn)
+    return replace(examples, drawn=_encoded([(text.id, *_sentences(text, lcm)) for text in texts], lcm))
+
+
+def from_tales(levels: Sequence[type[Level]], lcm: LCM, limit: int, seed: int) -> EvaluationSet:
+    """Draw stories of the test split, `limit` over all levels, and as many others with their gists of one sentence.
+
+    Raises UserError for a model of another language than the stories have.
+    """
+    language = next((known for known in LANGUAGES if known == lcm.record.lang), None)
+    if language is None:
+        raise UserError(
+            f"--truth: stories are in {', '.join(LANGUAGES)}, not in {lcm.record.lang}; name --data"
+        )
+    each = -(-limit // len(levels))
+    endless = [tales(level, 10**9, language, seed) for level in levels]
+    drawn = [list(islice((tale for tale in of_one if tale.split == "test"), 2 * each)) for of_one in endless]
+    record, texts = lcm.record, list[tuple[str, list[str], int]]()
+    for of_one in drawn:
+        texts += [(tale.id, [*tale.story, record.end_of_text], 0) for tale in of_one[:each]]
+        for tale in of_one[each:]:
+            prompt = [*tale.story, record.prompt_suffix]
+            texts.append((f"{tale.id}-one", [*prompt, *tale.gist, record.end_of_text], len(prompt)))
+    return EvaluationSet(_encoded(texts, lcm), len(texts))
 
 
 def shards_of(folders: Sequence[str | Path], lcm: LCM, split: str) -> list[Shard]:
@@ -178,6 +193,13 @@ def _draw(total: int, limit: int, seed: int) -> list[int]:
     """Draw `limit` distinct numbers below `total`, in rising order; all of them if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     return sorted(torch.randperm(total, generator=generator)[:limit].tolist())
+
+
+def _encoded(texts: Sequence[tuple[str, list[str], int]], lcm: LCM) -> list[Example]:
+    """Encode texts, each (id, sentences, source_length), in one call of the codec."""
+    flat = [sentence for _, sentences, _ in texts for sentence in sentences]
+    vectors = torch.split(lcm.codec.encode(flat, lang=lcm.record.lang), [len(sentences) for _, sentences, _ in texts])
+    return [Example(*text, part) for text, part in zip(texts, vectors, strict=True)]
 
 
 def _sentences(text: Document, lcm: LCM) -> tuple[list[str], int]:

@@ -39,7 +39,7 @@ class CommandOptions:
     """The options of `lcm generate` besides `Source`, `GenerateOptions` and `Sampling`."""
 
     model: Annotated[str, Option("DIR")]
-    """A run's folder, or one written by lcm export."""
+    """A run's folder, one written by lcm export, or the name of a packaged model: tales."""
     output: Annotated[str | None, Option("F.jsonl")] = None
     """File for --input: one {id, text, sentences, nearest, similarity, stop} a line (default: stdout)."""
     bank: Annotated[tuple[str, ...], Option("DIR")] = ()

@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 MODEL, CONFIG = "model.safetensors", "config.yaml"
+PACKAGED = Path(__file__).parent / "assets"
+"""Folders of the models that are part of the package, such as `tales`."""
 
 
 def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptModel:
@@ -68,7 +70,10 @@ def build_model(config: ModelConfig, on_block: BlockHook = no_hook) -> ConceptMo
 
 
 def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) -> None:
-    """Write a model's `state_dict()` and its configuration into `folder`, each file atomically."""
+    """Write a model's `state_dict()` and its configuration into `folder`, each file atomically.
+
+    Tensors may be stored in a lower precision than the model's; `load_model` restores it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / CONFIG) as partial:
@@ -81,11 +86,17 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) 
 def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
     """Read the model of `save_model`, on the CPU and in evaluation mode, and its configuration.
 
+    folder: a path, or the name of a model in `PACKAGED`; a folder of this name in the working directory comes first
     Raises UserError if a file is missing, broken or of another model.
     """
+    if not Path(folder).exists() and (PACKAGED / folder).is_dir():
+        folder = PACKAGED / folder
     path = Path(folder, MODEL)
     if not path.is_file():
-        raise UserError(f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export")
+        packaged = ", ".join(sorted(each.name for each in PACKAGED.iterdir()))
+        raise UserError(
+            f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export, or one of {packaged}"
+        )
     config = Config.load(existing_file(Path(folder, CONFIG), "the model's configuration"))
     try:
         tensors = load_file(path)
@@ -98,7 +109,8 @@ def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -
     """Build the model of `config` around these tensors, without initializing it. Raises UserError for a misfit."""
     with torch.device("meta"):
         model = build_model(config.model)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
@@ -106,5 +118,5 @@ def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -
                 f"{path}: {name} is {shapes.get(name, 'missing')}, but the model of its configuration has "
                 f"{expected.get(name, 'no such tensor')}; the file belongs to another model"
             )
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)
     return model.eval()

@@ -198,14 +198,20 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
 
 
-def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False) -> Path:
-    """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder."""
+def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False, half: bool = False) -> Path:
+    """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder.
+
+    half: store the parameters in fp16, and the buffers as they are
+    """
     checkpoint = open_checkpoint(checkpoint_path, trust)
     config = Config.parse(checkpoint["config"], [], where=str(checkpoint_path))
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model = build_from_tensors(config, tensors, Path(checkpoint_path))
     output = Path(output)
-    save_model(output, model.state_dict(), config)
+    state = model.state_dict()
+    if half:
+        state |= {name: parameter.half() for name, parameter in model.named_parameters()}
+    save_model(output, state, config)
     write_card(output, sum(p.numel() for p in model.parameters()), config, checkpoint)
     return output
 
@@ -230,6 +236,7 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a .ckpt file, or the folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--half", action="store_true", help="store the parameters in fp16, in half the space")
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
@@ -242,6 +249,6 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.checkpoint)
     if path.is_dir():
         path = latest(path) or path / "checkpoints" / LAST
-    output = export(path, args.output, trust=args.trust_checkpoint)
+    output = export(path, args.output, trust=args.trust_checkpoint, half=args.half)
     print(json.dumps({"checkpoint": str(path), "output": str(output)}))
     return 0

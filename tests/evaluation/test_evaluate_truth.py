@@ -8,11 +8,14 @@ import pytest
 import torch
 from fakes import FakeCodec, History, reciting, write_dataset
 
+from lcm.batch import derive_seed
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation import truth as module
 from lcm.evaluation.command import EvaluateOptions, evaluate
+from lcm.evaluation.examples import from_folders
 from lcm.evaluation.report import headline, write_report
+from lcm.evaluation.truth_judge import TruthJudge, read_tales
 from lcm.models import ConceptModel, Sampling
 from lcm.tales import Errand, Friends, follow, parse, tales
 from lcm.tales.grammar import END
@@ -270,3 +273,34 @@ def test_without_truth_nothing_is_judged(data):
     lcm = reciting(["Once."], codec, slots=64)
     results = evaluate(lcm, EvaluateOptions(data=(folder,), roundtrip=1, bootstrap=10)).results
     assert "truth" not in results
+
+
+def test_sentences_drawn_after_one_reading_are_those_of_readings_of_their_own(data):
+    folder, codec = data
+    lcm = reciting(["Once."], codec, slots=64)
+    lcm.model = Teller(codec)
+    judge = TruthJudge(lcm, Sampling(seed=4), 10, 0)
+    stories = read_tales(from_folders([folder], lcm, "test", 100, 0).documents, 64)[:6]
+    cuts = [1 + i for i in range(5)] + [len(stories[5].sentences)]
+    drawn = judge.drawn(stories, cuts, 8)
+    for number in range(8):
+        alone = judge.continued(stories, cuts, 1, derive_seed(4, 1, number))
+        assert [of_one[number] for of_one in drawn] == [sentences[0] if sentences else None for sentences, _ in alone]
+    assert None in drawn[5], "a whole story may end"
+
+
+def test_without_data_new_stories_of_every_level_that_fits_are_judged():
+    codec = FakeCodec()
+    lcm = reciting(["Once."], codec, slots=32)
+    lcm.model = Teller(codec)
+    found = evaluate(lcm, EvaluateOptions(truth=True, roundtrip=1, bootstrap=10)).results
+    assert {name: score["count"] for name, score in found["truth"]["model"]["by_level"].items()} == {
+        "errand": 67, "inventory": 67, "friends": 66,
+    }  # fmt: skip
+    assert found["truth"]["model"]["consistent"]["value"] == 1
+    assert found["truth"]["model"]["gist"]["word_for_word"]["value"] == 1
+    small = reciting(["Once."], codec, slots=8)
+    with pytest.raises(UserError, match=r"no story fits data.slots=8"):
+        evaluate(small, EvaluateOptions(truth=True))
+    with pytest.raises(UserError, match=r"--data is missing: expected .* or --truth"):
+        EvaluateOptions()

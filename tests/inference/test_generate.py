@@ -16,8 +16,8 @@ from lcm.codec.text import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.inference.nearest import Bank
-from lcm.inference.pipeline import GenerateKeywords, GenerateOptions
-from lcm.models import build_model, save_model
+from lcm.inference.pipeline import LCM, GenerateKeywords, GenerateOptions
+from lcm.models import build_model, load_model, save_model
 from lcm.models.base import BaseSampling
 from lcm.models.interface import Sampling
 
@@ -211,3 +211,51 @@ def test_a_model_without_a_codec_is_refused(saved):
 def test_importing_lcm_is_light():
     code = "import sys, lcm; assert lcm.__version__ and callable(lcm.load); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def model_with(folder, *settings):
+    """A saved two-tower whose configuration says how it is best sampled, loaded; FakeCodec stands for its codec."""
+    codec = FakeCodec()
+    record = CodecRecord(
+        name="mini", fingerprint=codec.fingerprint, dim=codec.dim, lang="eng_Latn", splitter={"name": "nupunkt"},
+        stop_threshold=0.9,
+    )  # fmt: skip
+    sizes = {"kind": "two_tower", "dim": codec.dim, "width": 16, "heads": 2, "context_layers": 1, "denoiser_layers": 1}
+    config = Config.parse({"model": sizes, "codec": record.model_dump()}, settings, where="a test")
+    torch.manual_seed(0)
+    save_model(folder, build_model(config.model).state_dict(), config)
+    model, config = load_model(folder)
+    return LCM(model, codec, config)
+
+
+def test_a_model_is_sampled_as_its_configuration_says_and_as_the_paper_does_if_asked(tmp_path):
+    plain = model_with(tmp_path / "plain")
+    own = model_with(tmp_path / "own", "sampling.guidance=1.5", "sampling.steps=7", "sampling.sampler=dpm")
+    prompts = plain.prompts(["The sea was calm."], None)
+    stop = plain.stop_rules(2, min_sentences=2)
+
+    def drawn(model, **settings):
+        return model.continue_concepts(prompts, stop, Sampling(seed=3, **settings))[0].vectors
+
+    as_named = drawn(plain, guidance=1.5, steps=7, sampler="dpm")
+    assert torch.equal(drawn(own), as_named)
+    assert not torch.equal(drawn(plain), as_named)
+    assert torch.equal(drawn(own, paper=True), drawn(plain))
+    assert torch.equal(drawn(own, guidance=2.0), drawn(plain, guidance=2.0, steps=7, sampler="dpm"))
+    assert torch.equal(drawn(own, paper=True, steps=5), drawn(plain, steps=5))
+
+
+def test_sampling_settings_of_another_family_are_refused_when_the_model_is_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"configuration, section sampling: --top-k=3: means nothing to this kind"):
+        model_with(tmp_path, "sampling.top_k=3")
+
+
+def test_a_packaged_model_has_a_name_and_a_folder_of_this_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("lcm.models.PACKAGED", tmp_path / "packaged")
+    model_with(tmp_path / "packaged" / "tiny", "run.seed=5")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("tiny")[1].run.seed == 5
+    model_with(tmp_path / "tiny", "run.seed=6")
+    assert load_model("tiny")[1].run.seed == 6
+    with pytest.raises(UserError, match=r"none: no model.safetensors there; expected .* or one of tiny"):
+        load_model("none")

@@ -101,8 +101,8 @@ def test_every_sampling_option_of_the_command_line_reaches_the_model():
     }  # fmt: skip
     for name, value in given.items():
         words += [option_name(name), str(value)]
-    assert options_from(parser.parse_args(words), Sampling) == Sampling(seed=3, **given)
-    assert {field.name for field in fields(Sampling)} == {"seed", *given}
+    assert options_from(parser.parse_args([*words, "--paper"]), Sampling) == Sampling(seed=3, paper=True, **given)
+    assert {field.name for field in fields(Sampling)} == {"seed", "paper", *given}
 
 
 def test_every_option_of_generate_is_one_of_the_command_line():
