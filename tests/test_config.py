@@ -100,7 +100,7 @@ def test_environment_variables_never_change_a_run(monkeypatch):
         ({}, ["model.dropout=1"], "tiny.yaml: model.dropout='1': input should be less than 1"),
         ({"model": {"kind": "bse"}}, [], "tiny.yaml: model.kind"),
         ({"model": {"width": 16}}, [], "tiny.yaml: model.kind"),
-        ({}, ["trainer.precision=fp8"], "tiny.yaml: trainer.precision='fp8': input should be 'fp32' or 'bf16'"),
+        ({}, ["trainer.precision=fp8"], "tiny.yaml: trainer.precision='fp8': input should be 'fp32', 'bf16' or 'auto'"),
     ],
 )  # fmt: skip
 def test_every_mistake_is_one_line_with_the_way_out(values, overrides, message):

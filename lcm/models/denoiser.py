@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, addcmul, nn
 from torch.linalg import vector_norm
-from torch.nn.functional import embedding, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, pad, silu
 
-from lcm.models.layers import Dropout, LayerCache, Noised, RMSNorm, SwiGLU, TimestepEmbedding, xavier
+from lcm.models.layers import Dropout, LayerCache, Noised, RMSNorm, SwiGLU, TimestepEmbedding, attention, xavier
 from lcm.models.transformer import BlockHook, FastLinear, Stack, count_parameters, no_hook
 
 
@@ -44,12 +44,12 @@ class Memory:
         heads, keys, values = layer.keys.shape[1], layer.keys.to(q.dtype), layer.values.to(q.dtype)
         if self.index is None:
             queries = q.view(len(q), heads, 1, -1)
-            return scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask).flatten(1)
+            return attention(queries, keys, values, self.mask).flatten(1)
         assert self.mask is not None, "slots of one row see different entries"
         rows, _, slots, _ = self.mask.shape
         queries = q.new_zeros(rows * slots, q.shape[1]).index_copy(0, self.index, q)
         queries = queries.view(rows, slots, heads, -1).transpose(1, 2)
-        y = scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
+        y = attention(queries, keys, values, self.mask)
         return y.transpose(1, 2).flatten(2).flatten(0, 1)[self.index]
 
 

@@ -168,9 +168,26 @@ Mask = Bool[Tensor, "B 1 S L"] | Documents
 
 def attend(q: Heads, k: Float[Tensor, "B H L K"], v: Float[Tensor, "B H L K"], mask: Mask) -> Heads:
     if isinstance(mask, Tensor):
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return attention(q, k, v, mask)
     parts = zip(mask.unpack(q), mask.unpack(k), mask.unpack(v), strict=True)
-    return mask.pack([scaled_dot_product_attention(*part, is_causal=True) for part in parts])
+    return mask.pack([attention(*part, causal=True) for part in parts])
+
+
+def attention(
+    q: Heads,
+    k: Float[Tensor, "B H L K"],
+    v: Float[Tensor, "B H L K"],
+    mask: Bool[Tensor, "B 1 #S L"] | None = None,
+    causal: bool = False,
+) -> Heads:
+    """torch's fused attention; in fp32 where a CPU would train in bf16.
+
+    There both passes take 3.8 ms in bf16, and 0.4 ms in fp32, for 20 documents of 9 concepts with 4 heads of 64.
+    """
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            return attention(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class Attention(nn.Module):

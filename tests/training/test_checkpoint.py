@@ -226,3 +226,18 @@ def test_export_of_a_runs_folder_takes_its_last_checkpoint(run, tmp_path):
     weights = {n.removeprefix("model."): t for n, t in open_checkpoint(latest(run))["state_dict"].items()}
     torch.testing.assert_close(dict(load_model(tmp_path)[0].state_dict()), weights, rtol=0, atol=0)
     assert main(["export", "--checkpoint", str(tmp_path / "empty"), "--output", str(tmp_path)]) == 1
+
+
+def test_an_export_in_half_precision_takes_half_the_space_and_loads_in_fp32(run, tmp_path):
+    """Parameters are rounded to fp16; buffers, such as the table of a schedule, stay exact."""
+    for name, flags in (("whole", []), ("half", ["--half"])):
+        assert main(["export", "--checkpoint", str(run), "--output", str(tmp_path / name), *flags]) == 0
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    (whole, _), (half, _) = load_model(tmp_path / "whole"), load_model(tmp_path / "half")
+    parameters, exact = dict(whole.named_parameters()), dict(whole.named_buffers())
+    for name, parameter in half.named_parameters():
+        assert stored[name].dtype == torch.float16
+        assert torch.equal(parameter, parameters[name].half().float())
+    for name, buffer in half.named_buffers():
+        assert buffer.dtype == exact[name].dtype
+        assert torch.equal(buffer, exact[name])

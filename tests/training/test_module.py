@@ -65,6 +65,16 @@ def test_autocast_caches_weights_only_where_a_rank_holds_all_of_them(strategy, k
         assert torch.is_autocast_cache_enabled() == kept
 
 
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_precision_auto_takes_bf16_where_the_cpu_has_instructions_for_it(has_instructions, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    for precision, bf16 in (("auto", has_instructions), ("bf16", True), ("fp32", False)):
+        module = module_with(f"trainer.precision={precision}")
+        module.trainer = stub_trainer()
+        with module._autocast():
+            assert torch.is_autocast_enabled("cpu") == bf16
+
+
 @pytest.mark.parametrize(("accumulate", "ranks"), [(1, 2), (4, 1), (2, 2), (1, 8), (2, 4)])
 def test_the_gradient_does_not_depend_on_accumulation_and_ranks(accumulate, ranks):
     torch.testing.assert_close(gradients(accumulate, ranks), gradients(1, 1), atol=1e-6, rtol=1e-5)
