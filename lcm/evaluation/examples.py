@@ -144,9 +144,7 @@ def from_tales(levels: Sequence[type[Level]], lcm: LCM, limit: int, seed: int) -
     """
     language = next((known for known in LANGUAGES if known == lcm.record.lang), None)
     if language is None:
-        raise UserError(
-            f"--truth: stories are in {', '.join(LANGUAGES)}, not in {lcm.record.lang}; name --data"
-        )
+        raise UserError(f"--truth: stories are in {', '.join(LANGUAGES)}, not in {lcm.record.lang}; name --data")
     each = -(-limit // len(levels))
     endless = [tales(level, 10**9, language, seed) for level in levels]
     drawn = [list(islice((tale for tale in of_one if tale.split == "test"), 2 * each)) for of_one in endless]

@@ -61,5 +61,6 @@ def _expansion_scores(judge: TruthJudge, expansions: Sequence[tuple[Example, Lev
         good.append(sum(verdict.consistent for verdict in judged.verdicts))
         lengths.append(max(1, len(judged.verdicts)))
         asked = [parse(sentence) for sentence in pair.document]
-        same.append(float(judged.ends_well and judged.story.long_gist() == asked))
+        whole = judged.ends_well and all(verdict.consistent for verdict in judged.verdicts)
+        same.append(float(whole and judged.story.long_gist() == asked))
     return {"consistent": judge.interval(good, lengths), "gist": judge.interval(same), "count": len(pairs)}

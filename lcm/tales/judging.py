@@ -1,17 +1,22 @@
 """Judge continuations of stories by their truth: is each sentence of the language, may it follow, what else might have.
 
-A sentence that cannot follow is left out of what the next ones are judged by, as if it had not been told.
+A wrong sentence, one that is not of the language or cannot follow, is taken for anything that might have come there:
+what follows is right if it may follow some event in its place, or the story without it. So a fault counts once.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from random import Random
 from typing import Any, NamedTuple
 
 from lcm.tales.grammar import END, LANGUAGES, Event
-from lcm.tales.level import Choice, Level
+from lcm.tales.level import Level
 from lcm.tales.truth import LEVELS, follow, parse
+
+CANDIDATES = 150
+"""Stories that may have been meant, where a sentence was wrong: more are never kept in mind, a sample of them."""
 
 
 class Fact(NamedTuple):
@@ -42,7 +47,7 @@ class Verdict:
 class Judged:
     """A continuation: a verdict for each sentence, and whether it ends, with one that is right, where a story may end.
 
-    story: prompt and consistent sentences
+    story: prompt and consistent sentences, with the first of the events that a wrong one may have meant
     """
 
     verdicts: list[Verdict]
@@ -74,31 +79,55 @@ def judge(
     if story is None:
         raise ValueError(f"{' '.join(prompt)!r}: no story of these levels begins like this")
     languages = [event.language for event in read[-1:] if event] or LANGUAGES
-    verdicts = []
+    random, verdicts, stories = Random(0), list[Verdict](), [story]
     for sentence in continuation:
         event = parse(sentence, levels, languages)
-        facts = list(_facts(story, event)) if event else []
-        if event and story.take(event):
+        facts = list(_facts(stories, event)) if event else []
+        if event and (followed := [other for one in stories if (other := one.copy()).take(event)]):
             verdicts.append(Verdict(sentence, event, True, facts))
+            stories = followed
         else:
-            instead = nearest(sentence, story, explain) if explain else ""
+            instead = nearest(sentence, stories[0], explain) if explain else ""
             verdicts.append(Verdict(sentence, event, False, facts, instead))
-    ends_well = ended and all(v.consistent for v in verdicts[-1:]) and any(c.allows(END) for c in story.choices())
-    return Judged(verdicts, ends_well, story)
+            stories = _with_anything(stories, random)
+    may_end = any(choice.allows(END) for one in stories for choice in one.choices())
+    ends_well = ended and may_end and all(v.consistent for v in verdicts[-1:])
+    return Judged(verdicts, ends_well, stories[0])
 
 
-def _facts(story: Level, event: Event) -> Iterator[Fact]:
-    """The determined words of the event, by the choice of its kind that it agrees with best."""
-    choices = [choice for choice in story.choices() if choice.kind is event.grammar]
-    if not choices:
-        return
+def _with_anything(stories: Sequence[Level], random: Random) -> list[Level]:
+    """The stories as they are, and each with any event that may come next; at most CANDIDATES, drawn at random."""
+    longer = [other for story in stories for other in _longer(story, CANDIDATES // len(stories), random)]
+    if len(stories) + len(longer) <= CANDIDATES:
+        return [*stories, *longer]
+    kept = random.sample(stories, 1 + len(stories) // 10)
+    return kept + random.sample(longer, min(len(longer), CANDIDATES - len(kept)))
 
-    def agreement(choice: Choice) -> int:
-        return sum(event.arguments[slot] == name for slot, name in choice.determined().items())
 
-    for slot, name in max(choices, key=agreement).determined().items():
-        said = [i for i, told in enumerate(reversed(story.events), 1) if _says(told, name)]
-        if said:
+def _longer(story: Level, most: int, random: Random) -> Iterator[Level]:
+    """Copies of the story with one more event: with each that may come next, or with `most` that are drawn."""
+    few = sum(choice.count() for choice in story.choices()) <= most
+    for event in story.next_events() if few else [story.next(random) for _ in range(most)]:
+        if event.kind != END.kind:
+            other = story.copy()
+            other.add(event)
+            yield other
+
+
+def _facts(stories: Sequence[Level], event: Event) -> Iterator[Fact]:
+    """Determined words of the event: those that all stories determine alike, by the choices it agrees with best."""
+
+    def agreement(determined: dict[str, str]) -> int:
+        return sum(event.arguments[slot] == name for slot, name in determined.items())
+
+    found = []
+    for story in stories:
+        choices = [choice.determined() for choice in story.choices() if choice.kind is event.grammar]
+        if choices:
+            found.append(max(choices, key=agreement).items())
+    for slot, name in found[0] if found else ():
+        said = [i for i, told in enumerate(reversed(stories[0].events), 1) if _says(told, name)]
+        if said and all((slot, name) in each for each in found):
             yield Fact(slot, said[0], event.arguments[slot] == name)
 
 

@@ -5,12 +5,14 @@ next, `add` takes the event that came. Everything that `choices` looks at has be
 of the next sentence is exact for a reader, too.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from lcm.tales.grammar import END, Event, Kind, Vocabulary, Word
 
@@ -40,6 +42,10 @@ class Choice:
                 probability *= share
             yield self.kind.event(*(word for word, _ in drawn), probability=probability)
 
+    def count(self) -> int:
+        """The number of `events`."""
+        return math.prod(len(_weighted(words)) for words in self.words)
+
     def draw(self, random: Random) -> Event:
         if self.kind is None:
             return END
@@ -66,6 +72,9 @@ class Choice:
         """Slots that can only take one word, because of what was said before, with that word's name."""
         slots = zip(self.kind.slots, self.words, strict=True) if self.kind else ()
         return {slot: words.name for slot, words in slots if isinstance(words, Word)}
+
+
+LevelT = TypeVar("LevelT", bound="Level")
 
 
 class Level(ABC):
@@ -124,6 +133,12 @@ class Level(ABC):
         if choice and choice.kind:
             self.add(choice.known(event))
         return choice is not None
+
+    def copy(self: LevelT) -> LevelT:
+        """Another story that has told the same so far. Copies the lists, dicts and sets of a subclass, too."""
+        other = copy(self)
+        vars(other).update((n, v.copy()) for n, v in vars(self).items() if isinstance(v, list | dict | set))
+        return other
 
     def next_events(self) -> list[Event]:
         """Every event that may come next, with its probability; these add up to 1."""

@@ -154,3 +154,46 @@ def test_draws_of_the_truth_come_near_it_as_they_become_more():
         return spread(story, [choice.draw(random) for choice in picks]).distance
 
     assert distance(4000) < 0.5 * distance(200) < 0.25
+
+
+def verdicts_with(changes, story=STORY):
+    told = [changes.get(place, sentence) for place, sentence in enumerate(story)]
+    return [verdict.consistent for verdict in judge(told[:2], told[2:], True).verdicts]
+
+
+@pytest.mark.parametrize("place", range(2, len(STORY)))
+@pytest.mark.parametrize("wrong", ["The fox at the at.", "Anna is a baker who lives near the mill."])
+def test_a_fault_counts_once_where_the_rest_may_follow_something_in_its_place(place, wrong):
+    assert verdicts_with({place: wrong}) == [i != place for i in range(2, len(STORY))]
+
+
+def test_what_follows_a_wrong_sentence_must_still_agree_with_itself_and_with_what_was_told_before():
+    nonsense = "The fox at the at."
+    assert verdicts_with({3: nonsense, 4: "Anna thanks the fox and goes to the castle."}) == [
+        True, False, True, False, True, True,  # to the castle: so it is not found at the tower
+    ]  # fmt: skip
+    home = verdicts_with({3: nonsense, 6: "Anna goes back to the lake with the hat."})
+    assert home == [True, False, True, True, False, True]
+    assert verdicts_with({3: nonsense, 4: nonsense, 5: nonsense}) == [True, False, False, False, True, True]
+    assert verdicts_with(
+        {3: "The fox says that the red hat is at the mill.", 4: "Anna thanks the fox and goes to the mill."}
+    )[1:3] == [False, False], "the hat is never at home"
+
+
+def test_a_copy_of_a_story_takes_its_own_way():
+    for level in LEVELS:
+        random = Random(3)
+        story = level.draw(random)
+        whole, copied = level(), None
+        for event in story.events:
+            copied = whole.copy()
+            assert whole.take(event)
+            assert copied.events == whole.events[:-1]
+            copied.finish(random)
+        assert [event.arguments for event in whole.events] == [event.arguments for event in story.events]
+        assert any(choice.kind is None for choice in whole.choices())
+
+
+def test_judging_nonsense_keeps_few_stories_in_mind():
+    begun = tales(Promise, 1, seed=3).__next__().story[:3]
+    assert not any(v.consistent for v in judge(begun, ["So it is not so."] * 40, False).verdicts)

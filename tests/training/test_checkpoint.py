@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from synthetic import DIM, pack, tiny_config, write_data
 
 from lcm.cli import main
