@@ -15,7 +15,7 @@ from lcm.tales.grammar import END, LANGUAGES, Event
 from lcm.tales.level import Level
 from lcm.tales.truth import LEVELS, follow, parse
 
-CANDIDATES = 150
+CANDIDATES = 60
 """Stories that may have been meant, where a sentence was wrong: more are never kept in mind, a sample of them."""
 
 
@@ -87,7 +87,7 @@ def judge(
             verdicts.append(Verdict(sentence, event, True, facts))
             stories = followed
         else:
-            instead = nearest(sentence, stories[0], explain) if explain else ""
+            instead = nearest(sentence, stories, explain) if explain else ""
             verdicts.append(Verdict(sentence, event, False, facts, instead))
             stories = _with_anything(stories, random)
     may_end = any(choice.allows(END) for one in stories for choice in one.choices())
@@ -136,11 +136,12 @@ def _says(event: Event, name: str) -> bool:
     return any(value == name or value.endswith(f" {name}") for value in event.arguments.values())
 
 
-def nearest(sentence: str, story: Level, language: str, most: int = 3000) -> str:
+def nearest(sentence: str, stories: Sequence[Level], language: str, most: int = 3000) -> str:
     """The sentence that shares most words with `sentence`, in order, among the first `most` that might follow."""
     words = sentence.split()
     best, best_score = "", -1.0
-    for event, _ in zip(story.next_events(), range(most), strict=False):
+    possible_events = (event for story in stories for event in story.next_events() if event.kind != END.kind)
+    for event, _ in zip(dict.fromkeys(possible_events), range(most), strict=False):
         for possible in event.told(language):
             score = SequenceMatcher(None, words, possible.split(), autojunk=False).ratio()
             if score > best_score:

@@ -109,7 +109,7 @@ def test_a_prompt_that_is_no_beginning_is_refused():
 def test_wrong_words_are_marked_beside_the_nearest_right_sentence():
     story = follow([parse(sentence) for sentence in STORY[:3]])
     wrong = "The fox has seen the red cat at the tower."
-    instead = nearest(wrong, story, "eng_Latn")
+    instead = nearest(wrong, [story], "eng_Latn")
     assert instead == "The fox has seen the red hat at the tower."
     assert [word for word, is_wrong in marked(wrong, instead) if is_wrong] == ["cat"]
     assert judge(STORY[:3], [wrong], False, explain="eng_Latn").verdicts[0].instead == instead
