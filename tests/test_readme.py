@@ -53,6 +53,9 @@ def test_the_readme_runs_as_printed(folder):
         "decode",
         "train",
         "generate",
+        "generate",
+        "evaluate",
+        "prepare",
         "prepare",
         "train",
         "evaluate",
@@ -69,7 +72,7 @@ def test_the_readme_runs_as_printed(folder):
             assert out.splitlines() == SENTENCES
     assert (folder / "runs/mine/model.safetensors").is_file()
     assert (folder / "runs/mine/report/report.html").is_file()
-    assert "truth" in json.loads((folder / "runs/errand/report/results.json").read_text())
+    assert "truth" in json.loads((folder / "runs/tales/report/results.json").read_text())
     (python,) = blocks("python")
     assert forked.printed_by(forked.python(python, folder / "python", folder), python).strip()
 

@@ -142,7 +142,7 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard
         fit = [level for level in LEVELS if level.longest + 3 <= lcm.config.data.slots]
         if not fit:
             raise UserError(f"--truth: no story fits data.slots={lcm.config.data.slots} of the model; name --data")
-        return from_tales(fit, lcm, PROMPTS, options.seed), _training_shards(lcm)
+        return from_tales(fit, lcm, min(PROMPTS, options.limit), options.seed), _training_shards(lcm)
     folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
     if folders and len(folders) == len(options.data):
         examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
