@@ -30,9 +30,12 @@ from lcm.tales.judging import judge as judge_tale
 from lcm.tales.judging import spread
 
 GRID = {"guidance": (1.0, 1.5, 2.0, 3.0), "initial_noise": (0.6, 0.8, 1.0), "steps": (5, 10, 20, 40)}
-SAMPLERS = ("ddim", "dpm")
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "DDIM": {"sampler": "ddim", "eta": 0.0},
+    "DDIM, fresh noise": {"sampler": "ddim", "eta": 1.0},
+    "DPM-Solver++": {"sampler": "dpm"},
+}
 POINTS, DRAWS = 10, 40
-SETTINGS = (*GRID, "sampler")
 
 
 def main() -> None:
@@ -69,7 +72,8 @@ def main() -> None:
 
 def combinations() -> list[dict[str, Any]]:
     """Every combination of settings. The quick ones come first."""
-    found = [dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*GRID.values(), SAMPLERS)]
+    grids = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
+    found = [grid | sampler for grid in grids for sampler in SAMPLERS.values()]
     return sorted(found, key=lambda settings: settings["steps"])
 
 
@@ -117,19 +121,17 @@ def floor(tales: Sequence[Tale]) -> float:
 
 
 def picture(rows: Sequence[dict[str, Any]]) -> str:
-    """A row of charts for each score, a column for each guidance; lines by initial noise and sampler."""
+    """A row of charts for each score and initial noise, a column for each guidance; a line for each sampler."""
     panels = []
-    for name, label, top in (("consistent", "possible sentences, %", 100), ("calibration", "calibration, %", 100)):
-        for guidance in GRID["guidance"]:
-            lines = []
-            for noise, color in zip(GRID["initial_noise"], COLORS, strict=False):
-                for sampler in SAMPLERS:
-                    wanted = {"guidance": guidance, "initial_noise": noise, "sampler": sampler}
-                    own = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-                    values = [(row["steps"], 100 * row[name]["value"]) for row in own]
-                    title = f"{sampler.upper()}, initial noise {noise:g}"
-                    lines.append(Line(title, values, color, dashed=sampler == "dpm"))
-            panels.append(Panel(f"guidance {guidance:g}", lines, "steps", label, top, GRID["steps"], doubling=True))
+    scores = (("consistent", "possible sentences, %"), ("calibration", "calibration, %"))
+    for (name, label), noise, guidance in itertools.product(scores, GRID["initial_noise"], GRID["guidance"]):
+        lines = []
+        for (title, sampler), color in zip(SAMPLERS.items(), COLORS, strict=False):
+            wanted = {"guidance": guidance, "initial_noise": noise, **sampler}
+            own = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+            lines.append(Line(title, [(row["steps"], 100 * row[name]["value"]) for row in own], color))
+        title = f"guidance {guidance:g}, initial noise {noise:g}"
+        panels.append(Panel(title, lines, "steps", label, 100, GRID["steps"], doubling=True))
     return charts(panels, columns=len(GRID["guidance"]))
 
 
