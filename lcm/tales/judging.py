@@ -100,7 +100,7 @@ def _with_anything(stories: Sequence[Level], random: Random) -> list[Level]:
     longer = [other for story in stories for other in _longer(story, CANDIDATES // len(stories), random)]
     if len(stories) + len(longer) <= CANDIDATES:
         return [*stories, *longer]
-    kept = random.sample(stories, 1 + len(stories) // 10)
+    kept = [stories[0], *random.sample(stories[1:], (len(stories) - 1) // 10)]  # the first is without the wrong ones
     return kept + random.sample(longer, min(len(longer), CANDIDATES - len(kept)))
 
 

@@ -18,7 +18,7 @@ from lcm.evaluation.truth_judge import TruthJudge, read_tales
 from lcm.models import Sampling
 from lcm.tales import Errand, Friends, judging, parse, tales
 
-STORIES = 12
+STORIES = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
