@@ -1,15 +1,15 @@
 """benchmarks/families.py and its parts: equal size, equal time, tables, charts, and the token model's texts."""
 
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import curve
-import families
 import sampling
 import tales_runs
 from charts import Line, Panel, charts
@@ -19,6 +19,10 @@ from lcm.config import load_config
 from lcm.models import build_model
 
 ROOT = Path(__file__).parents[2]
+# Under a name of its own: tests/families.py is another module.
+_spec = spec_from_file_location("families_benchmark", ROOT / "benchmarks" / "families.py")
+families = module_from_spec(_spec)
+_spec.loader.exec_module(families)
 SENTENCES = ["Anna is a baker who lives near the mill.", "Anna has lost her red hat."]
 
 
