@@ -98,7 +98,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """
     options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
     stages = Stages()
-    with stages.of("reading", " ".join(options.data)):
+    with stages.of("reading", " ".join(options.data) or "new stories"):
         examples, train = _read(lcm, options)
     truth: dict[str, Any] = {}
     told: list[dict[str, Any]] = []
