@@ -86,10 +86,10 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) 
 def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
     """Read the model of `save_model`, on the CPU and in evaluation mode, and its configuration.
 
-    folder: a path, or the name of a model in `PACKAGED`; a folder of this name in the working directory comes first
+    folder: a path, or the name of a model in `PACKAGED`, unless the working directory has a model of this name
     Raises UserError if a file is missing, broken or of another model.
     """
-    if not Path(folder).exists() and (PACKAGED / folder).is_dir():
+    if not Path(folder, MODEL).is_file() and (PACKAGED / folder).is_dir():
         folder = PACKAGED / folder
     path = Path(folder, MODEL)
     if not path.is_file():
