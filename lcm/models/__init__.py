@@ -89,7 +89,7 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
     folder: a path, or the name of a model in `PACKAGED`, unless the working directory has a model of this name
     Raises UserError if a file is missing, broken or of another model.
     """
-    if not Path(folder, MODEL).is_file() and (PACKAGED / folder).is_dir():
+    if not Path(folder, MODEL).is_file() and str(folder) in {each.name for each in PACKAGED.iterdir()}:
         folder = PACKAGED / folder
     path = Path(folder, MODEL)
     if not path.is_file():
