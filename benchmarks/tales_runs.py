@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lcm.training.engine import computes_in_bf16
+
 ROOT = Path(__file__).parent.parent
 KINDS = ("base", "two_tower", "one_tower", "quant_c", "quant_d", "token")
 """The five model families, and the token language model that is their control."""
@@ -139,10 +141,7 @@ def add_options(parser: argparse.ArgumentParser, limit: int) -> None:
 
 def fast_precision() -> str:
     """bf16 where the processor has arithmetic for it; emulated, it is many times slower than fp32."""
-    if hasattr(torch.cpu, "_is_avx512_bf16_supported"):
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-    flags = Path("/proc/cpuinfo")
-    return "bf16" if flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8") else "fp32"
+    return "bf16" if computes_in_bf16("auto", torch.device("cpu")) else "fp32"
 
 
 def prepare(folder: Path, documents: int) -> tuple[str, str]:

@@ -115,5 +115,5 @@ def token_judge(folder: Path, bootstrap: int, seed: int) -> TokenJudge:
     record = CodecRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8"))["codec"])
     config = load_config(ROOT / "configs/base_toy.yaml", ["data.slots=32"]).model_copy(update={"codec": record})
     lcm = LCM(build_model(config.model), load_codec(record.name), config)
-    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True).eval()  # a module's eval: no dropout
     return TokenJudge(lcm, Sampling(), bootstrap, seed, model)

@@ -62,7 +62,7 @@ cat <<END
 Open $demo/tales/report/report.html and $demo/report/report.html in a browser. What to expect of either:
   · the stories: after four minutes a model of five million parameters writes sentences most of which
     are of the language, word for word, and many also fit what was told before. Every wrong word is
-    marked, beside what might have been said. Ten minutes make nine of ten sentences right (docs/tales.md).
+    marked, beside what might have been said. Ten minutes make more than eight of ten right (docs/tales.md).
   · real text: word salad. Minutes on a few hundred documents teach a model where texts end and which
     topics go together, and no more: look at the headline table beside controls that know nothing, and
     at 'nearest', the closest real sentence, which always reads well. This part shows the machinery.

@@ -238,7 +238,7 @@ def _setting_names(section: type[BaseModel], prefix: str = "") -> list[str]:
         union = get_origin(field.annotation) not in (tuple, list)
         parts = (get_args(field.annotation) or (field.annotation,)) if union else ()
         subsections = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
-        own = [f"{name}.{field.name}" for p in parts if isinstance(p, type) and is_dataclass(p) for field in fields(p)]
+        own = [f"{prefix}{name}.{f.name}" for p in parts if isinstance(p, type) and is_dataclass(p) for f in fields(p)]
         names += [n for s in subsections for n in _setting_names(s, f"{prefix}{name}.")] or own or [prefix + name]
     return names
 

@@ -66,6 +66,8 @@ class EvaluateOptions:
         check_bounds(self)
         if not self.data and not self.truth:
             raise UserError("--data is missing: expected prepared folders, or a file; or --truth, to judge stories")
+        if not self.data and self.split:
+            raise UserError(f"--split={self.split}: goes with --data; new stories are those of the test split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, EvaluateOptions), sampling=options_from(args, Sampling))
     if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
-    output = output_folder(command.output or f"report-{Path(command.model).name}")
+    output = output_folder(command.output or f"report-{Path(command.model).absolute().name}")
     evaluation = evaluate(load(command.model, codec=command.codec), options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     (output / "results.json").write_text(text + "\n", encoding="utf-8")

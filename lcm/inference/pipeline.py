@@ -107,10 +107,6 @@ class LCM:
             )
         self.model, self.codec, self.config, self.record = model.eval(), codec, config, record
         fits = partial(codec.fits, lang=self.record.lang)
-        try:
-            resolve_sampling(config.sampling, model.defaults)
-        except UserError as error:
-            raise UserError(f"the model's configuration, section sampling: {error}") from error
         self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
 
     @cached_property

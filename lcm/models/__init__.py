@@ -36,6 +36,7 @@ __all__ = [
     "Sampling",
     "build_from_tensors",
     "build_model",
+    "check_sampling",
     "fragility",
     "load_model",
     "quantizer",
@@ -102,7 +103,17 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
-    return build_from_tensors(config, tensors, path), config
+    model = build_from_tensors(config, tensors, path)
+    check_sampling(config, model)
+    return model, config
+
+
+def check_sampling(config: Config, model: ConceptModel) -> None:
+    """Raises UserError where the section `sampling` has a setting that the model's family does not have."""
+    try:
+        resolve_sampling(config.sampling, model.defaults)
+    except UserError as error:
+        raise UserError(f"section sampling of the configuration: {error}") from error
 
 
 def build_from_tensors(config: Config, tensors: dict[str, Tensor], path: Path) -> ConceptModel:

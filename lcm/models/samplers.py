@@ -10,7 +10,8 @@ rising. It calls `denoise` once a step and returns the last prediction. x is fp3
 in double precision; no step waits for a GPU.
 
 To add a sampler: a function here, its name in `DiffusionSampling` and its call in `Diffusion.sample` (diffusion.py),
-its name in `Sampling` (interface.py). A schedule: a case in `_betas`, its name in `PARAMETERS` and in lcm/config.py.
+its name in `SamplingOptions` (lcm/sampling.py). A schedule: a case in `_betas`, its name in `PARAMETERS` and in
+lcm/config.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from lightning.fabric.utilities.throughput import _CUDA_FLOPS
@@ -69,17 +69,18 @@ class PlanOptions:
 
 
 class GPU(NamedTuple):
-    """peak: FLOP/s by the data sheet; memory: bytes."""
+    """peak: FLOP/s by the data sheet, in this precision; memory: bytes."""
 
     name: str
+    precision: Literal["fp32", "bf16"]
     peak: float
     memory: int
 
 
-def gpu_of(name: str, memory: float | None, precision: str) -> GPU:
-    """A GPU of `GPUS`, or with `memory` (GiB) of Lightning's table. Raises UserError for any other."""
-    row, gib = GPUS.get(name.lower(), (name.lower(), None))
-    gib = memory or gib
+def gpu_of(name: str, gib: float | None, precision: str) -> GPU:
+    """A GPU of `GPUS`, or with `gib` of memory of Lightning's table. Raises UserError for any other."""
+    row, known = GPUS.get(name.lower(), (name.lower(), None))
+    gib = gib or known
     if row not in _CUDA_FLOPS or gib is None:
         others = ", ".join(sorted(_CUDA_FLOPS))
         raise UserError(f"--gpu={name}: expected one of {', '.join(GPUS)}, or with --memory GiB one of {others}")
@@ -87,12 +88,15 @@ def gpu_of(name: str, memory: float | None, precision: str) -> GPU:
     dtype = torch.bfloat16 if half else torch.float32
     if dtype not in _CUDA_FLOPS[row]:
         raise UserError(f"--gpu={name}: it does not compute in trainer.precision={precision}; take fp32")
-    return GPU(name.lower(), float(_CUDA_FLOPS[row][dtype]), int(gib * 2**30))
+    peak, memory = float(_CUDA_FLOPS[row][dtype]), int(gib * 2**30)
+    return GPU(name.lower(), "bf16" if half else "fp32", peak, memory)
 
 
 def plan(config: Config, options: PlanOptions) -> None:
     """Print what a job takes. Raises UserError where it does not fit, with options under which it does."""
     gpu = gpu_of(options.gpu, options.memory, config.trainer.precision)
+    trainer = config.trainer.model_copy(update={"precision": gpu.precision})  # auto depends on the GPU
+    config = config.model_copy(update={"trainer": trainer})
     with torch.device("meta"):
         model = build_model(config.model)
     parameters = sum(p.numel() for p in model.parameters())

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import islice
 from random import Random
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Verdict:
 class Judged:
     """A continuation: a verdict for each sentence, and whether it ends, with one that is right, where a story may end.
 
-    story: prompt and consistent sentences, with the first of the events that a wrong one may have meant
+    story: prompt and consistent sentences; it may have an event in the place of a wrong one
     """
 
     verdicts: list[Verdict]
@@ -140,8 +141,8 @@ def nearest(sentence: str, stories: Sequence[Level], language: str, most: int = 
     """The sentence that shares most words with `sentence`, in order, among the first `most` that might follow."""
     words = sentence.split()
     best, best_score = "", -1.0
-    possible_events = (event for story in stories for event in story.next_events() if event.kind != END.kind)
-    for event, _ in zip(dict.fromkeys(possible_events), range(most), strict=False):
+    events = (event for story in stories for event in story.next_events() if event.kind != END.kind)
+    for event in dict.fromkeys(islice(events, most)):
         for possible in event.told(language):
             score = SequenceMatcher(None, words, possible.split(), autojunk=False).ratio()
             if score > best_score:

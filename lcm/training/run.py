@@ -25,7 +25,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError
-from lcm.models import ConceptModel, build_model
+from lcm.models import ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Checkpoints, Stopped
 from lcm.training.checkpoint import (
@@ -114,6 +114,7 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
     torch.manual_seed(config.run.seed)
     with torch.device("meta") if on_meta else nullcontext():
         model = build_model(config.model)
+    check_sampling(config, model)  # before training, which does not need it
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
 

@@ -262,3 +262,5 @@ def test_without_data_new_stories_of_every_level_that_fits_are_judged():
         evaluate(small, EvaluateOptions(truth=True))
     with pytest.raises(UserError, match=r"--data is missing: expected .* or --truth"):
         EvaluateOptions()
+    with pytest.raises(UserError, match=r"--split=train: goes with --data"):
+        EvaluateOptions(truth=True, split="train")

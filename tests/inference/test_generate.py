@@ -246,7 +246,7 @@ def test_a_model_is_sampled_as_its_configuration_says_and_as_the_paper_does_if_a
 
 
 def test_sampling_settings_of_another_family_are_refused_when_the_model_is_loaded(tmp_path):
-    with pytest.raises(UserError, match=r"configuration, section sampling: --top-k=3: means nothing to this kind"):
+    with pytest.raises(UserError, match=r"section sampling of the configuration: --top-k=3: means nothing"):
         model_with(tmp_path, "sampling.top_k=3")
 
 

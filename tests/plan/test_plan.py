@@ -165,6 +165,16 @@ def test_a_mistake_is_one_line(words, expected, capsys):
     assert expected in message(["--config", SEVEN, *words], capsys)
 
 
+@pytest.mark.parametrize(("gpu", "precision"), [("h100", "bf16"), ("v100 sxm", "fp32")])
+def test_precision_auto_is_that_of_the_gpu(tiny, gpu, precision, capsys):
+    words = ["plan", "--config", tiny, "--gpu", gpu, "--memory", "32"]
+    assert main([*words, "--trainer.precision", "auto"]) == 0
+    auto = capsys.readouterr().out
+    assert main([*words, "--trainer.precision", precision]) == 0
+    assert auto == capsys.readouterr().out
+    assert f" in {precision}" in auto
+
+
 def test_faster_gpus_and_a_better_utilisation_take_fewer_days(tiny, capsys):
     def days(*words):
         assert main(["plan", "--config", tiny, "--trainer.max_steps", "1000000000000", *words]) == 0

@@ -181,3 +181,9 @@ def test_divergence_is_one_line_and_leaves_the_last_good_checkpoint(data, tmp_pa
     checkpoint = open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert checkpoint["global_step"] == 10, "three skipped steps are allowed; the next save notices the fourth"
     assert checkpoint["state_dict"]["model.post.weight"].isfinite().all()
+
+
+def test_sampling_settings_of_another_family_are_refused_before_training(data, tmp_path):
+    with pytest.raises(UserError, match=r"section sampling of the configuration: --top-k=3: means nothing"):
+        train(tiny_config(data, tmp_path / "run", "sampling.top_k=3"))
+    assert not list((tmp_path / "run").glob("**/*.ckpt"))
