@@ -15,24 +15,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from torch import Tensor
-from torch.optim import AdamW
+from lcm.cli import run_command, starting
 
-from lcm.cli import run_command
-from lcm.codec import Codec, load_codec
-from lcm.codec_lab.decoding import LEVELS, Coder, noise_scores
-from lcm.codec_lab.sentences import Sample, Sentence, drawn, read_sentences
-from lcm.codec_lab.writing import RESULTS, read_results
-from lcm.data.manifest import location_and_scale
-from lcm.errors import UserError
-from lcm.models import Normalizer
-from lcm.models.fragility import FragilityNetwork, save_fragility
-from lcm.options import existing_file
+with starting("fit_fragility"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+    from torch import Tensor
+    from torch.optim import AdamW
+
+    from lcm.codec import Codec, load_codec
+    from lcm.codec_lab.decoding import LEVELS, Coder, noise_scores
+    from lcm.codec_lab.sentences import Sample, Sentence, drawn, read_sentences
+    from lcm.codec_lab.writing import RESULTS, read_results
+    from lcm.data.manifest import location_and_scale
+    from lcm.errors import UserError
+    from lcm.models import Normalizer
+    from lcm.models.fragility import FragilityNetwork, save_fragility
+    from lcm.options import Option, add_options, check_fields, existing_file, options_from, refuse_idle, writable_file
 
 LEAST = 20
 """Fewest sentences: 16 to fit, two to choose the epoch, two to report on."""
@@ -135,53 +137,70 @@ def _encoded(codec: Codec, sentences: list[Sentence]) -> Sample:
     return Sample.encoded(codec, sentences)
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="fit the network that predicts a concept's fragility")
-    parser.add_argument("--codec", default="mini", metavar="NAME|DIR", help="(%(default)s)")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="F", help="a sentence a line or row; their fragility is measured")
-    source.add_argument("--scores", metavar="F", help="sentences.parquet of data_prep/codec_report.py")
-    parser.add_argument("--output", required=True, metavar="F", help="for model.diffusion.fragility")
-    parser.add_argument("--text-column", metavar="C", help="name, or number in .tsv (text; the last in .tsv)")
-    parser.add_argument("--lang-column", default="lang", metavar="C", help="(%(default)s)")
-    parser.add_argument("--lang", default="eng_Latn", metavar="CODE", help="of rows without one (%(default)s)")
-    parser.add_argument(
-        "--limit", type=int, default=10_000, metavar="N", help="sentences, drawn at random (%(default)s)"
-    )
-    parser.add_argument("--epochs", type=int, default=200, metavar="N", help="at most (%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, metavar="X", help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    codec: Annotated[str, Option("NAME|DIR", place=True, read=True)] = "mini"
+    """The codec of the sentences."""
+    input: Annotated[tuple[str, ...], Option("F", place=True)] = ()
+    """A sentence a line or row; their fragility is measured."""
+    scores: Annotated[str | None, Option("F", place=True, read=True)] = None
+    """File sentences.parquet of data_prep/codec_report.py, instead of --input."""
+    output: Annotated[str, Option("F", place=True)]
+    """File for model.diffusion.fragility."""
+    text_column: Annotated[str | None, Option("C")] = None
+    """Name, or number in .tsv (default: text; the last in .tsv)."""
+    lang_column: Annotated[str, Option("C")] = "lang"
+    """Column with the language."""
+    lang: Annotated[str, Option("CODE")] = "eng_Latn"
+    """Language of rows without one."""
+    limit: int = 10_000
+    """Sentences, drawn at random."""
+    epochs: int = 200
+    """Epochs at most."""
+    lr: float = 1e-3
+    """Learning rate."""
+    seed: Annotated[int, Option(least=0)] = 0
+    """Seed of the draw and of the weights."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("limit", "epochs", "lr"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name}={getattr(self, name)}: expected more than 0")
+        if bool(self.input) == bool(self.scores):
+            raise UserError("expected either --input, sentences to measure, or --scores, of a codec report")
+        if self.scores:
+            refuse_idle(self, ("text_column", "lang_column", "lang"), "goes with --input")
 
 
-def fit_fragility(args: argparse.Namespace) -> int:
-    """Fit and save a network as `arguments` says; prints the results as JSON."""
-    for name in ("limit", "epochs", "lr"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name}={getattr(args, name)}: expected more than 0")
-    scores = existing_file(args.scores, "--scores") if args.scores else None
+def fit_fragility(options: Options) -> int:
+    """Fit and save a network; prints the results as JSON."""
+    output = writable_file(options.output)
+    scores = existing_file(options.scores, "--scores") if options.scores else None
     found = []
     if scores is None:
-        found = read_sentences(args.input, text_column=args.text_column, lang_column=args.lang_column, lang=args.lang)
+        columns = {"text_column": options.text_column, "lang_column": options.lang_column, "lang": options.lang}
+        found = read_sentences(options.input, **columns)
         # Duplicates would put training sentences among the held-out ones.
         found = list({(sentence.text, sentence.lang): sentence for sentence in reversed(found)}.values())
-    codec = load_codec(args.codec)
-    vectors, truth = (
-        scored(codec, scores, args.limit, args.seed) if scores else measured(codec, found, args.limit, args.seed)
-    )
+    codec, limit, seed = load_codec(options.codec), options.limit, options.seed
+    vectors, truth = scored(codec, scores, limit, seed) if scores else measured(codec, found, limit, seed)
     normalizer = Normalizer(codec.dim)
     normalizer.set(*location_and_scale(vectors))
-    fitted = fit(normalizer(vectors), truth, lr=args.lr, epochs=args.epochs, seed=args.seed)
-    save_fragility(args.output, fitted.network, normalizer, codec.name, codec.fingerprint)
+    fitted = fit(normalizer(vectors), truth, lr=options.lr, epochs=options.epochs, seed=seed)
+    save_fragility(output, fitted.network, normalizer, codec.name, codec.fingerprint)
     results: dict[str, Any] = {"sentences": len(vectors), "held_out": fitted.held_out, "epoch": fitted.epoch}
     results |= {"mean_fragility": truth.mean().item(), "mse": fitted.mse, "mse_of_the_mean": fitted.mse_of_the_mean}
-    print(json.dumps(results | {"correlation": fitted.correlation, "output": str(args.output)}))
+    print(json.dumps(results | {"correlation": fitted.correlation, "output": options.output}))
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments().parse_args(argv)
-    return run_command("fit_fragility", lambda: fit_fragility(args))
+    parser = argparse.ArgumentParser(
+        description="fit the network that predicts a concept's fragility", allow_abbrev=False
+    )
+    add_options(parser, Options)
+    return run_command("fit_fragility", lambda: fit_fragility(options_from(parser.parse_args(argv), Options)))
 
 
 if __name__ == "__main__":

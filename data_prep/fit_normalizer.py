@@ -7,17 +7,33 @@
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import torch
+from lcm.cli import run_command, starting
 
-from lcm.cli import run_command
-from lcm.data.manifest import SAMPLE, SPLITS, Manifest, open_dataset
-from lcm.data.shards import Shard, fit_normalizer, sample_vectors
-from lcm.errors import UserError
-from lcm.models import Normalizer
+with starting("fit_normalizer"):
+    import torch
+
+    from lcm.data.manifest import SAMPLE, SPLITS, Manifest, local_folder, open_dataset
+    from lcm.data.shards import Shard, fit_normalizer, sample_vectors
+    from lcm.files import disk_errors
+    from lcm.models import Normalizer
+    from lcm.options import Option, add_options, check_fields, options_from
 
 QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    folder: Annotated[str, Option("DIR", place=True, positional=True)]
+    """Data set, written by lcm prepare."""
+    sample: Annotated[int, Option("N", least=1)] = SAMPLE
+    """Vectors to fit to."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float, float, float]]:
@@ -35,26 +51,24 @@ def quantiles(folder: Path, manifest: Manifest, limit: int) -> list[tuple[float,
     return rows
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="fit a data set's normalizer again")
-    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
-    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"vectors (default: {SAMPLE:,})")
-    args = parser.parse_args(argv)
-    return run_command("fit_normalizer", lambda: fit_again(Path(args.folder), args.sample))
-
-
-def fit_again(folder: Path, sample: int) -> int:
+def fit_again(options: Options) -> int:
     """Write the manifest with the new normalizer, and print `quantiles`."""
-    if sample < 1:
-        raise UserError(f"--sample={sample}: expected 1 or more")
+    folder = local_folder(options.folder, "DIR")
     manifest = open_dataset(folder)
-    fitted = fit_normalizer(folder, manifest.splits, manifest.codec.dim, sample)
+    fitted = fit_normalizer(folder, manifest.splits, manifest.codec.dim, options.sample)
     manifest = manifest.model_copy(update={"normalizer": fitted})
-    manifest.save(folder)
+    with disk_errors(folder):
+        manifest.save(folder)
     print("quantile         raw  normalized")
     for q, raw, normalized in quantiles(folder, manifest, limit=20_000):
         print(f"{q:8.1%}  {raw:10.5f}  {normalized:10.3f}")
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="fit a data set's normalizer again", allow_abbrev=False)
+    add_options(parser, Options)
+    return run_command("fit_normalizer", lambda: fit_again(options_from(parser.parse_args(argv), Options)))
 
 
 if __name__ == "__main__":

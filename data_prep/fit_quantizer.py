@@ -13,62 +13,74 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from lcm.cli import run_command, starting
 
-from lcm.cli import run_command
-from lcm.codec import Codec, load_codec
-from lcm.codec_lab.decoding import scores
-from lcm.data.dataset import PreparedData
-from lcm.data.manifest import local_folder
-from lcm.data.shards import read_shard, sample_vectors
-from lcm.errors import UserError
-from lcm.models import Normalizer
-from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
-from lcm.models.quantizer_fitting import fit_quantizer, variance
-from lcm.training.loggers import say
+with starting("fit_quantizer"):
+    import numpy as np
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
 
-
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="fit a residual quantizer to prepared data")
-    parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="written by lcm prepare")
-    parser.add_argument("--output", required=True, metavar="F", help="a .safetensors file")
-    for name, value, what in (
-        ("codebooks", 64, "each quantizes the residual of those before it"),
-        ("units", 8192, "units of each codebook"),
-        ("vectors", 1_000_000, "vectors to fit to at most, spread evenly over the train split"),
-        ("seed", 0, "seed of k-means"),
-        ("autobleu", 0, "sentences to decode after several numbers of codebooks"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (%(default)s)")
-    parser.add_argument("--space", choices=("raw", "normalised"), default="normalised", help="(%(default)s)")
-    parser.add_argument("--codec", metavar="NAME|DIR", help="to decode with, such as one tuned for it (the data's own)")
-    return parser
+    from lcm.codec import Codec, load_codec
+    from lcm.codec_lab.decoding import scores
+    from lcm.data.dataset import PreparedData
+    from lcm.data.manifest import local_folder
+    from lcm.data.shards import read_shard, sample_vectors
+    from lcm.errors import UserError
+    from lcm.models import Normalizer
+    from lcm.models.quantizer import QuantizerRecord, ResidualQuantizer, save_quantizer
+    from lcm.models.quantizer_fitting import fit_quantizer, variance
+    from lcm.options import Option, add_options, check_fields, options_from, refuse_idle, writable_file
+    from lcm.training.loggers import say
 
 
-def fit(args: argparse.Namespace) -> int:
-    """Fit, save, and evaluate a quantizer as `arguments` says."""
-    for name, least in (("codebooks", 1), ("units", 1), ("vectors", 1), ("autobleu", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}={getattr(args, name)}: expected {least} or more")
-    data = PreparedData([local_folder(folder, "--data") for folder in args.data])
-    judge = (read_held_out(data, args.autobleu), decoding_codec(data, args.codec)) if args.autobleu else None
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    data: Annotated[tuple[str, ...], Option("DIR", place=True)]
+    """Data sets, written by lcm prepare."""
+    output: Annotated[str, Option("F", place=True)]
+    """A .safetensors file."""
+    codebooks: Annotated[int, Option(least=1)] = 64
+    """Codebooks; each quantizes the residual of those before it."""
+    units: Annotated[int, Option(least=1)] = 8192
+    """Units of each codebook."""
+    vectors: Annotated[int, Option(least=1)] = 1_000_000
+    """Vectors to fit to at most, spread evenly over the train split."""
+    seed: Annotated[int, Option(least=0)] = 0
+    """Seed of k-means."""
+    autobleu: Annotated[int, Option(least=0)] = 0
+    """Sentences to decode after several numbers of codebooks."""
+    space: Literal["raw", "normalised"] = "normalised"
+    """Space in which it is fitted."""
+    codec: Annotated[str | None, Option("NAME|DIR", place=True, read=True)] = None
+    """Codec to decode with, such as one tuned for it (default: the data's own)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.autobleu:
+            refuse_idle(self, ("codec",), "goes with --autobleu, which decodes")
+
+
+def fit(options: Options) -> int:
+    """Fit, save, and evaluate a quantizer."""
+    output = writable_file(options.output)
+    data = PreparedData([local_folder(folder, "--data") for folder in options.data])
+    judge = (read_held_out(data, options.autobleu), decoding_codec(data, options.codec)) if options.autobleu else None
     scaled = normalizer_of(data)
     record = QuantizerRecord(
         codec=data.codec.name,
         fingerprint=data.codec.fingerprint,
-        space=args.space,
-        normalizer=scaled if args.space == "normalised" else Normalizer(data.codec.dim),
+        space=options.space,
+        normalizer=scaled if options.space == "normalised" else Normalizer(data.codec.dim),
     )
-    vectors = training_vectors(data, args.vectors, record.normalizer)
-    say(f"{len(vectors):,} vectors of {data.codec.dim} channels, {args.space}")
-    quantizer = fit_quantizer(vectors, args.codebooks, args.units, args.seed, say)
-    save_quantizer(args.output, quantizer, record)
-    say(f"{args.output}: {args.codebooks} codebooks of {args.units} units")
+    vectors = training_vectors(data, options.vectors, record.normalizer)
+    say(f"{len(vectors):,} vectors of {data.codec.dim} channels, {options.space}")
+    quantizer = fit_quantizer(vectors, options.codebooks, options.units, options.seed, say)
+    save_quantizer(output, quantizer, record)
+    say(f"{output}: {options.codebooks} codebooks of {options.units} units")
     if judge:
         for row in table(quantizer, record, scaled, *judge):
             print(json.dumps(row), flush=True)
@@ -169,8 +181,9 @@ def _left(vectors: Float[Tensor, "n D"], rounded: Float[Tensor, "n D"]) -> float
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments().parse_args(argv)
-    return run_command("fit_quantizer", lambda: fit(args))
+    parser = argparse.ArgumentParser(description="fit a residual quantizer to prepared data", allow_abbrev=False)
+    add_options(parser, Options)
+    return run_command("fit_quantizer", lambda: fit(options_from(parser.parse_args(argv), Options)))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,44 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from lcm.cli import run_command, starting
 
-from lcm.cli import run_command
-from lcm.codec import load_codec
-from lcm.data.manifest import SPLITS, Manifest, open_dataset
-from lcm.data.shards import CONCEPTS, Encoded, load_index, read_documents, read_sample
-from lcm.errors import UserError
+with starting("inspect_shards"):
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from lcm.codec import load_codec
+    from lcm.data.manifest import SPLITS, Manifest, local_folder, open_dataset
+    from lcm.data.shards import CONCEPTS, Encoded, load_index, read_documents, read_sample
+    from lcm.errors import UserError
+    from lcm.files import disk_errors
+    from lcm.options import Option, add_options, check_fields, options_from, writable_file
 
 SENTENCE_SAMPLE = 2000
 """Documents whose sentences are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    folder: Annotated[str, Option("DIR", place=True, positional=True)]
+    """Data set, written by lcm prepare."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Split whose lengths and document are shown."""
+    output: Annotated[str, Option("F.png", place=True)] = "lengths.png"
+    """File of the histograms."""
+    seed: Annotated[int, Option(least=0)] = 1
+    """Seed of the draw of a document."""
+    sentences: Annotated[int, Option(least=0)] = 20
+    """Sentences to decode at most."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def document_lengths(folder: Path, manifest: Manifest, split: str) -> NDArray[np.int64]:
@@ -104,20 +126,9 @@ def side_by_side(document: Encoded, decoded: list[str]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None, load: Callable[[str], Any] = load_codec) -> int:
-    parser = argparse.ArgumentParser(description="look into a data set")
-    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare")
-    parser.add_argument("--split", default="train", choices=SPLITS, help="whose lengths and document (default: train)")
-    parser.add_argument("--output", default="lengths.png", metavar="F.png", help="histograms (default: lengths.png)")
-    parser.add_argument("--seed", type=int, default=1, help="which document (default: 1)")
-    parser.add_argument("--sentences", type=int, default=20, metavar="N", help="decode at most so many (default: 20)")
-    args = parser.parse_args(argv)
-    folder, picture = Path(args.folder), Path(args.output)
-    return run_command("inspect_shards", lambda: inspect(folder, args.split, picture, args.seed, args.sentences, load))
-
-
-def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load: Callable[[str], Any]) -> int:
+def inspect(options: Options, load: Callable[[str], Any]) -> int:
     """Print the counts and one document, and draw the lengths."""
+    folder, split, picture = local_folder(options.folder, "DIR"), options.split, writable_file(options.output)
     manifest = open_dataset(folder)
     if not manifest.shards(split):
         raise UserError(f"--split={split}: empty in {folder}; it has {', '.join(manifest.splits)}")
@@ -127,13 +138,21 @@ def inspect(folder: Path, split: str, picture: Path, seed: int, most: int, load:
     documents, sentences = document_lengths(folder, manifest, split), sentence_lengths(folder, split)
     low, middle, high = np.quantile(sentences, [0.1, 0.5, 0.9])
     print(f"sentences of {split}: {low:.0f} characters (10%), {middle:.0f} (median), {high:.0f} (90%)")
-    draw(documents, sentences, f"{folder.name}, {split}: {len(documents):,} documents", picture)
+    with disk_errors(picture):
+        draw(documents, sentences, f"{folder.name}, {split}: {len(documents):,} documents", picture)
     print(f"lengths: {picture}\n")
-    document = random_document(folder, manifest, split, seed)
-    vectors = torch.from_numpy(document.vectors[:most]).float()
+    document = random_document(folder, manifest, split, options.seed)
+    vectors = torch.from_numpy(document.vectors[: options.sentences]).float()
     decoded = load(manifest.codec.name).decode(vectors, lang=manifest.codec.lang)
     print(side_by_side(document, decoded))
     return 0
+
+
+def main(argv: list[str] | None = None, load: Callable[[str], Any] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="look into a data set", allow_abbrev=False)
+    add_options(parser, Options)
+    opened = load or load_codec
+    return run_command("inspect_shards", lambda: inspect(options_from(parser.parse_args(argv), Options), opened))
 
 
 if __name__ == "__main__":

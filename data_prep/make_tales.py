@@ -14,12 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from lcm.cli import run_command
-from lcm.data.manifest import local_folder
-from lcm.errors import UserError
-from lcm.files import atomic, disk_errors
-from lcm.options import Option, add_options, check_bounds, options_from
-from lcm.tales import LEVELS, Language, tales
+from lcm.cli import run_command, starting
+
+with starting("make_tales"):
+    from lcm.data.manifest import local_folder
+    from lcm.errors import UserError
+    from lcm.files import atomic, disk_errors
+    from lcm.options import Option, add_options, check_fields, options_from
+    from lcm.tales import LEVELS, Language, tales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,11 @@ class Options:
     """Another seed, other stories."""
     gist: Literal["one", "three", "expand"] = "one"
     """Pairs of a story with its gist of one sentence, of three, or of a gist of three with its story."""
-    output: Annotated[str, Option("DIR")]
+    output: Annotated[str, Option("DIR", place=True)]
     """Folder of documents.jsonl and pairs.jsonl, which are replaced."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 def make(options: Options) -> int:
@@ -60,10 +62,9 @@ def make(options: Options) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="write stories whose truth is known, and their gists")
+    parser = argparse.ArgumentParser(description="write stories whose truth is known, and gists", allow_abbrev=False)
     add_options(parser, Options)
-    args = parser.parse_args(argv)
-    return run_command("make_tales", lambda: make(options_from(args, Options)))
+    return run_command("make_tales", lambda: make(options_from(parser.parse_args(argv), Options)))
 
 
 if __name__ == "__main__":

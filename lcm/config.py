@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as section_of
 
 from lcm.files import CACHE_GB, RETRIES
-from lcm.options import Names, Section, Settings, add_descriptions
 from lcm.sampling import SamplingOptions
+from lcm.settings import Beta, Devices, Place, Places, Section, Settings, add_descriptions
 
 
 class DiffusionConfig(Section):
@@ -40,7 +40,7 @@ class DiffusionConfig(Section):
     """Lower bound of the signal-to-noise ratio in loss weight snr."""
     max_snr: float = Field(10.0, gt=0)
     """Upper bound of the signal-to-noise ratio in loss weight snr."""
-    fragility: str = ""
+    fragility: Place = ""
     """File of data_prep/fit_fragility.py, for loss weight fragility. Read only when training starts."""
     timesteps: Literal["uniform", "beta"] = "uniform"
     """Distribution of the timesteps drawn in training; beta favors small ones."""
@@ -131,7 +131,7 @@ class QuantConfig(InterleavedConfig):
     """Number of codebooks of the residual quantizer."""
     units: int = Field(8192, gt=1)
     """Number of units per codebook (codebook size)."""
-    quantizer: str = ""
+    quantizer: Place = ""
     """File of data_prep/fit_quantizer.py with the codebooks. Read only when training starts."""
     context_drop: float = Field(0.15, ge=0, lt=1)
     """Probability of training a target without its context, for classifier-free guidance."""
@@ -143,7 +143,7 @@ ModelConfig = Annotated[BaseLCMConfig | TwoTowerConfig | OneTowerConfig | QuantC
 class DataConfig(Section):
     """The training data, and how documents become rows."""
 
-    path: Names = ()
+    path: Places = ()
     """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed."""
     slots: int = Field(128, ge=2)
     """Sequence length in concepts: documents are packed into rows of it, longer ones are cut (paper §2.4.1)."""
@@ -153,7 +153,7 @@ class DataConfig(Section):
     """Shuffle buffer in shards: documents of this many shards are shuffled together."""
     workers: int = Field(2, ge=0)
     """Number of loader threads per rank; 0 reads in the training loop. The order of the data does not depend on it."""
-    cache: str = ""
+    cache: Place = ""
     """Cache folder for shards behind URLs, shared by the ranks of a node. Default: shards in $LCM_CACHE, else in
     $XDG_CACHE_HOME/lcm, else in ~/.cache/lcm."""
     cache_gb: float = Field(CACHE_GB, gt=0)
@@ -175,7 +175,7 @@ class OptimizerConfig(Section):
     """Learning rate at the end of the cosine decay."""
     warmup_steps: int = Field(10_000, ge=0)
     """Number of warm-up steps."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates of the first and the second moment."""
     eps: float = Field(1e-5, gt=0)
     """AdamW's epsilon."""
@@ -199,7 +199,7 @@ class TrainerConfig(Section):
     """Compile the blocks of the model with torch.compile."""
     checkpoint_activations: bool = False
     """Activation checkpointing: recompute each block in the backward pass instead of keeping its activations."""
-    devices: int | Literal["auto"] = "auto"
+    devices: Devices = "auto"
     """Number of devices per node, with one rank each."""
     nodes: int = Field(1, gt=0)
     """Number of nodes."""
@@ -225,20 +225,20 @@ class TrainerConfig(Section):
     """Optimizer steps between reports of training metrics."""
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
     """Loggers of metrics, beside the terminal."""
-    resume: str = "auto"
+    resume: Place = Field("auto", min_length=1)
     """Checkpoint to resume from. auto: the run's own last.ckpt, if any. none: start a new run. Otherwise a path."""
 
 
 class RunConfig(Section):
     """The folder of the results, and the seed of everything random."""
 
-    dir: str = "runs/unnamed"
+    dir: Place = Field("runs/unnamed", min_length=1)
     """Output folder of the run: model, configuration, checkpoints, metrics."""
     seed: int = Field(1, ge=0)
     """Random seed."""
 
 
-@section_of(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@section_of(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class SamplingConfig(SamplingOptions):
     """Settings by which the model is best sampled, the defaults of `lcm generate`. Training does not read them."""
 

@@ -4,19 +4,39 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from lcm.errors import UserError
+from lcm.errors import UserError, refused_by_system
 
 CACHE_GB, RETRIES = 100.0, 5
 """Defaults for data behind URLs, also where there is no configuration."""
 _POLL = 0.1
 """Seconds between two attempts to get a lock."""
+
+
+def expanded(path: str | Path, *, setting: str = "") -> str:
+    """A path with `~` replaced by the home folder.
+
+    Raises UserError for $NAME, which only a shell replaces: a folder of that name would be made. URLs stay as they are.
+    """
+    text = str(path)
+    if re.match(r"[a-z][a-z0-9+.-]*:/", text):
+        return text
+    home, before = os.path.expanduser(text), f"{setting}={text}: " if setting else ""
+    if found := re.search(r"\$(\w+|\{[^}]*\}|\()", text):
+        way_out = "write the path out, or let the shell replace it: in double quotes, not in a file"
+        raise UserError(f"{before}{found[0]} is not replaced here, a folder of that name would be made; {way_out}")
+    if home.startswith("~"):
+        raise UserError(f"{before}no such user's home; write the path out, or ./{text} for a file of that name")
+    if "\0" in text:
+        raise UserError(f"{before}holds a zero byte; expected a path")
+    return home
 
 
 @contextmanager
@@ -32,13 +52,32 @@ def atomic_path(path: Path, *, scratch: Path | None = None, many_writers: bool =
     else:
         part = path.with_name(f"{path.name}.tmp")
     try:
-        yield part
-        _flush(part)
-        part.replace(path)
+        with _naming(path):
+            yield part
+            _flush(part)
+            part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
     _flush(path.parent)  # or a power cut could undo the renaming
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let the errors of writing name `path`: the system's do not where a write fails, nor do those of the libraries."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if "inline_container" in str(error) or type(error).__name__ == "SafetensorError":
+            reason = str(error).partition("\n")[0]
+            line = f"{path}: cannot be written ({reason}); is the disk full? What was there before is still there"
+            raise UserError(line) from error
+        raise
 
 
 @contextmanager
@@ -97,8 +136,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except ConnectionError:  # a pipe, not a disk
         raise
     except OSError as error:
-        place = error.filename or folder
-        raise UserError(f"{place}: {error.strerror}; put it right and run the same command again") from error
+        raise UserError(refused_by_system(error, folder)) from error
 
 
 def cache_folder() -> Path:

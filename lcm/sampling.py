@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from lcm.errors import UserError
-from lcm.options import Option, check_bounds
+from lcm.options import Option, check_fields, refuse_idle
 
 SAMPLING_HELP = "by default what the model's folder names as best, else what the paper uses for the model's kind"
+
+OF_DDIM = ("epsilon_scaling", "eta")
+"""Settings that the sampler dpm does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +37,11 @@ class SamplingOptions:
     """diffusion, ddim: noise added on the way, 1 as much as in training (0)."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if self.epsilon_scaling is not None and not self.epsilon_scaling > 0:
             raise UserError(f"--epsilon-scaling={self.epsilon_scaling}: expected more than 0")
+        if self.sampler == "dpm":
+            refuse_idle(self, OF_DDIM, "means nothing to --sampler dpm; leave it out, or take --sampler ddim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,4 +61,7 @@ class Sampling(SamplingOptions):
         """Fill the settings that are None with those of the model's folder, unless `paper` is set."""
         if self.paper:
             return self
-        return replace(self, **{n: v for n, v in vars(own).items() if v is not None and getattr(self, n) is None})
+        filled = {n: v for n, v in vars(own).items() if v is not None and getattr(self, n) is None}
+        if self.sampler == "dpm":
+            filled = {name: value for name, value in filled.items() if name not in OF_DDIM}
+        return replace(self, **filled)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from lcm import config as configuration
 from lcm.config import Config, load_config, save_config
 from lcm.errors import UserError
-from lcm.options import Section
+from lcm.settings import Section
 
 TINY = {"model": {"kind": "base", "dim": 8, "width": 16, "heads": 2, "layers": 2}}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 from lcm.errors import UserError
-from lcm.options import Option, add_options, check_bounds, options_from
+from lcm.options import Option, add_options, check_fields, options_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Example(Base):
     compile: bool | None = None
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 def parsed(*words, record=Example):

@@ -23,6 +23,7 @@ __all__ = [
     "Splitter",
     "Tokenizer",
     "architecture",
+    "command",
     "convert",
     "load_codec",
     "storage",

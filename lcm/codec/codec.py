@@ -17,7 +17,8 @@ from lcm.codec.architecture import Decoder, Encoder, SonarText
 from lcm.codec.official import RELEASES, sonar_folder
 from lcm.codec.search import Rules, beam_search, greedy
 from lcm.codec.text import Tokenizer
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
+from lcm.files import expanded
 
 PACKAGED = {"mini": Path(__file__).parent / "assets" / "mini"}
 Progress = Callable[[int], None]
@@ -101,6 +102,7 @@ class Codec:
         self.tokenizer.language(lang)
         return self.pieces(sentence) <= self.max_pieces
 
+    @in_one_line()
     @torch.no_grad()
     def encode(
         self, sentences: Sequence[str], lang: Languages = "eng_Latn", *, progress: Progress | None = None
@@ -111,6 +113,8 @@ class Codec:
         """
         if isinstance(sentences, str):
             raise UserError("encode takes a list of sentences, not one string: encode([sentence])")
+        if strange := [each for each in sentences if not isinstance(each, str)]:
+            raise UserError(f"encode takes a list of sentences: {strange[0]!r} is no text")
         starts = self._language_tokens(lang, len(sentences))
         all_pieces, most = self.tokenizer.encode(sentences), self.max_pieces
         if too_long := [sentence for sentence, row in zip(sentences, all_pieces, strict=True) if len(row) > most]:
@@ -143,6 +147,7 @@ class Codec:
         vectors: Tensor = self.encoder(padded.to(self.device), lengths.to(self.device))
         return vectors[:count]
 
+    @in_one_line()
     @torch.no_grad()
     def decode(
         self,
@@ -186,13 +191,14 @@ class Codec:
         return max(1, min(ROWS, limit // row_bytes))
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
-        if beam < 1:
+        if not isinstance(beam, int) or beam < 1:
             raise UserError(f"beam={beam}: expected 1 (greedy) or more")
-        if vectors.shape[1] != self.dim:
-            raise UserError(f"vectors are {vectors.shape[1]} wide, but codec {self.name!r} has {self.dim}")
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise UserError(f"vectors have shape {tuple(vectors.shape)}, but codec {self.name!r} takes (n, {self.dim})")
         if broken := (~vectors.isfinite().all(dim=1)).nonzero()[:, 0].tolist():
             raise UserError(f"vectors[{broken[0]}] is not finite, nor are {len(broken) - 1} others of {len(vectors)}")
 
+    @in_one_line()
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write the codec to a folder for `load_codec`, its weights rounded to `dtype`.
 
@@ -204,6 +210,7 @@ class Codec:
         storage.save(Path(folder), self.model, vocabulary, self.config, self.card, dtype)
 
 
+@in_one_line()
 def load_codec(
     name: str | Path = "mini",
     *,
@@ -218,7 +225,8 @@ def load_codec(
     compile_encoder: use torch.compile, which delays the first sentence; vectors agree to 1e-5 of the largest number
     Raises UserError naming the missing files and the place where they should be. Weights are loaded later.
     """
-    folder = sonar_folder(str(name)) if str(name) in RELEASES else PACKAGED.get(str(name), Path(name))
+    name = expanded(name, setting="codec")
+    folder = sonar_folder(name) if name in RELEASES else PACKAGED.get(name, Path(name))
     if missing := storage.missing_files(folder):
         known = ", ".join(map(repr, (*PACKAGED, *RELEASES)))
         raise UserError(

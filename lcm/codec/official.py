@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import tempfile
-import urllib.error
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcm.codec import storage
+from lcm.codec.fetching import fetch, wrong_with
 from lcm.codec.sonar_space import Originals, official_files
 from lcm.codec.storage import DEAD, Part
 from lcm.errors import UserError
@@ -79,7 +79,15 @@ def sonar_folder(name: str) -> Path:
             is_installed = find_spec("sonar") and find_spec("fairseq2")
             files = official_files(RELEASES[name][0]) if is_installed else _fetch(name, fetched)
             print(f"lcm: converting to {folder}", file=sys.stderr)
-            convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
+            try:
+                convert(files.encoder, files.decoder, files.vocabulary, files.languages, folder, heads=HEADS)
+            except UserError as error:
+                # What cannot be converted would be found again, and fail again.
+                broken = [p for p in (files.encoder, files.decoder, files.vocabulary) if str(p) in str(error)]
+                if is_installed or not broken:
+                    raise
+                broken[0].unlink()
+                raise UserError(f"{error}; it is removed, and the next command fetches it again") from error
             if not is_installed:
                 shutil.rmtree(fetched, ignore_errors=True)
     return folder
@@ -91,15 +99,15 @@ def _fetch(name: str, parent: Path) -> Originals:
     names = (ENCODER_FILE, RELEASES[name][1], VOCABULARY_FILE)
     for file in names:
         url = f"{os.environ.get('LCM_SONAR_URL', RELEASE).rstrip('/')}/{file}"
-        if (parent / file).is_file():
+        if (parent / file).is_file() and not wrong_with(parent / file):  # else a version without checks left it
             continue
         print(f"lcm: fetching {url}", file=sys.stderr)
         try:
-            torch.hub.download_url_to_file(url, str(parent / file), progress=sys.stderr.isatty())
-        except (urllib.error.URLError, OSError) as error:
-            folder, reason = cache_folder() / "codecs" / name, getattr(error, "reason", error)
+            fetch(url, parent / file)
+        except UserError as error:
+            folder = cache_folder() / "codecs" / name
             raise UserError(
-                f"codec {name!r}: not in {folder}, and {url} could not be fetched ({reason}). With a network, run this "
+                f"codec {name!r}: not in {folder}, and {url} could not be fetched ({error}). With a network, run this "
                 f"again. Without, bring {names[0]}, {names[1]} and {names[2]} from {RELEASE} and run: "
                 f"python data_prep/convert_sonar.py --encoder F --decoder F --vocabulary F --output {folder}"
             ) from error
@@ -172,6 +180,8 @@ def read_checkpoint(path: Path, part: Part) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    if problem := wrong_with(path):
+        raise UserError(f"{path}: not a checkpoint that torch can read: {problem}; fetch it again")
     mapped = zipfile.is_zipfile(path)  # the old format of torch.save cannot be mapped
     # The only class besides tensors that such files contain; nothing else in a pickle is executed.
     with torch.serialization.safe_globals([nn.Embedding]):
@@ -180,7 +190,8 @@ def _load(path: Path) -> dict[str, Any]:
         except RuntimeError:
             raise UserError(f"{path}: not a checkpoint that torch can read; fetch it again") from None
         except (UnpicklingError, EOFError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), "it ends too early")
+            # Not in torch's words: they advise to unpickle it nevertheless, which would run whatever is in it.
+            reason = "it ends too early" if isinstance(error, EOFError) else "it is damaged, or holds more than tensors"
             line = f"{path}: not a checkpoint that torch can read safely ({reason}); fetch it again"
             raise UserError(line) from error
     if not isinstance(checkpoint, dict):

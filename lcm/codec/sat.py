@@ -116,9 +116,11 @@ class SatModel:
         try:
             offline = {"local_files_only": True}
             self._sat = SaT(folder, tokenizer_name_or_path=str(tokenizer), from_pretrained_kwargs=offline)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise _missing(model, str(error).strip().splitlines()[0]) from error
-        self._sat.float().eval().to(device)
+            self._sat.float().eval().to(device)
+            self("It was cold. The sea was calm.")  # another version of transformers fails here, not when it is loaded
+        except Exception as error:  # wtpsplit and transformers raise a dozen types
+            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise _missing(model, f"it does not run here ({why}); lcm doctor says which version does") from error
 
     def __call__(self, text: str) -> Float[np.ndarray, " characters"]:
         """Probability that a sentence ends after each character; zero inside a word piece."""

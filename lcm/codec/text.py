@@ -19,10 +19,19 @@ END_OF_TEXT = "End of text."
 """The sentence whose vector ends every document (paper §2.3.1)."""
 PROMPT_SUFFIX = "[MODEL]:"
 """The sentence whose vector ends the prompt of a pair."""
-SEPARATORS = (r"\.\.\.|…", r"\n", "[!！]", "[?？]", "[;；]", "[:：]", "[.。]", "[,，、]", r"\t", r"\s")  # noqa: RUF001
+STOPS = "。！？｡।॥۔؟։።፧፨။།༎។៕᱾᱿"  # noqa: RUF001
+"""Ends of sentences in scripts that put no blank after them, or that nupunkt does not know."""
+CLOSING = "」』”’\"')）】》〉»\\]"  # noqa: RUF001
+"""Marks that belong to the sentence before them."""
+NO_STOPS = {"Thai": "Thai", "Laoo": "Lao"}
+"""Scripts, as in FLORES codes, in which nothing ends a sentence but what it means."""
+SEPARATORS = (
+    r"\.\.\.|…", r"\n", "[!！]", "[?？؟]", "[;；؛፤]", "[:：፡፥]", f"[.{STOPS}]", "[,，、،፣၊՝]", r"\t", r"\s"  # noqa: RUF001
+)  # fmt: skip
 """Separators at which a long sentence may be cut, strongest first. A separator stays with the piece on its left."""
 _CUTS = (*(rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS), *SEPARATORS)
 """First each separator at the end of a word, then inside words. Compiled on first use, by the cache of `re`."""
+_SENTENCE = re.compile(rf"[^{STOPS}]*[{STOPS}](?:\s*[{STOPS}])*[{CLOSING}]*|[^{STOPS}]+")
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
 
 
@@ -63,13 +72,14 @@ class Splitter:
     fits:   returns True where the codec can encode a sentence whole (default: any sentence)
     device: device of SaT's model; nupunkt uses none
     emojis: number of emojis removed from texts so far; nupunkt keeps them
+    blocks: number of cuts so far in the middle of a sentence that has no separator to cut at
     Raises UserError where SaT's model is not available, or is not the one of the settings.
     """
 
     def __init__(
         self, settings: SplitterSettings | SatSettings, fits: Callable[[str], bool] | None = None, device: str = "cpu"
     ) -> None:
-        self.settings, self.fits, self.emojis = settings, fits, 0
+        self.settings, self.fits, self.emojis, self.blocks = settings, fits, 0, 0
         self._sat = load_sat(settings, device) if isinstance(settings, SatSettings) else None
 
     def split(self, text: str) -> list[str]:
@@ -87,7 +97,8 @@ class Splitter:
             yield from sat_split(text, self._sat, self.settings.threshold, self.settings.max_characters)
         else:
             for paragraph in _PARAGRAPH_BREAK.split(text):
-                yield from nupunkt.sent_tokenize(paragraph)
+                for sentence in nupunkt.sent_tokenize(paragraph):
+                    yield from _SENTENCE.findall(sentence)
 
     def _capped(self, sentence: str) -> list[str]:
         """Cut a sentence in two, recursively, until every piece is short enough."""
@@ -96,7 +107,8 @@ class Splitter:
             return [plain] if plain else []
         # Aim at equal pieces, as few as the cap allows: a sentence that needs three is cut near its first third.
         pieces = max(2, -(-len(plain) // most))
-        place = _best_cut(sentence, round(len(sentence) * (pieces // 2) / pieces))
+        place, is_boundary = _best_cut(sentence, round(len(sentence) * (pieces // 2) / pieces))
+        self.blocks += not is_boundary
         return self._capped(sentence[:place]) + self._capped(sentence[place:])
 
 
@@ -111,18 +123,28 @@ def load_sat(settings: SatSettings, device: str = "cpu") -> SatModel:
     return sat
 
 
-def _best_cut(sentence: str, target: int) -> int:
+def check_language(settings: SplitterSettings | SatSettings, lang: str) -> None:
+    """Raise UserError for a language in which the splitter would find no sentence. lang: FLORES code, as tha_Thai"""
+    name = NO_STOPS.get(lang.rpartition("_")[2])
+    if name and isinstance(settings, SplitterSettings):
+        raise UserError(
+            f"--lang={lang}: {name} has no mark that ends a sentence, and the splitter nupunkt would cut blocks of "
+            f"{settings.max_characters} characters; prepare with --splitter sat"
+        )
+
+
+def _best_cut(sentence: str, target: int) -> tuple[int, bool]:
     """The place nearest to `target` after one of the strongest separators in the sentence.
 
     Separators at the end of a word come first ("3.14" and "Dr.No" stay whole if anything else can be cut), then those
-    inside words. Without any separator the place is `target` itself.
+    inside words. Without any separator the place is `target` itself, and the second value False.
     """
     first, last = len(sentence) - len(sentence.lstrip()), len(sentence.rstrip())
     for pattern in _CUTS:
         places = [m.end() for m in re.compile(pattern).finditer(sentence, first, last) if first < m.end() < last]
         if places:
-            return min(places, key=lambda place: abs(place - target))
-    return min(max(target, first + 1), last - 1)
+            return min(places, key=lambda place: abs(place - target)), True
+    return min(max(target, first + 1), last - 1), False
 
 
 class Tokenizer:

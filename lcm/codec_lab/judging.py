@@ -19,7 +19,7 @@ from lcm.codec_lab.decoding import Coder, by_length, scores
 from lcm.codec_lab.sentences import PublicEncoder, Sample, Sentence, drawn
 from lcm.errors import UserError
 from lcm.evaluation import Stages
-from lcm.options import Option, check_bounds
+from lcm.options import Option, check_fields
 
 CODEC = ("name", "fingerprint", "dim", "max_pieces", "stop_threshold")
 """Attributes of the codec that results.json names."""
@@ -46,7 +46,7 @@ class ReportOptions:
     """Seed of the draws and of all noise."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if wrong := [level for level in self.noise if not (level > 0 and math.isfinite(level))]:
             raise UserError(f"--noise={wrong[0]}: expected multiples of the standard deviation above 0")
 

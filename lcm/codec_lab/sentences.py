@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from lcm.codec import Codec
 from lcm.errors import UserError
-from lcm.options import existing_file
+from lcm.options import existing_file, several
 from lcm.prepare import DamagedFile, Refused, opened, read_rows
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def read_sentences(
     Raises UserError for a missing file or one of another kind, a row that cannot be read, and no sentence at all.
     """
     found: list[Sentence] = []
-    for name in inputs:
+    for name in several(inputs):
         for text, row_lang in _rows(existing_file(name, "--input"), text_column, lang_column):
             if plain := " ".join(text.split()):
                 found.append(Sentence(plain, row_lang or lang, len(found)))
     if not found:
-        raise UserError(f"--input={', '.join(map(str, inputs))}: no sentences in there")
+        raise UserError(f"--input={', '.join(map(str, several(inputs)))}: no sentences in there")
     return found
 
 

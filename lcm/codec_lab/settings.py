@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lcm.options import Names, Section, Settings
+from lcm.settings import Beta, Place, Places, Section, Settings
 
 
 class SizeSettings(Section):
@@ -37,7 +37,7 @@ class SizeSettings(Section):
 class TextSettings(Section):
     """Files of one language."""
 
-    files: Names
+    files: Places
     """.txt, .jsonl, .parquet, plain or compressed; folders and globs."""
     lang: str = "eng_Latn"
     column: str = "text"
@@ -48,9 +48,9 @@ class CorpusSettings(Section):
 
     text: tuple[TextSettings, ...] = ()
     """Entries such as {files: [a.jsonl, b.txt], lang: fra_Latn}; a file name alone is English."""
-    pairs: Names = ()
+    pairs: Places = ()
     """Translations: .jsonl with the columns source, target, source_lang, target_lang."""
-    held_out: Names = ()
+    held_out: Places = ()
     """Files of one sentence a line; where a line has tabs, the sentence follows the last. They are the validation set,
     and no document that holds one of them is trained on. Without such files, the validation split is the set."""
     max_characters: int = Field(256, ge=1)
@@ -98,7 +98,7 @@ class TermSettings(Section):
     """Temperature of the softmax of kl."""
     similarity_sentences: int = Field(0, ge=0)
     """Training sentences that the public encoder encodes, once; 0 stands for all. The others do without this term."""
-    similarity_folder: str | None = None
+    similarity_folder: Place | None = None
     """The public encoder's folder; null: the installed package."""
     robust: float = Field(0.0, ge=0, le=1)
     """Largest a of x(a, e) = denorm(sqrt(1 - a) norm(x) + sqrt(a) e), a uniform (paper §2.5.2). For freeze: encoder."""
@@ -106,7 +106,7 @@ class TermSettings(Section):
     """Codebooks of a residual quantizer that rounds what the decoder reads. For freeze: encoder."""
     units: int = Field(256, ge=2)
     """Vectors in each codebook."""
-    quantizer: str = ""
+    quantizer: Place = ""
     """A file of data_prep/fit_quantizer.py, such as a Quant-LCM's, to use instead of fitting codebooks here."""
 
 
@@ -119,7 +119,7 @@ class OptimizerSettings(Section):
     """Factor of lr for the weights that it has not: self-attention, and the other feed-forward and cross-attention."""
     embedding_factor: float = Field(0.5, ge=0)
     """Factor of lr for the embedding table."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup_steps: int = Field(40, ge=0)
     decay: float = Field(0.55, ge=0, le=1)
     """Share of the limit, at its end, over which the rate falls to final_factor · lr."""
@@ -161,16 +161,16 @@ class TrainerSettings(Section):
 class RunSettings(Section):
     """Folder of the results, and the seed of everything random."""
 
-    dir: str = "runs/codec"
+    dir: Place = Field("runs/codec", min_length=1)
     seed: int = Field(0, ge=0)
 
 
 class CodecTraining(Settings):
     """The training of one codec. Values come from the YAML file and the command line only."""
 
-    start: str = "analytic"
+    start: Place = "analytic"
     """analytic, random, or a codec to train further: mini or a folder."""
-    spm: str | None = None
+    spm: Place | None = None
     """A SentencePiece vocabulary for analytic and random starts; null: one is trained on the corpus."""
     freeze: Literal["none", "encoder"] = "none"
     """encoder: the encoder keeps every bit, and so does an embedding table that it shares with the decoder. The result

@@ -18,6 +18,7 @@ from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import RemoteShard, ShardCache, shards_at
 from lcm.data.shards import Shard
 from lcm.errors import UserError
+from lcm.options import several
 
 Place = Path | str
 """A data set's local folder, or its URL."""
@@ -31,6 +32,7 @@ class PreparedData:
 
         Raises UserError if there is no folder, one is not prepared, or two cannot be trained on together.
         """
+        folders = several(folders)
         if not folders:
             raise UserError("data.path is empty; name one or more folders written by lcm prepare: --data.path DIR")
         self.cache = cache or ShardCache()

@@ -139,6 +139,8 @@ class Manifest(Record):
     dataset: DatasetInfo | None = None
     emojis: int = 0
     """Emojis that the splitter removed; nupunkt keeps them."""
+    blocks: int = 0
+    """Cuts of the splitter in the middle of a sentence too long, for want of any separator."""
     refused: Refusals
     splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
     normalizer: NormalizerInfo

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from lcm.data.manifest import SPLITS, Manifest, open_dataset
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import ShardCache, shards_at
 from lcm.data.shards import Encoded, Shard, build_index, index_path, read_shard, totals
-from lcm.errors import UserError
-from lcm.files import sha256
+from lcm.errors import UserError, in_one_line, refused_by_system
+from lcm.files import expanded, sha256
+from lcm.options import Option, add_options, check_fields, options_from
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class VerifyReport:
     shards: int
 
 
+@in_one_line()
 def verify(folder: str | Path) -> VerifyReport:
     """Check presence, size, sha256, counts, index and vectors of every shard.
 
     Remote shards are fetched one by one into a temporary folder, whatever the cache holds.
     Raises UserError if there is no readable manifest.
     """
+    folder = expanded(folder, setting="DIR")
     manifest = open_dataset(folder)
     problems = []
     if (channels := len(manifest.normalizer.location)) != manifest.codec.dim:
@@ -64,9 +68,9 @@ def _problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
     if size != record.bytes:
         yield f"truncated: {size:,} bytes, expected {record.bytes:,}" if size < record.bytes else "longer than recorded"
         return
-    if sha256(path) != record.sha256:
-        yield "corrupt: its sha256 is not the recorded one"
     try:
+        if sha256(path) != record.sha256:
+            yield "corrupt: its sha256 is not the recorded one"
         index = build_index(path)
         if totals(index) != record.counts:
             yield f"holds {totals(index)} documents, pairs and concepts, expected {record.counts}"
@@ -78,6 +82,8 @@ def _problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
                 return  # one is enough to know that the shard is damaged
     except UserError:
         yield "damaged: not a readable tar of documents"
+    except OSError as error:
+        yield refused_by_system(error, path)
 
 
 def _holds(path: Path, index: np.ndarray) -> bool:
@@ -100,15 +106,26 @@ def _document_problem(document: Encoded, manifest: Manifest) -> str | None:
     return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    folder: Annotated[str, Option("DIR", place=True, positional=True)]
+    """Data set, written by lcm prepare; or its URL."""
+    json: bool = False
+    """Print the findings for a program."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="written by lcm prepare; or its URL")
-    parser.add_argument("--json", action="store_true", help="the findings for a program")
+    add_options(parser, VerifyOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """`lcm verify`: status 0 if all is well, 1 with a line for everything that is not."""
-    report = verify(args.folder)
-    if args.json:
+    options = options_from(args, VerifyOptions)
+    report = verify(options.folder)
+    if options.json:
         print(json.dumps(asdict(report)))
     elif not report.problems:
         print(

@@ -16,7 +16,7 @@ import torch
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.data.remote import Unreachable
 from lcm.data.shards import Shard
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import (
     EvaluationSet,
@@ -30,9 +30,10 @@ from lcm.evaluation.examples import (
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
 from lcm.evaluation.truth import PROMPTS, judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
+from lcm.files import disk_errors
 from lcm.inference import LCM, Bank, load
 from lcm.models import Sampling
-from lcm.options import Option, add_options, check_bounds, options_from
+from lcm.options import Option, add_options, check_fields, options_from, writable_folder
 from lcm.sampling import SAMPLING_HELP
 from lcm.tales import LEVELS
 
@@ -44,7 +45,7 @@ CONTINUATIONS = 4
 class EvaluateOptions:
     """Settings of an evaluation. Raises UserError for a number out of range."""
 
-    data: Annotated[tuple[str, ...], Option("DIR|F")] = ()
+    data: Annotated[tuple[str, ...], Option("DIR|F", place=True)] = ()
     """Prepared folders or their URLs, or a file of {document, summary} or {text}. Without it --truth judges new
     stories, of every level that fits the model's data.slots."""
     split: Literal["test", "validation", "train"] | None = None
@@ -63,7 +64,7 @@ class EvaluateOptions:
     """Settings for drawing concepts, with a seed of their own."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if not self.data and not self.truth:
             raise UserError("--data is missing: expected prepared folders, or a file; or --truth, to judge stories")
         if not self.data and self.split:
@@ -74,14 +75,17 @@ class EvaluateOptions:
 class CommandOptions:
     """The options of `lcm evaluate` besides `EvaluateOptions` and `Sampling`."""
 
-    model: Annotated[str, Option("DIR")]
+    model: Annotated[str, Option("DIR", place=True, read=True)]
     """A run's folder, one written by lcm export, or the name of a packaged model: tales."""
-    output: Annotated[str | None, Option("DIR")] = None
+    output: Annotated[str | None, Option("DIR", place=True)] = None
     """Folder for results.json, examples.jsonl and report.html (default: report-MODEL, such as report-tales)."""
-    codec: Annotated[str | None, Option("NAME")] = None
+    codec: Annotated[str | None, Option("NAME", place=True, read=True)] = None
     """Another codec with the same encoder, such as sonar-finetuned."""
     json: bool = False
     """Print results.json instead of a table."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class Evaluation:
     rows: list[dict[str, Any]]
 
 
+@in_one_line()
 def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """Score a model on the sentences, summaries and continuations of a test set.
 
@@ -116,11 +121,13 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
         writer = summaries.Writer(lcm, bank, options.sampling)
         table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
+        rouge = summaries.rouge_record(examples.pairs, lcm.record.lang)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,
         **({"truth": truth} if truth else {}),
         "summaries": table,
+        **({"rouge": rouge} if examples.pairs else {}),
         "counts": {
             "scored": len(examples.drawn),
             "failed": len(examples.refused),
@@ -145,10 +152,13 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard
         if not fit:
             raise UserError(f"--truth: no story fits data.slots={lcm.config.data.slots} of the model; name --data")
         return from_tales(fit, lcm, min(PROMPTS, options.limit), options.seed), _training_shards(lcm)
-    folders = [path for path in options.data if is_url(path) or Path(path).is_dir()]
-    if folders and len(folders) == len(options.data):
+    given = dict.fromkeys(path if is_url(path) else str(Path(path).resolve()) for path in options.data)
+    folders = [path for path in given if is_url(path) or Path(path).is_dir()]
+    if folders and len(folders) == len(given):
         examples = from_folders(folders, lcm, options.split, options.limit, options.seed)
-    elif len(options.data) == 1:
+    elif len(given) == 1:
+        if options.split:
+            raise UserError(f"--split={options.split}: goes with prepared folders; a file has no splits")
         examples = from_file(options.data[0], lcm, options.limit, options.seed)
     else:
         raise UserError(f"--data {' '.join(options.data)}: expected one file, or folders written by lcm prepare")
@@ -214,13 +224,16 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, EvaluateOptions), sampling=options_from(args, Sampling))
     if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
-    output = output_folder(command.output or f"report-{Path(command.model).absolute().name}")
-    evaluation = evaluate(load(command.model, codec=command.codec), options)
+    output = writable_folder(command.output or f"report-{Path(command.model).absolute().name}")
+    lcm = load(command.model, codec=command.codec)
+    output_folder(output)  # only now, or a misspelt model would leave an empty one
+    evaluation = evaluate(lcm, options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
-    (output / "results.json").write_text(text + "\n", encoding="utf-8")
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.rows]
-    (output / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
-    write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
+    with disk_errors(output):
+        (output / "results.json").write_text(text + "\n", encoding="utf-8")
+        (output / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
     print(text if command.json else headline(evaluation.results))
     print(f"{output / 'report.html'}", file=sys.stderr)
     return 0

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lcm.errors import UserError
-from lcm.evaluation.summaries import ROUGE
+from lcm.evaluation.summaries import ROUGE, rouge_line
 from lcm.evaluation.truth_report import truth_lines, truth_values
 
 HERE = Path(__file__).parent
@@ -74,10 +75,12 @@ def finite(value: Any) -> Any:
 
 
 def output_folder(path: str | Path) -> Path:
-    """Make the folder of --output. Raises UserError where that is impossible."""
+    """Make the folder of --output, and write to it. Raises UserError where that is impossible."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(f"--output={folder}: cannot be a folder ({error.strerror})") from error
     return folder
@@ -176,6 +179,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "metrics": METRICS,
         "names": NAMES,
         "rouge": ROUGE,
+        "rouge_line": rouge_line(results.get("rouge", {})),
         "writers": WRITERS,
         "shown": _shown,
         "continuations": [row for row in rows if row["kind"] == "continuation"][:CONTINUATIONS],
@@ -198,6 +202,8 @@ def headline(results: Results) -> str:
         for system, scores in results["summaries"].items():
             cells = "".join(f"{_shown('rouge', scores[name]['value']):>12}" for name in ROUGE)
             lines.append(f"{WRITERS[system]:40}" + cells)
+    if line := rouge_line(results.get("rouge", {})):
+        lines += ["", line]
     lines += truth_lines(results)
     counts = results["counts"]
     return "\n".join([*lines, "", f"scored {counts['scored']:,}, failed {counts['failed']:,}"])

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lcm.batch import PAD, Batch
 from lcm.config import CodecRecord
 from lcm.evaluation.examples import Example
+from lcm.evaluation.tokens import tokens_of
 from lcm.models import ConceptModel, Sampling
 
 METRICS = ("l2", "l2_roundtrip", "contrastive_accuracy", "par")
@@ -141,7 +142,7 @@ class Predictions:
     predicted:  the model's x̂_n
     previous:   x_{n-1}, the last concept that the model read
     pos:        number of concepts that the model had read: 1, 2, …
-    words:      words of the true sentence
+    words:      words of the true sentence; characters in languages without blanks
     example:    index of the document or pair
     at_ends:    the model's x̂ where the document was over
     """
@@ -208,6 +209,8 @@ def predictions_of(
     end = torch.tensor([sentence == record.end_of_text for sentence in sentences])
     mark = end | torch.tensor([sentence == record.prompt_suffix for sentence in sentences])
     is_target = counted & ~mark
+    tokens = tokens_of(record.lang)
+    length = len if tokens is None else lambda sentence: tokens.count([sentence])
     return Predictions(
         candidates=vectors[~mark],
         piece=number[~mark],
@@ -215,7 +218,7 @@ def predictions_of(
         predicted=guesses[is_target],
         previous=vectors.roll(1, dims=0)[is_target],
         pos=slot[is_target],
-        words=torch.tensor([len(sentence.split()) for sentence in sentences])[is_target],
+        words=torch.tensor([length(sentence) for sentence in sentences])[is_target],
         example=torch.tensor([piece.example for piece in pieces])[number[is_target]],
         at_ends=guesses[counted & end],
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from lcm.evaluation.examples import Example
 from lcm.evaluation.scoring import bootstrap
+from lcm.evaluation.tokens import tokens_of
 from lcm.inference import LCM, Bank, Task
 from lcm.models import Sampling
 
@@ -22,24 +23,49 @@ LEAD = 3
 """Sentences of the lead control if no training pairs say how long summaries are: the custom for news."""
 
 
-def rouge(predictions: Texts, references: Texts) -> dict[str, Float64[np.ndarray, " n"]]:
-    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1], stemmed; texts are lists of sentences.
+def rouge(predictions: Texts, references: Texts, lang: str = "eng_Latn") -> dict[str, Float64[np.ndarray, " n"]]:
+    """ROUGE-1, -2, -L and -Lsum: the F measure of each text in [0, 1]; texts are lists of sentences.
 
-    Tokens are runs of a–z and 0–9, so only English and languages like it can be scored. Nothing is downloaded.
+    Tokens are those of the language (`tokens_of`). NaN, never 0, for a reference that they cannot read.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
-    scores = [
-        scorer.score(target="\n".join(reference), prediction="\n".join(prediction))
-        for prediction, reference in zip(predictions, references, strict=True)
-    ]
-    return {name: np.array([score[name].fmeasure for score in scores], dtype=np.float64) for name in ROUGE}
+    found = {name: np.full(len(references), np.nan) for name in ROUGE}
+    if (tokens := tokens_of(lang)) is None:
+        return found
+    scorer = RougeScorer(list(ROUGE), tokenizer=tokens)
+    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        if tokens.read("\n".join(reference)):
+            scores = scorer.score(target="\n".join(reference), prediction="\n".join(prediction))
+            for name in ROUGE:
+                found[name][i] = scores[name].fmeasure
+    return found
 
 
-def length_ratio(predictions: Texts, references: Texts) -> float:
-    """Words of all predictions divided by words of all references."""
-    written, wanted = (sum(len(s.split()) for text in texts for s in text) for texts in (predictions, references))
+def rouge_record(pairs: Sequence[Example], lang: str) -> dict[str, Any]:
+    """The entry `rouge` of results.json: tokens, and the references that they cannot read, with the first one's id."""
+    tokens = tokens_of(lang)
+    unread = [pair.id for pair in pairs if tokens is None or not tokens.read("\n".join(pair.answer))]
+    record = {"tokens": tokens.name if tokens else None, "lang": lang, "scored": len(pairs) - len(unread)}
+    return {**record, "not_scored": len(unread), "first_not_scored": unread[0] if unread else None}
+
+
+def rouge_line(record: Mapping[str, Any]) -> str | None:
+    """What a person must know of ROUGE: that some summaries, or all, are not scored; None where all are."""
+    if not record.get("not_scored"):
+        return None
+    total = record["scored"] + record["not_scored"]
+    if record["tokens"] is None:
+        return f"ROUGE: no summary of {total:,} is scored: {record['lang']} has no blanks between words to cut at"
+    why = f"their references have no words that the tokens '{record['tokens']}' of {record['lang']} read"
+    return f"ROUGE: {record['not_scored']:,} of {total:,} summaries not scored, {why} ({record['first_not_scored']}, …)"
+
+
+def length_ratio(predictions: Texts, references: Texts, lang: str = "eng_Latn") -> float:
+    """Words of all predictions divided by words of all references; in Chinese and Japanese, characters."""
+    if (tokens := tokens_of(lang)) is None:
+        return float("nan")
+    written, wanted = (sum(map(tokens.count, texts)) for texts in (predictions, references))
     return written / wanted if wanted else float("nan")
 
 
@@ -104,7 +130,7 @@ def summarize(
         return {}, []
     written = writer.write(pairs, [pair.source_length for pair in pairs], "answer", lengths.most)
     texts = systems(writer.lcm, pairs, written, lengths.lead)
-    table, single = score(texts, [pair.answer for pair in pairs], samples, writer.sampling.seed)
+    table, single = score(texts, [pair.answer for pair in pairs], samples, writer.sampling.seed, writer.lcm.record.lang)
     rows = []
     for i, row in enumerate(written):
         controls = {name: list(texts[name][i]) for name in ("lead", "roundtrip")}
@@ -138,15 +164,20 @@ def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[dict[str, Any]
 
 
 def score(
-    texts: Mapping[str, Texts], references: Texts, samples: int, seed: int
+    texts: Mapping[str, Texts], references: Texts, samples: int, seed: int, lang: str = "eng_Latn"
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[float]]]]:
-    """ROUGE of each system with 95% intervals and its length ratio; and ROUGE of each single text."""
+    """ROUGE of each system with 95% intervals and its length ratio; and ROUGE of each single text.
+
+    A text that is not scored is in no mean, of any system.
+    """
     table: dict[str, dict[str, Any]] = {}
     single: dict[str, dict[str, list[float]]] = {}
     for name, predictions in texts.items():
-        scores = rouge(predictions, references)
-        ones = np.ones(len(predictions))
-        table[name] = {metric: asdict(bootstrap(scores[metric], ones, samples, seed)) for metric in ROUGE}
-        table[name]["length_ratio"] = length_ratio(predictions, references)
+        scores = rouge(predictions, references, lang)
+        is_scored = (~np.isnan(scores[ROUGE[0]])).astype(np.float64)
+        table[name] = {
+            metric: asdict(bootstrap(np.nan_to_num(scores[metric]), is_scored, samples, seed)) for metric in ROUGE
+        }
+        table[name]["length_ratio"] = length_ratio(predictions, references, lang)
         single[name] = {metric: scores[metric].tolist() for metric in ROUGE}
     return table, single

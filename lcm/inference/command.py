@@ -12,7 +12,7 @@ from lcm.errors import UserError
 from lcm.inference.nearest import Bank
 from lcm.inference.pipeline import GenerateOptions, Generation, load
 from lcm.models import Sampling
-from lcm.options import Option, add_options, existing_file, options_from
+from lcm.options import Option, add_options, check_fields, existing_file, options_from, refuse_idle, writable_file
 from lcm.prepare import Refused, read_rows
 from lcm.sampling import SAMPLING_HELP
 
@@ -24,12 +24,13 @@ CHUNK = 512
 class Source:
     """The source of prompts: one of these options."""
 
-    text: str | None = None
+    text: Annotated[str | None, Option("TEXT", read=True)] = None
     """Text to continue; prints the continuation only."""
-    input: Annotated[str | None, Option("F.jsonl")] = None
+    input: Annotated[str | None, Option("F.jsonl", place=True, read=True)] = None
     """Texts to continue: one {id, text} a line; without an id, the line's number."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.text is not None and not self.text.strip():
             raise UserError("--text is empty; expected at least one sentence")
 
@@ -38,20 +39,21 @@ class Source:
 class CommandOptions:
     """The options of `lcm generate` besides `Source`, `GenerateOptions` and `Sampling`."""
 
-    model: Annotated[str, Option("DIR")]
+    model: Annotated[str, Option("DIR", place=True, read=True)]
     """A run's folder, one written by lcm export, or the name of a packaged model: tales."""
-    output: Annotated[str | None, Option("F.jsonl")] = None
+    output: Annotated[str | None, Option("F.jsonl", place=True)] = None
     """File for --input: one {id, text, sentences, nearest, similarity, stop} a line (default: stdout)."""
-    bank: Annotated[tuple[str, ...], Option("DIR")] = ()
+    bank: Annotated[tuple[str, ...], Option("DIR", place=True)] = ()
     """Prepared folders whose sentences --decode nearest chooses among (default: the training shards)."""
-    codec: Annotated[str | None, Option("NAME")] = None
+    codec: Annotated[str | None, Option("NAME", place=True, read=True)] = None
     """Another codec with the same encoder, such as sonar-finetuned."""
     json: bool = False
     """With --text: one JSON object instead of plain text."""
 
     def __post_init__(self) -> None:
-        if self.output and not Path(self.output).absolute().parent.is_dir():
-            raise UserError(f"--output={self.output}: its folder does not exist")
+        check_fields(self)
+        if self.output is not None:
+            writable_file(self.output)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     options = replace(options_from(args, GenerateOptions), sampling=options_from(args, Sampling))
     if source.text is not None and command.output:
         raise UserError(f"--output={command.output} goes with --input; the continuation of --text is printed")
+    if source.input is not None:
+        refuse_idle(command, ("json",), "goes with --text; --input gives JSON lines anyway")
+    if options.decode == "codec":
+        refuse_idle(command, ("bank",), "is read by --decode nearest and both; add one of them")
     prompts = [("text", source.text)] if source.text is not None else read_prompts(source.input or "")
     lcm = load(command.model, codec=command.codec)
     if command.bank:

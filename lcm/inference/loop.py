@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from lcm.errors import UserError
 from lcm.models import ConceptModel, Prompts, Sampling
-from lcm.options import Option, check_bounds
+from lcm.options import Option, check_fields
 
 StopReason = Literal["end", "repetition", "length"]
 
@@ -34,7 +34,7 @@ class StopRules:
     of 61,154 pairs of neighbouring sentences in real text are above 0.9, equal ones among them."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

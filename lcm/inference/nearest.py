@@ -19,6 +19,7 @@ from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.data.shard_cache import split_shards
 from lcm.data.shards import read_shard
 from lcm.errors import UserError
+from lcm.options import several
 
 LIMIT = 300_000
 """Most sentences of a bank that is read from shards."""
@@ -49,7 +50,7 @@ class Bank:
         Raises UserError for a folder that is not a data set, has no such split, or was made by another codec.
         """
         found: dict[str, np.ndarray] = {}
-        for folder in folders:
+        for folder in several(folders):
             shards = split_shards(folder, split, codec)
             for document in (document for shard in shards for document in read_shard(shard.fetch())):
                 for sentence, vector in zip(document.sentences, document.vectors, strict=True):
@@ -59,7 +60,7 @@ class Bank:
                     print(f"bank: the first {limit:,} distinct sentences; there are more", file=sys.stderr)
                     return cls(list(found)[:limit], torch.from_numpy(np.stack(list(found.values())[:limit])))
         if not found:
-            raise UserError(f"bank {', '.join(map(str, folders))}: no sentences in its {split} split")
+            raise UserError(f"bank {', '.join(map(str, several(folders)))}: no sentences in its {split} split")
         return cls(list(found), torch.from_numpy(np.stack(list(found.values()))))
 
     def nearest(self, vectors: Float[Tensor, "n D"], k: int = 1) -> tuple[list[list[str]], Float[Tensor, "n k"]]:

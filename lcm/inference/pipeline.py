@@ -17,14 +17,15 @@ from torch import Tensor
 
 from lcm.batch import derive_seed
 from lcm.codec import Codec, load_codec
-from lcm.codec.text import Splitter, splitter_settings
+from lcm.codec.text import Splitter, check_language, splitter_settings
 from lcm.config import Config
 from lcm.data.manifest import MANIFEST, is_url
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
+from lcm.files import expanded
 from lcm.inference.loop import Generated, StopReason, StopRules, generate
 from lcm.inference.nearest import Bank
 from lcm.models import ConceptModel, Prompts, Sampling, load_model, resolve_sampling
-from lcm.options import Option, check_bounds
+from lcm.options import Option, check_fields, refuse_idle
 
 ROWS = 64
 """Prompts in a batch."""
@@ -58,7 +59,13 @@ class GenerateOptions:
     """FLORES code of the continuation (default: the text's)."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
+        if self.decode == "nearest":
+            idle = "means nothing to --decode nearest, which decodes nothing; take codec or both"
+            refuse_idle(self, ("beam", "output_lang"), idle)
+        if self.max_sentences is not None and self.min_sentences > self.max_sentences:
+            most = f"expected at most --max-sentences={self.max_sentences}"
+            raise UserError(f"--min-sentences={self.min_sentences}: {most}")
 
 
 class GenerateKeywords(TypedDict, total=False):
@@ -129,10 +136,15 @@ class LCM:
         return self.generate_many([text], **options)[0]
 
     def generate_many(self, texts: Sequence[str], **options: Unpack[GenerateKeywords]) -> list[Generation]:
-        """Continue several texts; each result is what `generate` gives for that text alone."""
+        """Continue several texts; each result is what `generate` gives for that text alone. Raises UserError as it."""
         return self.continue_texts(texts, GenerateOptions(**options))
 
+    @in_one_line()
     def continue_texts(self, texts: Sequence[str], options: GenerateOptions) -> list[Generation]:
+        if isinstance(texts, str):
+            raise UserError(f"texts={texts[:40]!r}: expected a list of texts; generate takes a single one")
+        if strange := [text for text in texts if not isinstance(text, str)]:
+            raise UserError(f"{strange[0]!r} is of type {type(strange[0]).__name__}; expected a text, as a string")
         if not texts:
             return []
         self.sampling(options.sampling)  # first, as the bank: either may raise
@@ -154,6 +166,7 @@ class LCM:
 
     def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
         """Split and encode each text as in training; before an answer, "[MODEL]:" in the training data's language."""
+        check_language(self.splitter.settings, lang or self.record.lang)
         split = [self.splitter.split(text) for text in texts]
         for number, sentences in enumerate(split, start=1):
             if not sentences:
@@ -249,6 +262,7 @@ class LCM:
         return generations
 
 
+@in_one_line()
 def load(folder: str | Path, device: str | None = None, codec: str | Path | None = None) -> LCM:
     """Load the model of a run's folder, or of an exported one, with the codec that it was trained on.
 
@@ -257,7 +271,7 @@ def load(folder: str | Path, device: str | None = None, codec: str | Path | None
     Raises UserError where the folder holds no model, and for a codec other than the training data's.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, config = load_model(folder)
+    model, config = load_model(expanded(folder))
     if config.codec is None:
         raise UserError(
             f"{folder}/config.yaml: has no codec section, so its concepts mean nothing; train on lcm prepare's data"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lcm.codec import Codec, load_codec
-from lcm.codec.text import SatSettings, SplitterSettings, load_sat
+from lcm.codec.text import SatSettings, SplitterSettings, check_language, load_sat
 from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, local_folder, open_dataset
 from lcm.data.shards import fit_normalizer
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
 from lcm.files import disk_errors
 from lcm.options import add_options, options_from
 from lcm.prepare import resume
@@ -26,9 +26,10 @@ from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_fo
 from lcm.prepare.resume import Finished, FolderLocked, Request
 from lcm.prepare.sharding import PrepareProgress, Sharding, describe
 from lcm.prepare.sources import Sources, find_inputs
-from lcm.prepare.worker import Embedder, Pool
+from lcm.prepare.worker import Embedder, Pool, end_while_imported
 
 
+@in_one_line()
 def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> Manifest | None:
     """Make a data set, resume one, or find it finished. Returns None while other parts are still to be made.
 
@@ -36,6 +37,7 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
           be importable; docs/codec.md lists the members that its result needs
     Raises UserError for anything that a person can put right; finished shards are kept.
     """
+    end_while_imported()
     folder = local_folder(options.output, "--output")
     with disk_errors(folder):
         sources = _sources(options)
@@ -99,6 +101,8 @@ def _splitter(options: PrepareOptions) -> SplitterSettings | SatSettings:
     """The splitter to use: SaT with the fingerprint of its model, or nupunkt where the options allow it instead."""
     nupunkt = SplitterSettings(max_characters=options.max_characters)
     if options.splitter == "nupunkt":
+        if options.lang_column is None and options.audio_column is None:  # else each row has its own
+            check_language(nupunkt, options.lang)
         return nupunkt
     sat = SatSettings(model=options.sat_model, threshold=options.sat_threshold, max_characters=options.max_characters)
     try:
@@ -106,6 +110,7 @@ def _splitter(options: PrepareOptions) -> SplitterSettings | SatSettings:
     except UserError as error:
         if options.splitter != "sat-or-nupunkt":
             raise
+        check_language(nupunkt, options.lang)
         instead = "splitting by nupunkt instead, as --splitter sat-or-nupunkt allows"
         print(f"lcm prepare: {instead}: {error}", file=sys.stderr)
         return nupunkt
@@ -157,6 +162,7 @@ def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manife
     manifest = Manifest(
         **request.model_dump(exclude={"mtimes"}),
         emojis=sharding.emojis(),
+        blocks=sharding.blocks(),
         refused=sharding.refused(),
         splits=splits,
         # From the shards as they are on disk, in their order: the same for any number of workers and resumes.
@@ -179,6 +185,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if manifest.emojis:
         print(f"lcm prepare: {manifest.emojis:,} emojis removed by the splitter", file=sys.stderr)
+    if manifest.blocks:
+        way_out = "sentences too long with nothing to cut at; a language without stops wants --splitter sat"
+        print(f"lcm prepare: {manifest.blocks:,} cuts without a boundary: {way_out}", file=sys.stderr)
     if manifest.refused:
         print(f"lcm prepare: {describe(manifest.refused)}", file=sys.stderr)
     print(f"{options.output}: {summary(manifest)}")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import torch
 
 from lcm.errors import UserError
-from lcm.options import Option, check_bounds
+from lcm.options import Option, check_fields, refuse_idle
 from lcm.prepare.rows import Columns, bound
 
 
@@ -32,12 +32,12 @@ Column = Option("C")
 class PrepareOptions:
     """Options of `lcm prepare`."""
 
-    input: Annotated[tuple[str, ...], Option("F"), Kept.NOWHERE] = ()
+    input: Annotated[tuple[str, ...], Option("F", place=True), Kept.NOWHERE] = ()
     """Files, folders or globs: .txt (a blank line between documents), .jsonl, .parquet, each also with .gz, .xz, .zst;
     .wav, .flac."""
-    output: Annotated[str, Option("DIR"), Kept.NOWHERE]
+    output: Annotated[str, Option("DIR", place=True), Kept.NOWHERE]
     """Folder of the data set: new, or an unfinished one to resume."""
-    codec: Annotated[str, Option("NAME")] = "mini"
+    codec: Annotated[str, Option("NAME", place=True, read=True)] = "mini"
     """'mini', 'sonar' or a codec's folder."""
     part: Annotated[str | None, Option("I/N"), Kept.NOWHERE] = None
     """Make every N-th shard, from the I-th on, for example 2/16 (default: all); the part that ends last completes the
@@ -81,7 +81,7 @@ class PrepareOptions:
     """Refuse rows with less than X in column C; repeatable."""
     file_documents: bool = False
     """Each .txt file is one document."""
-    dataset: Annotated[str | None, Option("NAME"), Kept.APART] = None
+    dataset: Annotated[str | None, Option("NAME", place=True, read=True), Kept.APART] = None
     """A Hugging Face data set, by name or folder, instead of --input."""
     dataset_config: Annotated[str | None, Column, Kept.APART] = None
     """Configuration of the data set, where it has several."""
@@ -94,7 +94,7 @@ class PrepareOptions:
     splitter: Annotated[Literal["nupunkt", "sat", "sat-or-nupunkt"], Kept.APART] = "nupunkt"
     """sat: the boundary model of the paper (§2.2), which also removes emojis; sat-or-nupunkt: nupunkt, with a line on
     stderr, where sat is not available."""
-    sat_model: Annotated[str, Option("M"), Kept.APART] = "sat-3l"
+    sat_model: Annotated[str, Option("M", place=True), Kept.APART] = "sat-3l"
     """Name or folder of the sat model."""
     sat_threshold: Annotated[float, Option("P", least=0, most=1), Kept.APART] = 0.02
     """Probability from which sat ends a sentence."""
@@ -106,13 +106,25 @@ class PrepareOptions:
     """Characters in a full shard (default: a 64th of the input's bytes, from 100,000 to 1,000,000)."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        if self.summary_lang_column and not self.pairs:
-            raise UserError(f"--summary-lang-column={self.summary_lang_column}: only --pairs have summaries")
+        check_fields(self)
+        self._refuse_idle()
         if self.input and self.dataset:
             raise UserError(f"--dataset={self.dataset}: expected either files (--input) or a data set, not both")
         self.columns  # noqa: B018 (raises for a bound that is none)
         self.share  # noqa: B018 (raises for a part that is none)
+
+    def _refuse_idle(self) -> None:
+        """Raise UserError for an option that nothing would come of, beside the others."""
+        if self.splitter == "nupunkt":
+            refuse_idle(self, ("sat_model", "sat_threshold"), "goes with --splitter sat")
+        if self.dataset is None:
+            refuse_idle(self, ("dataset_config", "dataset_split", "revision", "streaming"), "goes with --dataset")
+        else:
+            refuse_idle(self, ("file_documents",), "goes with --input")
+        if self.pairs:
+            refuse_idle(self, ("text_column",), "--pairs have --document-column and --summary-column")
+        else:
+            refuse_idle(self, ("document_column", "summary_column", "summary_lang_column"), "only --pairs have them")
 
     @property
     def share(self) -> tuple[int, int]:

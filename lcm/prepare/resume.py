@@ -100,6 +100,8 @@ class Finished(Record):
     """Characters in the documents' text, for the estimate of the time left."""
     emojis: int = 0
     """Emojis removed by the splitter."""
+    blocks: int = 0
+    """Cuts of the splitter in the middle of a sentence."""
 
     @property
     def sentences(self) -> int:

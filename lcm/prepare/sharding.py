@@ -155,6 +155,9 @@ class Sharding:
     def emojis(self) -> int:
         return sum(self.notes[name].emojis for name in chain(*self.names.values()))
 
+    def blocks(self) -> int:
+        return sum(self.notes[name].blocks for name in chain(*self.names.values()))
+
     def refused(self) -> Refusals:
         """Refusals of the reader and of the workers by reason, the most frequent first."""
         refused = dict(self._refused)

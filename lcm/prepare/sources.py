@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from lcm.data.manifest import DatasetInfo
 from lcm.errors import UserError
+from lcm.options import several
 from lcm.prepare.rows import Columns, Document, Refused, add_names, shortened
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -62,7 +63,7 @@ def find_inputs(names: Sequence[str], audio: bool = False, setting: str = "--inp
     """
     formats = (*FORMATS, *AUDIO) if audio else FORMATS
     by_place: dict[Path, Path] = {}
-    for name in names:
+    for name in map(str, several(names)):
         for path in _expand(name, formats, setting):
             by_place.setdefault(path.resolve(), path)
     return list(by_place.values())

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lcm.codec import Codec, Progress, SonarSpeech, load_codec
-from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings
+from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings, check_language
 from lcm.data.manifest import UNFINISHED, Refusals, count_refusal
 from lcm.data.shards import Encoded, write_shard
 from lcm.errors import UserError
@@ -36,6 +36,8 @@ from lcm.prepare.resume import Finished, ShardTask
 from lcm.prepare.rows import Document, Refused
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
+IMPORTS_SCRIPT = 83
+"""Exit status of a worker whose start imports a script that prepares, without asking whether it is run."""
 INTERVAL = 0.2
 """Seconds between two looks at the workers' progress."""
 _FEWER = "run the same command with fewer --workers and it continues"
@@ -85,7 +87,7 @@ class Embedder:
     def __call__(self, task: ShardTask, progress: Progress) -> Finished:
         """Write the shard, then its note: a process killed in between makes the same shard again."""
         refused: Refusals = {}
-        emojis_before = self.splitter.emojis
+        emojis_before, blocks_before = self.splitter.emojis, self.splitter.blocks
         with disk_errors(self.folder):
             documents = list(self._encoded(task, refused, progress))
             shard = write_shard(self.folder / task.name, documents, self.folder / UNFINISHED) if documents else None
@@ -95,6 +97,7 @@ class Embedder:
                 refused=refused,
                 characters=sum(document.characters for _, document in task.documents),
                 emojis=self.splitter.emojis - emojis_before,
+                blocks=self.splitter.blocks - blocks_before,
             )
             note.save(self.folder)
         return note
@@ -106,6 +109,9 @@ class Embedder:
             langs = (document.lang, document.summary_lang or document.lang)
             if unknown := [lang for lang in langs if lang not in self.codec.languages]:
                 count_refusal(refused, "unknown language", f"{document.id}: {unknown[0]}")
+                continue
+            if document.text and (wrong := _without_stops(self.splitter.settings, langs)):
+                count_refusal(refused, "language without stops, see --splitter sat", f"{document.id}: {wrong}")
                 continue
             segments = self.listener.segments(document.audio, document.lang) if document.audio else None
             if isinstance(segments, Refused):
@@ -153,6 +159,16 @@ class Embedder:
             own = torch.split(vectors, [len(part.sentences) for part in chosen])
             for part, vectors in zip(chosen, own, strict=True):
                 part.vectors = vectors
+
+
+def _without_stops(settings: SplitterSettings | SatSettings, langs: Sequence[str]) -> str | None:
+    """The first of these languages in which the splitter finds no sentences."""
+    for lang in langs:
+        try:
+            check_language(settings, lang)
+        except UserError:
+            return lang
+    return None
 
 
 class Pool(AbstractContextManager["Pool"]):
@@ -225,9 +241,18 @@ class Pool(AbstractContextManager["Pool"]):
         """Why a worker died. The executor then terminates the others."""
         self._executor.shutdown()
         codes = {process.exitcode or 0 for process in self._processes} - {0, -signal.SIGTERM}
+        if IMPORTS_SCRIPT in codes:
+            guard = 'if __name__ == "__main__":'
+            return UserError(f"each worker imports your script, which then prepares again; put the call under {guard}")
         if codes <= {-signal.SIGKILL}:
             return UserError(f"a worker was killed, most likely because memory ran out; {_FEWER}")
         return UserError(f"a worker ended with status {min(codes)}; run the same command again and it continues")
+
+
+def end_while_imported() -> None:
+    """End this process where it is a worker that still imports the script of its parent: the parent then says so."""
+    if getattr(mp.current_process(), "_inheriting", False):
+        os._exit(IMPORTS_SCRIPT)
 
 
 class _Worker:

@@ -14,8 +14,9 @@ import shutil
 import tempfile
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -23,10 +24,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lcm.config import Config
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
 from lcm.files import atomic_path
 from lcm.models import build_from_tensors, save_model
-from lcm.options import existing_file
+from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 MODEL_CARD = """# {name}
@@ -198,6 +199,7 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
 
 
+@in_one_line()
 def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False, half: bool = False) -> Path:
     """Write a training checkpoint as a folder that `load_model` opens, with a model card. Returns the folder.
 
@@ -233,22 +235,31 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
         partial.write_text(MODEL_CARD.format(name=Path(config.run.dir).name, table=table), encoding="utf-8")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    checkpoint: Annotated[str, Option("PATH", place=True, read=True)]
+    """A .ckpt file, or the folder of a run."""
+    output: Annotated[str, Option("DIR", place=True)]
+    """The folder to write."""
+    half: bool = False
+    """Store the parameters in fp16, in half the space."""
+    trust_checkpoint: bool = False
+    """Open a checkpoint that holds more than tensors; it can run any code, so only where you know its origin."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a .ckpt file, or the folder of a run")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--half", action="store_true", help="store the parameters in fp16, in half the space")
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="open a checkpoint that holds more than tensors; it can run any code, so only where you know its origin",
-    )
+    add_options(parser, ExportOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """`lcm export`: prints the checkpoint and the folder, as JSON, on stdout."""
-    path = Path(args.checkpoint)
+    options = options_from(args, ExportOptions)
+    path, output = Path(options.checkpoint), writable_folder(options.output)
     if path.is_dir():
         path = latest(path) or path / "checkpoints" / LAST
-    output = export(path, args.output, trust=args.trust_checkpoint, half=args.half)
-    print(json.dumps({"checkpoint": str(path), "output": str(output)}))
+    export(path, output, trust=options.trust_checkpoint, half=options.half)
+    print(json.dumps({"checkpoint": str(path), "output": options.output}))
     return 0

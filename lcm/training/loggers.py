@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lcm.config import Config
 from lcm.errors import UserError
-from lcm.files import atomic_path
+from lcm.files import atomic_path, disk_errors
 
 
 class PlainLogger(Logger):
@@ -51,7 +51,7 @@ class MetricsFile(PlainLogger):
         row = {"step": step, **metrics}
         if not row.keys() <= set(self.columns):
             self._rewrite(list(row), before=math.inf if self.columns else float(step))
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _rewrite(self, columns: list[str], before: float) -> None:

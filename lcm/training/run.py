@@ -24,7 +24,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
-from lcm.errors import UserError
+from lcm.errors import UserError, in_one_line
 from lcm.models import ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Checkpoints, Stopped
@@ -45,6 +45,7 @@ from lcm.training.loggers import build_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
 
 
+@in_one_line()
 def train(config: Config) -> Path:
     """Train to `trainer.max_steps`, from the start or from where an earlier call stopped. Returns the run's folder.
 

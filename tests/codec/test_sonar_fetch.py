@@ -101,17 +101,17 @@ def test_without_a_network_both_ways_out_are_named(cache, monkeypatch):
 
 
 def test_an_interrupted_download_resumes_with_the_files_that_are_missing(cache, server, files, monkeypatch):
-    whole = torch.hub.download_url_to_file
+    whole = official.fetch
 
-    def broken(url, path, progress):
+    def broken(url, path):
         if url.endswith("decoder.pt"):
-            raise OSError("connection reset")
-        whole(url, path, progress=progress)
+            raise UserError("connection reset")
+        whole(url, path)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
+    monkeypatch.setattr(official, "fetch", broken)
     with pytest.raises(UserError, match="connection reset"):
         load_codec("sonar")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", whole)
+    monkeypatch.setattr(official, "fetch", whole)
     load_codec("sonar")
     assert server.count(f"/{official.ENCODER_FILE}") == 1
 

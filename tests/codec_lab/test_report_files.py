@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ OPTIONS = ReportOptions(fragility_limit=20, noise=(0.1, 0.5), bootstrap=10)
 def script(name):
     path = Path(__file__).parents[2] / "data_prep" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"{name}_script", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -182,7 +183,7 @@ def test_the_command_writes_a_report(tmp_path, capsys):
         (["--limit", "0"], "--limit=0: expected 1 or more"),
         (["--codec", "nothing"], "codec 'nothing'"),
         (["--lang", "xxx_Latn"], "sentence 0 is in 'xxx_Latn', which codec 'mini' does not know"),
-        (["--input", "row.jsonl"], "sentence 0 is in 'en', which codec 'mini' does not know; name the column"),
+        (["--input", "row.jsonl"], "sentence 1 is in 'en', which codec 'mini' does not know; name the column"),
         (["--compare", "nothing.json"], "--compare=nothing.json: no such file"),
         (["--compare", "text.txt"], "not valid JSON"),
         (["--compare", "empty.json"], "no codec, counts"),

@@ -18,7 +18,7 @@ from lcm.prepare.options import PrepareOptions
 def script(name):
     path = Path(__file__).parents[2] / "data_prep" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

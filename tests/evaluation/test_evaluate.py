@@ -179,13 +179,14 @@ def test_a_file_is_scored_with_the_training_data_that_the_config_names(folder, t
     [
         (["--data", "missing"], "--data missing: no such file or folder"),
         (["--data", "f.jsonl", "--limit", "0"], "--limit=0: expected 1 or more"),
-        (["--data", "f.jsonl", "f.jsonl"], "expected one file, or folders"),
-        (["--data", "f.jsonl", "--output", "f.jsonl"], "cannot be a folder"),
+        (["--data", "f.jsonl", "g.jsonl"], "expected one file, or folders"),
+        (["--data", "f.jsonl", "--output", "f.jsonl"], "is a file; expected a folder"),
     ],
 )
 def test_a_mistake_is_one_line(words, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
+    for name in ("f.jsonl", "g.jsonl"):
+        write_rows(tmp_path / name, {"text": " ".join(STORY)})
     with pytest.raises(UserError, match=expected):
         command(monkeypatch, *words)
 

@@ -96,7 +96,7 @@ def test_every_sampling_option_of_the_command_line_reaches_the_model():
     add_arguments(parser)
     words = ["--model", "x", "--text", "One.", "--seed", "3"]
     given = {
-        "temperature": 0.5, "top_k": 2, "guidance": 2.5, "rescale": 0.4, "steps": 7, "sampler": "dpm",
+        "temperature": 0.5, "top_k": 2, "guidance": 2.5, "rescale": 0.4, "steps": 7, "sampler": "ddim",
         "initial_noise": 0.8, "epsilon_scaling": 1.01, "eta": 0.3,
     }  # fmt: skip
     for name, value in given.items():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lcm.models.quantizer import load_quantizer
 def script():
     path = Path(__file__).parents[2] / "data_prep" / "fit_quantizer.py"
     spec = importlib.util.spec_from_file_location("fit_quantizer", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

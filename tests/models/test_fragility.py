@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ WORDS = ["the", "old", "sea", "was", "calm", "and", "we", "went", "home", "befor
 def script(name):
     path = Path(__file__).parents[2] / "data_prep" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

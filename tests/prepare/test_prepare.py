@@ -190,8 +190,8 @@ def test_the_sample_is_even_over_all_shards_and_knows_no_constants(limit, tmp_pa
 def test_every_option_has_its_argument():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = parser.parse_args(["--input", "a", "b", "--output", "o", "--pairs", "--text-column", "body"])
-    expected = PrepareOptions(input=("a", "b"), output="o", pairs=True, text_column="body")
+    given = parser.parse_args(["--input", "a", "b", "--output", "o", "--pairs", "--document-column", "body"])
+    expected = PrepareOptions(input=("a", "b"), output="o", pairs=True, document_column="body")
     assert options_from(given, PrepareOptions) == expected
     assert {a.dest for a in parser._actions} - {"help"} == {f.name for f in fields(PrepareOptions)}
 
