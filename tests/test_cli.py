@@ -9,6 +9,7 @@ import pytest
 
 from lcm import doctor
 from lcm.cli import COMMANDS, main
+from lcm.trials import TRIALS, reason_not_to_run
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -109,7 +110,13 @@ def test_a_missing_output_folder_is_one_line_before_the_work(command, tmp_path, 
     assert "its folder does not exist" in capsys.readouterr().err
 
 
-def test_the_doctor_reports_the_codec_working(capsys):
+@pytest.fixture
+def untried(monkeypatch):
+    """No trials of the extras, each of which imports for seconds."""
+    monkeypatch.setattr(doctor, "reason_not_to_run", lambda extra: None)
+
+
+def test_the_doctor_reports_the_codec_working(untried, capsys):
     assert main(["doctor", "--json"]) == 0
     findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
     assert findings["torch"]["state"] == "ok"
@@ -117,7 +124,7 @@ def test_the_doctor_reports_the_codec_working(capsys):
     assert "The sea was calm." in findings["codec mini"]["value"]
 
 
-def test_the_doctor_names_what_is_missing_and_the_command_that_fixes_it(monkeypatch, capsys):
+def test_the_doctor_names_what_is_missing_and_the_command_that_fixes_it(untried, monkeypatch, capsys):
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: {"lcm": "0.4.1", "nupunkt": None}.get(name, real(name)))
     assert main(["doctor"]) == 1
@@ -125,3 +132,31 @@ def test_the_doctor_names_what_is_missing_and_the_command_that_fixes_it(monkeypa
     assert "another distribution named 'lcm' (0.4.1)" in out
     assert "pip uninstall -y lcm" in out
     assert "pip install nupunkt" in out
+
+
+def test_the_doctor_tries_each_extra_that_is_installed(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("lcm", "wandb") else "1.0")
+    monkeypatch.setattr(doctor, "reason_not_to_run", {"sat": "TypeError: an argument too many"}.get)
+    assert main(["doctor", "--json"]) == 1
+    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["[sat]"]["state"] == "broken"
+    assert findings["[sat]"]["value"].endswith("does not run: TypeError: an argument too many")
+    assert findings["[sat]"]["fix"] == 'pip install -e ".[sat]"'
+    assert (findings["[eval]"]["state"], findings["[wandb]"]["state"]) == ("ok", "absent")
+    assert set(TRIALS) == set(doctor.EXTRAS)
+
+
+def test_a_trial_is_a_process_whose_reason_is_one_line(monkeypatch):
+    def ran(*_, **__):
+        said = "noise\nlcm.trials: the library refuses\nnoise of its end\n"
+        return subprocess.CompletedProcess([], 1, "", said)
+
+    monkeypatch.setattr(subprocess, "run", ran)
+    assert reason_not_to_run("sat") == "the library refuses"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", TRIALS)
+def test_every_extra_runs(extra):
+    needs = [name for name in doctor.EXTRAS[extra] if doctor._version(name) is None]
+    assert needs or reason_not_to_run(extra) is None
