@@ -23,13 +23,13 @@ text { font: 15px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
 .step { fill: #d0542a; font-weight: 600; font-size: 13px }
 """
 COLUMNS = (
-    (("errors", "options", "batch", "files", "sampling", "config"), 70, 190),
+    (("errors", "options", "batch", "files", "sampling", "settings", "config"), 70, 190),
     (("codec", "tales"), 235, 190),
     (("data", "models"), 395, 215),
     (("prepare",), 555, 60),
     (("training", "inference"), 720, 215),
     (("evaluation", "plan"), 885, 190),
-    (("codec_lab", "doctor", "cli"), 1045, 190),
+    (("codec_lab", "trials", "doctor", "cli"), 1045, 190),
 )
 """Rooms from left to right as they may import one another; the middle of each column, across and down."""
 
