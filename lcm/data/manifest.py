@@ -163,8 +163,9 @@ class Manifest(Record):
 
     def save(self, folder: str | Path, scratch: Path | None = None) -> None:
         """Write `folder`/manifest.json atomically. scratch: as in lcm.files.atomic."""
+        idle = None if self.blocks else {"blocks"}  # so that the same text makes the same file as in older versions
         with atomic(Path(folder) / MANIFEST, scratch=scratch) as file:
-            file.write(indented(self.model_dump(mode="json")).encode("utf-8"))
+            file.write(indented(self.model_dump(mode="json", exclude=idle)).encode("utf-8"))
 
 
 def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
