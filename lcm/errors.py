@@ -9,14 +9,16 @@ import errno
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 HERE = Path(__file__).parent
+STDLIB = sysconfig.get_path("stdlib")
 LONGEST = 400
 """Characters of a library's message that are shown."""
 DEBUG = "LCM_DEBUG"
@@ -76,16 +78,21 @@ def explained(error: Exception) -> str:
             return refused_by_system(error)
     if re.search(r"out of memory|can't allocate memory|bad_alloc|Cannot allocate memory", str(error), re.IGNORECASE):
         return _out_of_memory(error)
-    if is_ours(error):
+    if origin(error) == "lcm":
         line = f"{type(error).__name__}: {_first_line(error)}{_place(error)}"
         return f"{line}; a fault of lcm: please report it, with what {DEBUG}=1 shows"
     return f"{_first_line(error)} ({type(error).__name__}{_place(error)}); {DEBUG}=1 shows the traceback"
 
 
-def is_ours(error: Exception) -> bool:
-    """True where lcm's own code raised it, not a library that lcm called."""
+def origin(error: Exception) -> Literal["lcm", "library", "caller"]:
+    """Where an error was raised: in lcm's own code, in a library, or in code that neither is."""
     *_, (file, _) = [("", 0), *_frames(error)]
-    return Path(file).is_relative_to(HERE) and type(error).__module__ == "builtins"
+    if type(error) is RuntimeError or type(error).__module__ != "builtins":
+        return "library"  # torch raises the first from its C++, under the line of lcm that called it
+    if Path(file).is_relative_to(HERE):
+        return "lcm"
+    of_library = "site-packages" in file or file.startswith((STDLIB, "<frozen"))
+    return "library" if of_library else "caller"
 
 
 def report(program: str, error: Exception) -> None:
@@ -100,16 +107,16 @@ def report(program: str, error: Exception) -> None:
 def in_one_line() -> Iterator[None]:
     """Raise as a UserError, of one line, whatever the system or a library refuses; for functions of the Python API.
 
-    Pipes and connections keep their errors, and so do mistakes in lcm itself.
+    Pipes and connections keep their errors, and so do mistakes in lcm itself and in the code that calls it.
     """
     try:
         yield
     except (UserError, ConnectionError):
         raise
     except Exception as error:
-        if is_ours(error) and not isinstance(error, OSError | UnicodeError | MemoryError):
-            raise
-        raise UserError(explained(error)) from error
+        if isinstance(error, OSError | UnicodeError | MemoryError) or origin(error) == "library":
+            raise UserError(explained(error)) from error
+        raise
 
 
 def _out_of_memory(error: Exception) -> str:
