@@ -145,9 +145,9 @@ class DataConfig(Section):
 
     path: Places = ()
     """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed."""
-    slots: int = Field(128, ge=2)
+    slots: int = Field(128, ge=2, le=10**6)
     """Sequence length in concepts: documents are packed into rows of it, longer ones are cut (paper §2.4.1)."""
-    rows: int = Field(8, gt=0)
+    rows: int = Field(8, gt=0, le=10**6)
     """Micro-batch size per rank, in rows."""
     group: int = Field(16, gt=0)
     """Shuffle buffer in shards: documents of this many shards are shuffled together."""
@@ -156,7 +156,7 @@ class DataConfig(Section):
     cache: Place = ""
     """Cache folder for shards behind URLs, shared by the ranks of a node. Default: shards in $LCM_CACHE, else in
     $XDG_CACHE_HOME/lcm, else in ~/.cache/lcm."""
-    cache_gb: float = Field(CACHE_GB, gt=0)
+    cache_gb: float = Field(CACHE_GB, gt=0, le=1e9)
     """Maximum size of the cache folder, in GB (10⁹ bytes)."""
     retries: int = Field(RETRIES, ge=0)
     """Number of retries for a file that cannot be fetched, after waiting longer each time."""
@@ -188,9 +188,9 @@ class OptimizerConfig(Section):
 class TrainerConfig(Section):
     """Steps, precision, devices and strategy; when to validate, log and save."""
 
-    max_steps: int = Field(250_000, gt=0)
+    max_steps: int = Field(250_000, gt=0, le=10**12)
     """Number of optimizer steps."""
-    accumulate: int = Field(1, gt=0)
+    accumulate: int = Field(1, gt=0, le=10**6)
     """Gradient accumulation: micro-batches per optimizer step."""
     precision: Literal["fp32", "bf16", "auto"] = "bf16"
     """Precision of matrix products; weights and optimizer state are always fp32. auto: bf16 where the device has
@@ -201,9 +201,9 @@ class TrainerConfig(Section):
     """Activation checkpointing: recompute each block in the backward pass instead of keeping its activations."""
     devices: Devices = "auto"
     """Number of devices per node, with one rank each."""
-    nodes: int = Field(1, gt=0)
+    nodes: int = Field(1, gt=0, le=10**6)
     """Number of nodes."""
-    patience: float = Field(1800.0, gt=0)
+    patience: float = Field(1800.0, gt=0, le=1e9)
     """Hang timeout in seconds: when a step takes longer, the rank that is behind is reported and the run ends."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
     """Parallel strategy. ddp: a copy of the model per rank. fsdp: everything is sharded. deepspeed_1, _2, _3 (ZeRO):
@@ -212,7 +212,7 @@ class TrainerConfig(Section):
     """Offload the optimizer state to host memory, which is slow. DeepSpeed only."""
     validate_every: int = Field(1000, gt=0)
     """Optimizer steps between validations."""
-    validation_rows: int = Field(512, gt=0)
+    validation_rows: int = Field(512, gt=0, le=10**9)
     """Number of rows of the validation split per validation."""
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
@@ -234,7 +234,7 @@ class RunConfig(Section):
 
     dir: Place = Field("runs/unnamed", min_length=1)
     """Output folder of the run: model, configuration, checkpoints, metrics."""
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
     """Random seed."""
 
 

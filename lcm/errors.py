@@ -52,6 +52,8 @@ def optional_import(module: str, otherwise: str) -> Any:
 
 def refused_by_system(error: OSError, place: str | Path = "") -> str:
     """The line of an error of the system. place: file or folder to name where the error names none."""
+    if error.errno == errno.ENOENT and error.filename is None:
+        return "the working directory is gone; change to one that is there"
     what = error.filename if error.filename is not None else place or "the system refuses"
     what = os.fsdecode(what) if isinstance(what, str | bytes | Path) else f"file {what}"
     hint = f" ({HINTS[error.errno]})" if error.errno in HINTS else ""

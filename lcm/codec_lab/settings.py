@@ -162,7 +162,7 @@ class RunSettings(Section):
     """Folder of the results, and the seed of everything random."""
 
     dir: Place = Field("runs/codec", min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class CodecTraining(Settings):
