@@ -32,6 +32,7 @@ with starting("fit_fragility"):
     from lcm.codec_lab.writing import RESULTS, read_results
     from lcm.data.manifest import location_and_scale
     from lcm.errors import UserError
+    from lcm.ledger import Ledger
     from lcm.models import Normalizer
     from lcm.models.fragility import FragilityNetwork, save_fragility
     from lcm.options import Option, add_options, check_fields, existing_file, options_from, refuse_idle, writable_file
@@ -121,6 +122,12 @@ def scored(codec: Codec, path: Path, limit: int, seed: int) -> tuple[Tensor, Ten
             f"--scores={path}: measured on codec {of['name']!r}, not on --codec={codec.name}; measure again"
         )
     known = {(row["text"], row["lang"]): row["fragility"] for row in rows if row["fragility"] is not None}
+    ledger = Ledger()
+    for row in rows:
+        if row["fragility"] is None:
+            ledger.add("no fragility", str(row["text"])[:80])
+    if ledger:
+        print(f"fit_fragility: {ledger.line}", file=sys.stderr)
     chosen = drawn([Sentence(text, lang, i) for i, (text, lang) in enumerate(known)], limit, seed)
     truth = torch.tensor([1 + known[sentence.text, sentence.lang] for sentence in chosen])
     return _encoded(codec, chosen).vectors, truth

@@ -37,9 +37,20 @@ HINTS = {
 """Words for errors of the system whose own say too little."""
 AGAIN = "put it right and run the same command again"
 
+_URL = re.compile(r"""\b([a-z][a-z0-9+.-]*:/{1,2})([^\s/'"?@]*@)?([^\s'"?]*)(\?[^\s'"]+?(?=[:;,.)\]]*(?:[\s'"]|$)))?""")
+"""A URL: scheme, user and password, host and path, query."""
+
+
+def without_secrets(text: str) -> str:
+    """The text with what may be secret left out of its URLs: "https://…@host/data?…"."""
+    return _URL.sub(lambda url: f"{url[1]}{'…@' if url[2] else ''}{url[3]}{'?…' if url[4] else ''}", text)
+
 
 class UserError(ValueError):
     """A mistake that a user can put right. Names the setting or file, its value, what was expected, and the way out."""
+
+    def __init__(self, line: str = "") -> None:
+        super().__init__(without_secrets(line))
 
 
 def optional_import(module: str, otherwise: str) -> Any:
@@ -101,7 +112,7 @@ def report(program: str, error: Exception) -> None:
     """Print the lines of an error on stderr, after its traceback where LCM_DEBUG asks for it."""
     if os.environ.get(DEBUG, "") not in ("", "0"):
         traceback.print_exception(error)
-    for line in explained(error).splitlines():
+    for line in without_secrets(explained(error)).splitlines():
         print(f"{program}: {line}", file=sys.stderr)
 
 

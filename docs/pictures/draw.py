@@ -23,7 +23,7 @@ text { font: 15px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
 .step { fill: #d0542a; font-weight: 600; font-size: 13px }
 """
 COLUMNS = (
-    (("errors", "options", "batch", "files", "sampling", "settings", "config"), 70, 190),
+    (("errors", "options", "batch", "files", "ledger", "streams", "sampling", "settings", "config"), 70, 190),
     (("codec", "tales"), 235, 190),
     (("data", "models"), 395, 215),
     (("prepare",), 555, 60),

@@ -14,6 +14,7 @@ from lcm.codec.codec import load_codec
 from lcm.errors import UserError
 from lcm.files import disk_errors
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_file
+from lcm.streams import read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ def add_encode_arguments(parser: ArgumentParser) -> None:
 
 def encode(args: Namespace) -> int:
     options = options_from(args, EncodeOptions)
-    sentences = read_lines(options.input, "--input")
+    sentences = list(read_lines(existing_file(options.input, "--input"), "--input"))
+    if not sentences:
+        raise UserError(f"--input={options.input}: empty; expected one sentence a line")
     output = writable_file(options.output)
     vectors = load_codec(options.codec, compile_encoder=options.compile).encode(sentences, lang=options.lang)
     # Through an open file, because numpy adds ".npy" to a name that lacks it.
@@ -61,21 +64,6 @@ def encode(args: Namespace) -> int:
         np.save(file, vectors.numpy())
     print(json.dumps({"sentences": len(sentences), "dim": vectors.shape[1], "output": options.output}))
     return 0
-
-
-def read_lines(path: str, setting: str) -> list[str]:
-    """The lines of a UTF-8 file, as `wc -l` counts them: only a line feed ends one, with a carriage return or without.
-
-    Raises UserError for a file that is missing, empty or not UTF-8.
-    """
-    try:
-        text = existing_file(path, setting).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{setting}={path}: not UTF-8 at byte {error.start}; convert it first") from error
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    if not text:
-        raise UserError(f"{setting}={path}: empty; expected one sentence a line")
-    return lines
 
 
 def add_decode_arguments(parser: ArgumentParser) -> None:
@@ -110,4 +98,6 @@ def read_vectors(path: Path) -> Any:
         raise UserError(f"--input={path}: an .npz archive of several arrays; expected a .npy file of one")
     if vectors.dtype.kind not in "fiu":
         raise UserError(f"--input={path}: not a .npy file of numbers: it holds {vectors.dtype}")
+    if len(bad := np.argwhere(~np.isfinite(vectors))):
+        raise UserError(f"--input={path}: not finite at {bad[0].tolist()}; expected numbers")
     return vectors

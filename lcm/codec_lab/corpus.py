@@ -12,8 +12,10 @@ from lcm.codec_lab.batches import PieceRow
 from lcm.codec_lab.settings import CorpusSettings
 from lcm.codec_lab.start import Start
 from lcm.errors import UserError
+from lcm.ledger import Ledger
 from lcm.options import existing_file
 from lcm.prepare import Columns, Refused, Sources, find_inputs, read_rows, split_of
+from lcm.streams import read_lines
 
 
 class Translation(NamedTuple):
@@ -34,7 +36,7 @@ class Corpus:
     """sentences: distinct (text, language), in order of appearance. validation: likewise, none of them trained on.
 
     left_out: documents and pairs that hold a held-out sentence
-    refused:  rows that are no documents
+    refused:  rows that are no documents, files of folders that are no input, translations that are too long
     """
 
     sentences: list[tuple[str, str]] = field(default_factory=list)
@@ -42,7 +44,7 @@ class Corpus:
     validation: list[tuple[str, str]] = field(default_factory=list)
     documents: int = 0
     left_out: int = 0
-    refused: int = 0
+    refused: Ledger = field(default_factory=Ledger)
 
     @property
     def texts(self) -> list[str]:
@@ -83,9 +85,10 @@ def read_corpus(data: CorpusSettings) -> Corpus:
     corpus, found = Corpus(), HeldOut(held_out, splitter)
     splits: dict[str, dict[tuple[str, str], None]] = {"train": {}, "validation": {}, "test": {}}
     for text in data.text:
-        for document in Sources(find_inputs(text.files, setting="data.text"), Columns(text=text.column), text.lang):
+        files = find_inputs(text.files, setting="data.text", passed=corpus.refused)
+        for document in Sources(files, Columns(text=text.column), text.lang):
             if isinstance(document, Refused):
-                corpus.refused += 1
+                corpus.refused.add(document.reason, document.example)
                 continue
             corpus.documents += 1
             sentences = splitter.split(document.text)
@@ -94,7 +97,7 @@ def read_corpus(data: CorpusSettings) -> Corpus:
             else:
                 split = document.split or split_of(document.id)
                 splits[split] |= dict.fromkeys((sentence, text.lang) for sentence in sentences)
-    for pair in read_pairs(data.pairs):
+    for pair in read_pairs(data.pairs, corpus.refused):
         if any(found.touches(splitter.split(text)) for text in (pair.source, pair.target)):
             corpus.left_out += 1
         else:
@@ -107,21 +110,21 @@ def read_corpus(data: CorpusSettings) -> Corpus:
     if not corpus.sentences:
         raise UserError(
             f"data.text has no sentence to train on: {corpus.documents} documents were read, {corpus.left_out} of them "
-            f"held out and {corpus.refused} rows refused; lcm prepare on the same files tells why rows are refused"
+            f"held out; {corpus.refused.line or 'nothing was refused'}"
         )
     return corpus
 
 
 def read_held_out(name: str) -> list[str]:
     """Read a file of one sentence a line; in a line with tabs, the sentence follows the last one."""
-    lines = existing_file(name, "data.held_out").read_text(encoding="utf-8").splitlines()
+    lines = read_lines(existing_file(name, "data.held_out"), "data.held_out")
     return [sentence for line in lines if (sentence := line.rsplit("\t", 1)[-1].strip())]
 
 
-def read_pairs(names: Sequence[str]) -> Iterator[Translation]:
+def read_pairs(names: Sequence[str], passed: Ledger | None = None) -> Iterator[Translation]:
     """Read translations from .jsonl files, plain or compressed. Raises UserError for a row without its four columns."""
     expected = f"expected text in the columns {', '.join(Translation._fields)}"
-    for path in find_inputs(names, setting="data.pairs") if names else ():
+    for path in find_inputs(names, setting="data.pairs", passed=passed) if names else ():
         for number, row in read_rows(path):
             if isinstance(row, Refused):
                 raise UserError(f"data.pairs: {row.example}: {row.reason}; {expected}")
@@ -152,6 +155,8 @@ def tokenize(corpus: Corpus, start: Start, data: CorpusSettings) -> PieceRows:
         if source and target and max(len(source), len(target)) <= start.max_pieces:
             source_lang, target_lang = map(start.tokenizer.language, (pair.source_lang, pair.target_lang))
             train.append(PieceRow(tuple(source), tuple(target), source_lang, target_lang))
+        else:
+            corpus.refused.add("translation over max_pieces", pair.source[:80])
     # An even sample: held-out files are often sorted by where their sentences come from.
     step = max(1, len(corpus.validation) // data.validation_sentences)
     validation_texts, validation = _sentence_rows(corpus.validation[::step][: data.validation_sentences], start, data)

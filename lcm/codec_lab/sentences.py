@@ -23,7 +23,8 @@ from torch.nn.functional import normalize
 from lcm.codec import Codec
 from lcm.errors import UserError
 from lcm.options import existing_file, several
-from lcm.prepare import DamagedFile, Refused, opened, read_rows
+from lcm.prepare import Refused, read_rows
+from lcm.streams import read_lines
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -114,7 +115,7 @@ def read_sentences(
 def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
     match next((s for s in map(str.lower, reversed(path.suffixes)) if s not in COMPRESSIONS), ""):
         case ".txt":
-            yield from ((line, None) for _, line in _lines(path))
+            yield from ((line, None) for line in read_lines(path, "--input"))
         case ".tsv":
             yield from _tsv(path, text_column, lang_column)
         case ".jsonl" | ".parquet":
@@ -128,7 +129,7 @@ def _rows(path: Path, text_column: str | None, lang_column: str) -> Iterator[tup
 
 def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tuple[str, str | None]]:
     """There is a header if the column is given by name; it says which column is which."""
-    lines, place, lang_place = _lines(path), -1, None
+    lines, place, lang_place = enumerate(read_lines(path, "--input"), 1), -1, None
     if text_column is not None and text_column.isdigit():
         place = int(text_column) - 1
         if place < 0:
@@ -145,18 +146,6 @@ def _tsv(path: Path, text_column: str | None, lang_column: str) -> Iterator[tupl
             if needed > len(cells):
                 raise UserError(f"{path}:{number}: {len(cells)} columns, expected at least {needed}")
             yield cells[place], None if lang_place is None else cells[lang_place]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines without their ends, numbered from 1."""
-    try:
-        with opened(path) as (_, plain):
-            for number, line in enumerate(plain, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start} of a line)") from error
-    except DamagedFile as damage:
-        raise UserError(f"{path}: {damage}; copy it again") from damage
 
 
 def _cells(row: Mapping[str, Any], text_column: str, lang_column: str, place: str) -> tuple[str, str | None]:

@@ -117,11 +117,13 @@ def prepare_run(settings: CodecTraining, folder: Path | None, corpus: Corpus | N
     rows = tokenize(corpus, start, data)
     pieces = sum(len(row.target) for row in rows.train)
     say(
-        f"{corpus.documents:,} documents ({corpus.left_out:,} held out, {corpus.refused:,} rows refused): "
+        f"{corpus.documents:,} documents ({corpus.left_out:,} held out, {corpus.refused.total:,} refused): "
         f"{len(rows.texts):,} sentences and {len(corpus.pairs):,} translations, {pieces:,} pieces, "
         f"{', '.join(corpus.languages)}; {len(rows.validation):,} sentences to validate on "
         f"({time.perf_counter() - began:.0f} s)"
     )
+    if corpus.refused:
+        say(corpus.refused.line)
     if not rows.validation:
         raise UserError("there is nothing to validate on: name data.held_out, or add documents with split: validation")
     teacher = None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lcm.batch import PAD, Batch, row_seed
 from lcm.data.packing import SPAN, Row
-from lcm.data.shards import OpenFile
+from lcm.data.vectors import OpenFile, are_finite, check_finite
 
 OPEN_FILES = 128
 """Shards that are kept open: well above a group, well below what a process may open."""
@@ -53,7 +53,7 @@ class RowReader:
         self._open = lru_cache(OPEN_FILES)(lambda shard: OpenFile(paths[shard]))
 
     def read(self, micro_batch: MicroBatch) -> Batch:
-        """Raises UserError, naming the shard, if one is missing or too short."""
+        """Raises UserError, naming the shard, if one is missing or too short, or holds numbers that are not finite."""
         rows, files = micro_batch.rows, micro_batch.files
         spans = np.frombuffer(b"".join(row.spans.tobytes() for row in rows), SPAN)  # 40 times faster than concatenate
         row = np.repeat(np.arange(len(rows)), [len(r.spans) for r in rows])
@@ -84,6 +84,9 @@ class RowReader:
         columns = (spans["shard"], offset, start * width, (start + spans["count"]) * width)
         for shard, place, begin, end in zip(*(column.tolist() for column in columns), strict=True):
             opened(shard).fill(memory[begin:end], place)
+        if not are_finite(emb):
+            for shard, _, begin, end in zip(*(column.tolist() for column in columns), strict=True):
+                check_finite(emb[begin // width : end // width], opened(shard).path)
         return torch.from_numpy(emb)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -16,6 +18,7 @@ from lcm.codec.text import AnySplitter
 from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
 from lcm.files import RETRIES, atomic
+from lcm.ledger import Entries
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -41,7 +44,14 @@ def local_folder(folder: str | Path, option: str) -> Path:
 
 
 def join(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}"
+    """The URL of a file in a folder's URL, whose query (a signature, a token) stays at the end."""
+    folder, mark, query = split_query(url)
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
+
+
+def split_query(url: str) -> tuple[str, str, str]:
+    """(URL, "?", query); only HTTP has queries, and elsewhere a question mark is part of a name."""
+    return url.partition("?") if re.match(r"(\w+::)*https?:/", url) else (url, "", "")
 
 
 class Record(BaseModel, extra="forbid", frozen=True):
@@ -109,23 +119,6 @@ class ShardRecord(Record):
         return self.documents, self.pairs, self.concepts
 
 
-class RefusedRecord(Record):
-    """The documents that were refused for one reason: their number, and the first in input order."""
-
-    count: int
-    first: str
-
-
-Refusals = dict[str, RefusedRecord]
-"""Refused documents by reason."""
-
-
-def count_refusal(refused: Refusals, reason: str, example: str, times: int = 1) -> None:
-    """Add `times` refusals for `reason`; the first example of each reason stays."""
-    before = refused.get(reason, RefusedRecord(count=0, first=example))
-    refused[reason] = RefusedRecord(count=before.count + times, first=before.first)
-
-
 class Manifest(Record):
     """A data set. It holds no time stamps: the same input gives the same bytes."""
 
@@ -141,7 +134,8 @@ class Manifest(Record):
     """Emojis that the splitter removed; nupunkt keeps them."""
     blocks: int = 0
     """Cuts of the splitter in the middle of a sentence too long, for want of any separator."""
-    refused: Refusals
+    refused: Entries
+    """The ledger of what was passed over: documents, and files of folders and globs."""
     splits: dict[str, tuple[ShardRecord, ...]] = Field(default_factory=dict)
     normalizer: NormalizerInfo
 
@@ -180,11 +174,48 @@ def open_dataset(folder: str | Path, retries: int = RETRIES) -> Manifest:
     if version != FORMAT:
         raise UserError(f"{path}: format {version!r}, but this version of lcm reads format {FORMAT}; prepare it again")
     try:
-        return Manifest(**values)
+        manifest = Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: {place}: {first['msg'].lower()}; prepare the data set again") from error
+    if problem := next(_problems(manifest), None):
+        raise UserError(f"{path}: {problem}; prepare the data set again")
+    return manifest
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Values of the right type that no data set has: each as its place, and what is wrong."""
+    codec, normalizer = manifest.codec, manifest.normalizer
+    if codec.dim < 1:
+        yield f"codec.dim: {codec.dim}, expected 1 or more"
+    if not isfinite(codec.stop_threshold):
+        yield f"codec.stop_threshold: {codec.stop_threshold}, expected a number"
+    checksums = {"codec.end_of_text": codec.end_of_text}
+    checksums |= {f"inputs.{i}.sha256": file.sha256 for i, file in enumerate(manifest.inputs)}
+    counts = {"emojis": manifest.emojis, "blocks": manifest.blocks}
+    counts |= {f"inputs.{i}.bytes": file.bytes for i, file in enumerate(manifest.inputs)}
+    counts |= {f"refused.{kind}.count": entry.count for kind, entry in manifest.refused.items()}
+    for split, shards in manifest.splits.items():
+        if split not in SPLITS:
+            yield f"splits.{split}: expected {', '.join(SPLITS)}"
+        for i, shard in enumerate(shards):
+            place = f"splits.{split}.{i}"
+            if not re.fullmatch(rf"{re.escape(split)}-\d{{6,}}\.tar", shard.name) or shard.name in checksums:
+                yield f"{place}.name: {shard.name!r}, expected {split}-NNNNNN.tar, each once"
+            if not 0 <= shard.pairs <= shard.documents <= shard.concepts:
+                yield f"{place}: {shard.pairs} pairs, {shard.documents} documents, {shard.concepts} concepts"
+            checksums |= {shard.name: shard.sha256}
+            counts |= {f"{place}.bytes": shard.bytes}
+    yield from (f"{place}: {count}, expected 0 or more" for place, count in counts.items() if count < 0)
+    for place, checksum in checksums.items():
+        if not re.fullmatch(r"[0-9a-f]{64}", checksum):
+            yield f"{place}: {checksum!r}, expected a sha256"
+    for name, numbers in (("location", normalizer.location), ("scale", normalizer.scale)):
+        if len(numbers) != codec.dim:
+            yield f"normalizer.{name}: {len(numbers)} channels, the codec {codec.dim}"
+        if not all(map(isfinite, numbers)) or (name == "scale" and min(numbers) <= 0):
+            yield f"normalizer.{name}: expected finite numbers{', above 0' if name == 'scale' else ''}"
 
 
 def _read_text(folder: str | Path, retries: int) -> str:

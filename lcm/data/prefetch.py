@@ -15,7 +15,8 @@ from torch import distributed
 from lcm.data.order import RowOrder, Step
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import RemoteShard, ShardCache, gigabytes
-from lcm.data.shards import OpenFile, Shard, index_path
+from lcm.data.shards import Shard, index_path
+from lcm.data.vectors import OpenFile
 from lcm.errors import UserError
 
 SHARD_THREADS = 4

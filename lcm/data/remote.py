@@ -82,12 +82,15 @@ def _file_system(url: str) -> tuple[Any, str]:
     """(file system, path in it). Raises ValueError or ImportError for a protocol that fsspec does not know."""
     import fsspec  # here, because it takes a tenth of a second that local data should not pay
 
-    options = {}
+    options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # By default a whole download may take five minutes, and so may its first byte.
+        # By default a whole download may take five minutes, and so may its first byte; and proxies are ignored.
         options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
+        configured = fsspec.config.conf.get(url.partition(":")[0], {}).get("client_kwargs", {})
+        options["encoded"] = "?" in url  # a signature is of these very characters
+        options["client_kwargs"] = {"trust_env": True} | configured
     return fsspec.core.url_to_fs(url, **options)
 
 

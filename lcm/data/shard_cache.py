@@ -9,7 +9,8 @@
     NAME-KEY.SIZE.part   a shard that is being fetched, for which SIZE bytes are reserved
     locks/               one for each shard, held while it is fetched; beside it, why the last attempt failed
 
-KEY is a hash of URL and sha256, so changed data never meets old bytes. All of the folder may be deleted at any time.
+KEY is a hash of URL and sha256, so changed data never meets old bytes; without the URL's query, which may be a
+signature of today. All of the folder may be deleted at any time.
 """
 
 import hashlib
@@ -26,9 +27,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from lcm.data.manifest import ShardRecord, is_url, join, open_dataset
+from lcm.data.manifest import ShardRecord, is_url, join, open_dataset, split_query
 from lcm.data.remote import Unreachable, WrongBytes, download, read
-from lcm.data.shards import OpenFile, Shard, build_index, index_path, totals
+from lcm.data.shards import Shard, build_index, index_path, totals
+from lcm.data.vectors import OpenFile
 from lcm.errors import UserError
 from lcm.files import CACHE_GB, RETRIES, atomic, cache_folder, lock
 
@@ -124,7 +126,7 @@ class RemoteShard(Shard):
 
     @cached_property
     def path(self) -> Path:
-        key = hashlib.sha256(f"{self.url.rstrip('/')}\n{self.record.sha256}".encode()).hexdigest()[:20]
+        key = hashlib.sha256(f"{split_query(self.url)[0].rstrip('/')}\n{self.record.sha256}".encode()).hexdigest()[:20]
         return self.folder / f"{Path(self.record.name).stem}-{key}.tar"
 
     @property

@@ -21,6 +21,7 @@ import webdataset as wds
 from jaxtyping import Float16, Int64
 
 from lcm.data.manifest import SAMPLE, SPLITS, NormalizerInfo, ShardRecord, open_dataset
+from lcm.data.vectors import OpenFile, check_finite
 from lcm.errors import UserError
 from lcm.files import atomic, sha256
 
@@ -125,34 +126,6 @@ def _header(documents: int) -> bytes:
     return b"\x93NUMPY\x01\x00v\x00" + text.ljust(_HEADER - 11).encode() + b"\n"
 
 
-class OpenFile:
-    """A file that is closed when nothing refers to it any more."""
-
-    def __init__(self, path: Path, descriptor: int | None = None) -> None:
-        """descriptor: of the file, if it is open already. Raises UserError if it cannot be opened."""
-        self.path = path
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
-        except OSError as error:
-            raise UserError(
-                f"{path}: {error.strerror}, but the manifest names it; 'lcm verify {path.parent}' says what is broken"
-            ) from error
-
-    def fill(self, memory: memoryview, offset: int) -> None:
-        """Fill the memory with the bytes from `offset` on. Raises UserError if the file ends too early."""
-        while (got := os.preadv(self.descriptor, (memory,), offset)) < len(memory):
-            memory, offset = memory[got:], offset + got
-            if not got:
-                raise UserError(
-                    f"{self.path}: truncated: it ends at byte {offset:,}, {len(memory):,} bytes too early; "
-                    f"'lcm verify {self.path.parent}' says what is broken, 'lcm prepare' writes it again"
-                )
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
 @dataclass(frozen=True)
 class Shard:
     """One tar of a prepared folder."""
@@ -181,6 +154,7 @@ class Shard:
     def load(self) -> Int64[np.ndarray, "N 3"]:
         """The index. Raises UserError if it does not agree with the manifest: documents would silently be lost."""
         index, record = load_index(self.path), self.record
+        self.check(index)
         documents, _, concepts = totals(index)
         if (documents, concepts) != (record.documents, record.concepts):
             raise UserError(
@@ -189,15 +163,34 @@ class Shard:
             )
         return index
 
+    def check(self, index: Int64[np.ndarray, "N 3"]) -> None:
+        """Raise UserError where the tar is not the one of the manifest, by its size, or not that of the index."""
+        if index.ndim != 2 or index.shape[1:] != (3,) or (np.diff(index[:, OFFSET], prepend=0) <= 0).any():
+            raise UserError(f"{index_path(self.path)}: not an index; delete it and it is made anew")
+        if self.path.is_file() and (size := self.path.stat().st_size) != self.record.bytes:
+            what = "truncated" if size < self.record.bytes else "longer than it was"
+            raise UserError(
+                f"{self.path}: {what}: {size:,} bytes, the manifest has {self.record.bytes:,}; "
+                f"'lcm verify {self.place}' says what is broken"
+            )
+
     def read(self, offset: int, concepts: int, dim: int) -> Float16[np.ndarray, "n D"]:
-        """The vectors that start at this byte. Raises UserError as OpenFile."""
+        """The vectors that start at this byte. Raises UserError as OpenFile, and for numbers that are not finite."""
         vectors = np.empty((concepts, dim), np.float16)
         OpenFile(self.fetch()).fill(vectors.data.cast("B"), offset)
+        check_finite(vectors, self.path)
         return vectors
 
 
-def read_shard(tar_path: Path) -> Iterator[Encoded]:
-    """The documents of a shard in order. Does not use the index."""
+def read_shard(tar_path: Path, finite: bool = True) -> Iterator[Encoded]:
+    """The documents of a shard in order. Does not use the index. finite: raise UserError for a number that is not"""
+    for document in _all_of(tar_path):
+        if finite:
+            check_finite(document.vectors, tar_path)
+        yield document
+
+
+def _all_of(tar_path: Path) -> Iterator[Encoded]:
     with _opened(tar_path) as tar:
         for card, vectors in _samples(tar, tar_path):
             yield _encoded(tar, card, vectors)
@@ -219,7 +212,9 @@ def read_sample(tar_path: Path, i: int) -> Encoded:
             _, dim = _npy_shape(os.pread(file.fileno(), _HEADER, offset - _HEADER))
         start = -(-(offset + n * dim * 2) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     with _opened(tar_path, start) as tar:
-        return _encoded(tar, *next(_samples(tar, tar_path)))
+        sample = _encoded(tar, *next(_samples(tar, tar_path)))
+    check_finite(sample.vectors, tar_path)
+    return sample
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.data.remote import Unreachable
 from lcm.data.shards import Shard
-from lcm.errors import UserError, in_one_line
+from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.evaluation import scoring, summaries
 from lcm.evaluation.examples import (
     EvaluationSet,
@@ -32,6 +32,7 @@ from lcm.evaluation.truth import PROMPTS, judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
 from lcm.files import disk_errors
 from lcm.inference import LCM, Bank, load
+from lcm.ledger import Entries, Ledger, described
 from lcm.models import Sampling
 from lcm.options import Option, add_options, check_fields, options_from, writable_folder
 from lcm.sampling import SAMPLING_HELP
@@ -90,10 +91,11 @@ class CommandOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """results: the content of results.json. rows: the lines of examples.jsonl."""
+    """results: the content of results.json. rows: the lines of examples.jsonl. refused: the ledger, as in results"""
 
     results: dict[str, Any]
     rows: list[dict[str, Any]]
+    refused: Entries = field(default_factory=dict)
 
 
 @in_one_line()
@@ -105,8 +107,9 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """
     options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
     stages = Stages()
-    with stages.of("reading", " ".join(options.data) or "new stories"):
-        examples, train = _read(lcm, options)
+    names = [without_secrets(name) for name in options.data]
+    with stages.of("reading", " ".join(names) or "new stories"):
+        examples, train, ledger = _read(lcm, options)
     truth: dict[str, Any] = {}
     told: list[dict[str, Any]] = []
     if options.truth:
@@ -132,26 +135,31 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
             "scored": len(examples.drawn),
             "failed": len(examples.refused),
             "not_drawn": examples.rows - len(examples.refused) - len(examples.drawn),
-            "reasons": examples.reasons,
+            "reasons": examples.ledger.stored,
             "documents": len(examples.documents),
             "pairs": len(examples.pairs),
         },
-        "settings": {**asdict(options), "split": examples.split, **asdict(lengths)},
+        "refused": ledger.stored,
+        "settings": {**asdict(options), "data": names, "split": examples.split, **asdict(lengths)},
         "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},
         "codec": {"name": lcm.record.name, "fingerprint": lcm.record.fingerprint, "dim": lcm.record.dim},
         "bank": {"sentences": len(bank.sentences) if bank else 0},
         "seconds": stages.seconds,
     }
-    return Evaluation(finite(results), [finite(row) for row in written + told + rows])
+    return Evaluation(finite(results), [finite(row) for row in written + told + rows], ledger.entries)
 
 
-def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard]]:
-    """Read the test set, and find training shards: in the same folders, else those that the model was trained on."""
+def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard], Ledger]:
+    """Read the test set, and find training shards: in the same folders, else those that the model was trained on.
+
+    The ledger counts what is passed over: rows, training data that is gone, stories too long for --truth.
+    """
+    ledger = Ledger()
     if not options.data:
         fit = [level for level in LEVELS if level.longest + 3 <= lcm.config.data.slots]
         if not fit:
             raise UserError(f"--truth: no story fits data.slots={lcm.config.data.slots} of the model; name --data")
-        return from_tales(fit, lcm, min(PROMPTS, options.limit), options.seed), _training_shards(lcm)
+        return from_tales(fit, lcm, min(PROMPTS, options.limit), options.seed), _training_shards(lcm, ledger), ledger
     given = dict.fromkeys(path if is_url(path) else str(Path(path).resolve()) for path in options.data)
     folders = [path for path in given if is_url(path) or Path(path).is_dir()]
     if folders and len(folders) == len(given):
@@ -162,18 +170,25 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard
         examples = from_file(options.data[0], lcm, options.limit, options.seed)
     else:
         raise UserError(f"--data {' '.join(options.data)}: expected one file, or folders written by lcm prepare")
+    ledger.extend(examples.ledger.entries)
+    for example in examples.drawn if options.truth else ():
+        if len(example.vectors) >= lcm.config.data.slots:
+            ledger.add("too long for --truth", example.id)
     train = shards_of(folders, lcm, "train")
-    return examples, train or _training_shards(lcm)
+    return examples, train or _training_shards(lcm, ledger), ledger
 
 
-def _training_shards(lcm: LCM) -> list[Shard]:
-    """The shards that the model was trained on, except for data sets that are gone."""
+def _training_shards(lcm: LCM, ledger: Ledger) -> list[Shard]:
+    """The shards that the model was trained on, except for data sets that are gone, which are counted."""
     found = []
     for path in lcm.config.data.path:
         try:
             if is_url(path) or Path(path, MANIFEST).is_file():
                 found += shards_of([path], lcm, "train")
+            else:
+                ledger.add("training data not there", path)
         except Unreachable as error:
+            ledger.add("training data not reached", str(error))
             print(f"{error}; scored without it", file=sys.stderr)
     return found
 
@@ -236,4 +251,6 @@ def run(args: argparse.Namespace) -> int:
         write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
     print(text if command.json else headline(evaluation.results))
     print(f"{output / 'report.html'}", file=sys.stderr)
+    if line := described(evaluation.refused):
+        print(f"lcm evaluate: {line}", file=sys.stderr)
     return 0

@@ -18,6 +18,7 @@ from lcm.data.shard_cache import RemoteShard, split_shards
 from lcm.data.shards import CONCEPTS, SOURCE, Shard, read_sample
 from lcm.errors import UserError
 from lcm.inference import LCM
+from lcm.ledger import Ledger
 from lcm.options import existing_file
 from lcm.prepare import Columns, Document, Refused, Sources
 from lcm.tales import LANGUAGES, Level, tales
@@ -92,11 +93,11 @@ class EvaluationSet:
         return [example for example in self.drawn if not example.source_length]
 
     @property
-    def reasons(self) -> dict[str, dict[str, Any]]:
-        """The number of rows that were refused for each reason, and the place of the first."""
-        found: dict[str, dict[str, Any]] = {}
+    def ledger(self) -> Ledger:
+        """The rows that were refused, by reason."""
+        found = Ledger()
         for row in self.refused:
-            found.setdefault(row.reason, {"count": 0, "first": row.example})["count"] += 1
+            found.add(row.reason, row.example)
         return found
 
 
@@ -131,8 +132,7 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
     examples = EvaluationSet([], len(rows), refused=[row for row in rows if isinstance(row, Refused)])
     texts = [row for row in rows if isinstance(row, Document)]
     if not texts:
-        reasons = [f"{found['count']} × {reason} ({found['first']})" for reason, found in examples.reasons.items()]
-        raise UserError(f"--data={path}: no row to score; {', '.join(reasons) or 'it is empty'}")
+        raise UserError(f"--data={path}: no row to score; {examples.ledger.line or 'it is empty'}")
     texts = [texts[i] for i in _draw(len(texts), limit, seed)]
     return replace(examples, drawn=_encoded([(text.id, *_sentences(text, lcm)) for text in texts], lcm))
 

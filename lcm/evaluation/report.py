@@ -227,7 +227,8 @@ def _curves(model: Path) -> dict[str, dict[str, Points]]:
     curves: dict[str, dict[str, Points]] = {"loss": {}, "l2": {}}
     path = model / "metrics.csv"
     if path.is_file():
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         for chart, name, column in CURVES:
             if curve := [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]:
                 curves[chart][name] = curve

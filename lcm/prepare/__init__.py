@@ -1,24 +1,23 @@
 """Text, pairs or speech → shards: `lcm prepare`.
 
-Read command (the whole of it), then sources and rows (input → documents), sharding (documents → shards), worker (shards
-→ files, in processes), resume (an interrupted run). Nothing here is needed to train.
+Read command (the whole of it), then discovery, sources and rows (input → documents), sharding (documents →
+shards), worker (shards → files, in processes), resume (an interrupted run). Nothing here is needed to train.
 """
 
 from lcm.prepare.command import prepare
+from lcm.prepare.discovery import find_inputs
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Columns, Document, Refused, split_of
-from lcm.prepare.sources import DamagedFile, Sources, find_inputs, opened, read_rows
+from lcm.prepare.sources import Sources, read_rows
 
 __all__ = [
     "Columns",
-    "DamagedFile",
     "Document",
     "PrepareOptions",
     "Refused",
     "Sources",
     "command",
     "find_inputs",
-    "opened",
     "prepare",
     "read_rows",
     "split_of",

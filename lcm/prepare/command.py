@@ -19,13 +19,16 @@ from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest,
 from lcm.data.shards import fit_normalizer
 from lcm.errors import UserError, in_one_line
 from lcm.files import disk_errors
+from lcm.ledger import Ledger, described
 from lcm.options import add_options, options_from
 from lcm.prepare import resume
+from lcm.prepare.discovery import find_inputs
 from lcm.prepare.hub import DatasetRows
+from lcm.prepare.inputs import Inputs
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.resume import Finished, FolderLocked, Request
-from lcm.prepare.sharding import PrepareProgress, Sharding, describe
-from lcm.prepare.sources import Sources, find_inputs
+from lcm.prepare.sharding import PrepareProgress, Sharding
+from lcm.prepare.sources import Sources
 from lcm.prepare.worker import Embedder, Pool, end_while_imported
 
 
@@ -54,7 +57,7 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
         with closing(progress), Pool(starts, workers_for(options.workers, devices), progress.report) as pool:
             # The last bits of a vector depend on the device, so a worker encodes "End of text." before the first shard.
             request = request.with_end_of_text(pool.info())
-            sharding = Sharding(sources, options, progress)
+            sharding = Sharding(sources, inputs, options, request, progress)
             if options.part:
                 return _make_part(folder, request, options.part, sharding, pool)
             with resume.claimed(folder, request) as (begun_with, notes):
@@ -69,12 +72,13 @@ def _sources(options: PrepareOptions) -> Sources | DatasetRows:
         return DatasetRows(options)
     if not options.input:
         raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
-    files = find_inputs(options.input, audio=True)
-    return Sources(files, options.columns, options.lang, options.file_documents)
+    passed = Ledger()
+    files = find_inputs(options.input, audio=True, passed=passed)
+    return Sources(files, options.columns, options.lang, options.file_documents, passed)
 
 
 def _request(
-    options: PrepareOptions, sources: Sources | DatasetRows, inputs: resume.Inputs, codec: Codec, device: str
+    options: PrepareOptions, sources: Sources | DatasetRows, inputs: Inputs, codec: Codec, device: str
 ) -> Request:
     """Collect all that decides the bytes, except the vector of "End of text.", without weights. device: cpu or cuda"""
     if options.lang not in codec.languages:
@@ -82,8 +86,8 @@ def _request(
         raise UserError(f"--lang={options.lang}: not a language of codec '{options.codec}'; it knows {known}")
     return Request(
         options=options.recorded | ({} if device == "cpu" else {"devices": device}),
-        inputs=inputs[0],
-        mtimes=inputs[1],
+        inputs=inputs.files,
+        ctimes=inputs.ctimes,
         codec=CodecInfo(
             name=options.codec,
             fingerprint=codec.fingerprint,
@@ -160,7 +164,7 @@ def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, po
 def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manifest:
     splits = sharding.splits()
     manifest = Manifest(
-        **request.model_dump(exclude={"mtimes"}),
+        **request.model_dump(exclude={"mtimes", "ctimes", "cut"}),
         emojis=sharding.emojis(),
         blocks=sharding.blocks(),
         refused=sharding.refused(),
@@ -189,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
         way_out = "sentences too long with nothing to cut at; a language without stops wants --splitter sat"
         print(f"lcm prepare: {manifest.blocks:,} cuts without a boundary: {way_out}", file=sys.stderr)
     if manifest.refused:
-        print(f"lcm prepare: {describe(manifest.refused)}", file=sys.stderr)
+        print(f"lcm prepare: {described(manifest.refused)}", file=sys.stderr)
     print(f"{options.output}: {summary(manifest)}")
     return 0
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lcm.data.manifest import DatasetInfo
 from lcm.errors import UserError, optional_import
+from lcm.ledger import Ledger
+from lcm.prepare.discovery import files_of
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Document, Refused, add_names
 
@@ -29,6 +32,11 @@ class DatasetRows:
         self._folder = Path(name) if Path(name).is_dir() else None
         if self._folder and revision:
             raise UserError(f"--revision={revision}: --dataset={name} is a folder, which has no revisions")
+        self.passed = Ledger()
+        self.files = files_of(self._folder, "--dataset", self.passed) if self._folder else []
+        """The files of a local folder, sorted, to be hashed; none for a data set of the hub."""
+        self.file = len(self.files) - 1
+        """Number of the file that was read last: the library says not which, so any may be."""
         commit = "" if self._folder else _commit(name, revision)
         self.info = DatasetInfo(name=name, config=options.dataset_config or "", split=split, commit=commit)
         self.columns, self.lang = options.columns, options.lang
@@ -48,10 +56,14 @@ class DatasetRows:
     def _open(self, datasets: Any, streaming: bool) -> Any:
         """The split, as an iterable of rows, which are fetched while they are read if `streaming`."""
         info = self.info
-        if not self._folder or not any((self._folder / name).is_file() for name in _SAVED):
+        if not self._folder:
             return datasets.load_dataset(
                 info.name, info.config or None, split=info.split, revision=info.commit or None, streaming=streaming
             )
+        if not any((self._folder / name).is_file() for name in _SAVED):
+            place = str(self._without_linked_folders(self._folder))
+            self._count_files_not_read(datasets.load_dataset_builder(place, info.config or None))
+            return datasets.load_dataset(place, info.config or None, split=info.split, streaming=streaming)
         saved = datasets.load_from_disk(str(self._folder))
         if not isinstance(saved, datasets.DatasetDict):
             return saved
@@ -59,11 +71,25 @@ class DatasetRows:
             raise UserError(f"--dataset-split={info.split}: {info.name} has {', '.join(saved)}")
         return saved[info.split]
 
-    @property
-    def files(self) -> list[Path]:
-        """The files of a local folder, sorted, to be hashed; none for a data set of the hub."""
-        paths = self._folder.rglob("*") if self._folder else ()
-        return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+    def _without_linked_folders(self, folder: Path) -> Path:
+        """The folder, or one of links to its files where some are behind links to folders, which the library skips."""
+        inside = {parent for file in self.files for parent in file.relative_to(folder).parents}
+        if not any((folder / parent).is_symlink() for parent in inside if parent.parts):
+            return folder
+        self._links = TemporaryDirectory()  # removed with this object
+        for file in self.files:
+            link = Path(self._links.name, folder.name, file.relative_to(folder))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+        return Path(self._links.name, folder.name)
+
+    def _count_files_not_read(self, builder: Any) -> None:
+        """Count the files that are in no split, by their ending or because others have a more frequent one."""
+        splits = builder.config.data_files or {}
+        read = {Path(file).resolve() for files in splits.values() for file in files}
+        for file in self.files if read else ():
+            if file.resolve() not in read:
+                self.passed.add("file of an unknown kind", str(file))
 
     @property
     def bytes_read(self) -> int:

@@ -6,30 +6,32 @@ Equal requests make equal data sets. All of it lies in the data set's folder `.u
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lcm.codec.text import AnySplitter
-from lcm.data.manifest import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Record, Refusals, ShardRecord
+from lcm.data.manifest import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Record, ShardRecord
 from lcm.data.shards import index_path
 from lcm.errors import UserError
-from lcm.files import atomic, lock, sha256
+from lcm.files import atomic, lock
+from lcm.ledger import Entries
+from lcm.prepare.inputs import InputChanged, Inputs, origins
 from lcm.prepare.rows import Document
 
 _REQUEST = "asked.json"
 _SHARD_FILE = re.compile(r"(train|validation|test)-\d{6,}\.(tar|index\.npy)")
-Inputs = tuple[tuple[InputFile, ...], tuple[int, ...]]
-"""(inputs, mtimes) of a `Request`."""
 
 
 class Request(Record):
     """Input, options, codec and splitter: all that decides the bytes. A run resumes another only with an equal request.
 
     codec:  with an empty `end_of_text` until a worker has encoded it
-    mtimes: modification time of each input in nanoseconds; an input of the same time and size is not hashed again
+    ctimes: time of the last change of each input in nanoseconds; one of the same time and size is not hashed again
+    cut:    `inputs` ends before one that changed while it was read: those that follow may be any
+    mtimes: left by older versions
     """
 
     options: dict[str, str | int | float | bool]
@@ -38,14 +40,23 @@ class Request(Record):
     splitter: AnySplitter
     dataset: DatasetInfo | None = None
     mtimes: tuple[int, ...] = ()
+    ctimes: tuple[int, ...] = ()
+    cut: bool = False
 
     def with_end_of_text(self, digest: str) -> "Request":
         """A copy with the digest of the vector that ends every document."""
         return self.model_copy(update={"codec": self.codec.model_copy(update={"end_of_text": digest})})
 
+    def cut_before(self, number: int) -> "Request":
+        """A copy without the input of this number and those after it."""
+        return self.model_copy(
+            update={"inputs": self.inputs[:number], "ctimes": self.ctimes[:number], "cut": True, "mtimes": ()}
+        )
+
     def difference(self, now: "Request") -> str | None:
         """The first difference of `now` from this earlier request, in words; None where the shards would be equal."""
         before, after = ([(Path(f.path).name, f.sha256) for f in request.inputs] for request in (self, now))
+        after = after[: len(before)] if self.cut else after
         for name, checksum in after:
             if (name, checksum) not in before:
                 return f"other input: {name} is new or has changed"
@@ -67,15 +78,9 @@ class Request(Record):
 
 
 def fingerprints(files: Sequence[Path], before: Request | None) -> Inputs:
-    """(inputs, mtimes). A file of the same size and time as in `before` keeps its hash, and is not read."""
-    known = {(f.path, f.bytes, t): f for f, t in zip(before.inputs, before.mtimes, strict=True)} if before else {}
-    stats = [path.stat() for path in files]
-    inputs = tuple(
-        known.get((str(path), stat.st_size, stat.st_mtime_ns))
-        or InputFile(path=str(path), bytes=stat.st_size, sha256=sha256(path))
-        for path, stat in zip(files, stats, strict=True)
-    )
-    return inputs, tuple(stat.st_mtime_ns for stat in stats)
+    """Hash the files, except those of the same size and time as in `before`."""
+    known = zip(before.inputs, before.ctimes, strict=False) if before else ()
+    return Inputs(files, {(file.path, file.bytes, ctime): file for file, ctime in known})
 
 
 class FolderLocked(UserError):
@@ -84,9 +89,10 @@ class FolderLocked(UserError):
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to make: its documents with their numbers in input order."""
+    """A shard to make: its documents with their numbers in input order. origin: as in `Finished`"""
 
     name: str
+    origin: str
     documents: tuple[tuple[int, Document], ...]
 
 
@@ -95,13 +101,15 @@ class Finished(Record):
 
     name: str
     shard: ShardRecord | None
-    refused: Refusals
+    refused: Entries
     characters: int
     """Characters in the documents' text, for the estimate of the time left."""
     emojis: int = 0
     """Emojis removed by the splitter."""
     blocks: int = 0
     """Cuts of the splitter in the middle of a sentence."""
+    origin: str = ""
+    """Digest of the input that decides the shard (lcm.prepare.inputs.origins); older versions left none."""
 
     @property
     def sentences(self) -> int:
@@ -120,7 +128,10 @@ def read_request(folder: Path) -> Request | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        raise UserError(f"{folder}: begun by another version of lcm; delete it or give another --output") from error
+        raise UserError(
+            f"{folder / UNFINISHED / _REQUEST}: cannot be read: damaged, or of another version of lcm; "
+            f"give another --output, or delete {folder} with the shards that are finished"
+        ) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -142,15 +153,17 @@ def claimed(folder: Path, request: Request) -> Iterator[tuple[Request, dict[str,
     """
     with _locked(folder, "lock"):
         before = read_request(folder)
-        done = _notes(folder) if before else {}
+        done = _notes(folder, before.cut, request) if before else {}
         if before and (difference := before.difference(request)):
-            if any(note.shard for note in done.values()):
+            if any(note.shard for note in _notes(folder, False, before).values()) and not _is_size(before, difference):
                 raise _begun_otherwise(folder, difference)
             before, done = None, {}
         _clear(folder, keep=done)
-        if before is None:
+        if before is None or before.cut:
+            before = request
             _write_request(folder, request)
-        yield before or request, done
+        with _cut_on_change(folder, before):
+            yield before, done
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # another process may be trying the lock right now
 
 
@@ -162,6 +175,13 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
     """
     # Another part locks the whole folder for a moment, to see whether all parts are done.
     own = f"lock-{part.replace('/', '-')}"
+    found = read_request(folder)
+    if found and found.cut:  # every part begins again, so none may still be at work
+        with _locked(folder, "lock", patience=60.0):
+            found = read_request(folder)
+            difference = found.difference(request) if found and found.cut else None
+            if found and found.cut and (difference is None or _is_size(found, difference)):
+                _write_request(folder, request)
     with _locked(folder, "lock", shared=True, patience=60.0), _locked(folder, own):
         if read_request(folder) is None:
             _write_request(folder, request)
@@ -169,7 +189,8 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
         assert before is not None
         if difference := before.difference(request):
             raise _begun_otherwise(folder, difference)
-        yield _notes(folder)
+        with _cut_on_change(folder, before):
+            yield _notes(folder, False, request)
 
 
 @contextmanager
@@ -192,6 +213,21 @@ def _write_request(folder: Path, request: Request) -> None:
         file.write(request.model_dump_json().encode("utf-8"))
 
 
+@contextmanager
+def _cut_on_change(folder: Path, request: Request) -> Iterator[None]:
+    """Have the next run take a file that changed as it is then, and keep the shards made of what stands before it."""
+    try:
+        yield
+    except InputChanged as error:
+        _write_request(folder, request.cut_before(error.number))
+        raise
+
+
+def _is_size(before: Request, difference: str) -> bool:
+    """True where input that changed has another size, and so makes shards of another size: all are made again."""
+    return before.cut and difference.startswith("--shard-characters ")
+
+
 def _begun_otherwise(folder: Path, difference: str) -> UserError:
     return UserError(
         f"--output={folder}: begun with {difference}; give the same options and it continues, or another --output"
@@ -202,16 +238,19 @@ def _note_path(folder: Path, shard: str) -> Path:
     return folder / UNFINISHED / f"{shard}.json"
 
 
-def _notes(folder: Path) -> dict[str, Finished]:
-    """Notes whose shard is still whole, by name."""
-    notes = {}
+def _notes(folder: Path, strict: bool, request: Request) -> dict[str, Finished]:
+    """Notes, by name, whose shard is still whole and made of the request's input. strict: none of older versions"""
+    notes, known = {}, {*origins(request.options, request.inputs), *(() if strict else ("",))}
     for path in sorted((folder / UNFINISHED).glob("*.tar.json")):
-        note = Finished.model_validate_json(path.read_bytes())
-        tar = folder / note.name
-        files_are_there = tar.is_file() and index_path(tar).is_file()
-        if note.shard is None or (files_are_there and tar.stat().st_size == note.shard.bytes):
-            notes[note.name] = note
+        with suppress(ValidationError):  # a damaged note: the shard is made again
+            note = Finished.model_validate_json(path.read_bytes())
+            if note.origin in known and _is_whole(folder / note.name, note.shard):
+                notes[note.name] = note
     return notes
+
+
+def _is_whole(tar: Path, shard: ShardRecord | None) -> bool:
+    return shard is None or (tar.is_file() and index_path(tar).is_file() and tar.stat().st_size == shard.bytes)
 
 
 def _clear(folder: Path, keep: Collection[str]) -> None:

@@ -4,14 +4,22 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from lcm.data.manifest import SPLITS
 from lcm.errors import UserError
+from lcm.ledger import printable
 
 AUDIO_BYTES = 2_000
 """Bytes of a 16 kHz file that count as one character of work: a sentence of 88 characters is about six seconds."""
+
+
+_LABELS = (str, int, float, Decimal, date, time, timedelta, UUID)
+"""Types that are an id, title or source as text."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,15 @@ class Bound:
     def refuses(self, row: dict[str, Any], place: str) -> Refused | None:
         """The reason, where the row is beyond the bound or has no number in the column."""
         number = row.get(self.column)
-        if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+        if isinstance(number, bool) or not isinstance(number, int | float | Decimal) or number != number:
             return Refused(f"no number in '{self.column}'", f"{place}: {shortened(number)}")
-        beyond = number > self.value if self.side == "above" else number < self.value
-        return Refused(f"{self.column} {self.side} {self.value:g}", f"{place}: {number:g}") if beyond else None
+        if number > self.value if self.side == "above" else number < self.value:
+            return Refused(f"{self.column} {self.side} {self.value:g}", f"{place}: {_short(number)}")
+        return None
+
+
+def _short(number: int | float | Decimal) -> str:
+    return f"{number:g}" if -1e300 < number < 1e300 else str(number)[:40]  # no float holds every int
 
 
 def bound(given: str, side: Literal["above", "below"]) -> Bound:
@@ -122,7 +135,8 @@ class Columns:
                 audio = paths
             elif refused := _not_text(row[column], f"{place}: {column}"):
                 return refused
-        split = row.get(self.split) or None
+        split = row.get(self.split)
+        split = None if split == "" or split != split else split  # NaN is how some writers say that there is none
         if split is not None and split not in SPLITS:
             return Refused("unknown split", f"{place}: {shortened(split)}, expected one of {', '.join(SPLITS)}")
         for bound in self.drop:
@@ -180,13 +194,13 @@ def _paths(value: Any, folder: Path, place: str) -> tuple[str, ...] | Refused:
 
 def _label(value: Any, default: str) -> str:
     """An id, title or source as text; `default` where the row has none."""
-    usable = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+    usable = isinstance(value, _LABELS) and not isinstance(value, bool) and value == value
     if not usable or value == "":
         return default
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(str(value))
 
 
 def shortened(value: Any) -> str:
     """A value as it may stand in an error message: in quotes, at most 100 characters, valid UTF-8."""
     shown = repr(value if not isinstance(value, str | bytes) else value[:80])
-    return (shown if len(shown) <= 100 else shown[:100] + "…").encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(shown if len(shown) <= 100 else shown[:100] + "…")

@@ -8,12 +8,14 @@ from itertools import chain
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lcm.data.manifest import SPLITS, Refusals, ShardRecord, count_refusal
+from lcm.data.manifest import SPLITS, ShardRecord
 from lcm.data.shards import shard_name
 from lcm.errors import UserError
+from lcm.ledger import Entries, Ledger, described
 from lcm.prepare.hub import DatasetRows
+from lcm.prepare.inputs import Inputs, origins
 from lcm.prepare.options import PrepareOptions
-from lcm.prepare.resume import Finished, ShardTask
+from lcm.prepare.resume import Finished, Request, ShardTask
 from lcm.prepare.rows import Columns, Document, Refused, split_of
 from lcm.prepare.sources import Sources
 
@@ -97,28 +99,43 @@ class Sharding:
     A shard is full when it reaches `options.shard_documents` or `options.shard_characters`.
     """
 
-    def __init__(self, sources: Sources | DatasetRows, options: PrepareOptions, progress: PrepareProgress) -> None:
-        self.sources, self.options, self.progress = sources, options, progress
+    def __init__(
+        self,
+        sources: Sources | DatasetRows,
+        inputs: Inputs,
+        options: PrepareOptions,
+        request: Request,
+        progress: PrepareProgress,
+    ) -> None:
+        self.sources, self.inputs, self.progress = sources, inputs, progress
+        self.options, self.request = options, request
         self.notes: dict[str, Finished] = {}
         """Notes of finished shards, by name."""
         self.names: dict[str, list[str]] = {split: [] for split in SPLITS}
         """Names of the shards of each split, in input order."""
-        self._refused: Refusals = {}
+        self._refused = Ledger()
         self._pending: dict[str, list[tuple[int, Document]]] = {split: [] for split in SPLITS}
         self._characters = dict.fromkeys(SPLITS, 0)
 
     def tasks(self, notes: dict[str, Finished]) -> Iterator[ShardTask]:
-        """Yield the shards to make, in input order: neither those in `notes` nor those of other parts."""
+        """Yield the shards to make, in input order: neither those in `notes` nor those of other parts.
+
+        Raises InputChanged before a shard is made of a file that has changed since it was hashed.
+        """
         part, parts = self.options.share
+        made_of = origins(self.request.options, self.inputs.files)
         for split in self._full():
+            last = self.sources.file
+            self.inputs.check(last)
             number = sum(map(len, self.names.values()))
-            task = ShardTask(shard_name(split, len(self.names[split])), tuple(self._pending[split]))
+            task = ShardTask(shard_name(split, len(self.names[split])), made_of[last + 1], tuple(self._pending[split]))
             self._pending[split], self._characters[split] = [], 0
             self.names[split].append(task.name)
             if task.name in notes:
                 self.finished(notes[task.name], resumed=True)
             elif number % parts == part:
                 yield task
+        self.inputs.check(len(self.inputs.files) - 1)
 
     def _full(self) -> Iterator[str]:
         """Read all documents; yield the split whose pending shard is full, or complete at the end."""
@@ -126,7 +143,7 @@ class Sharding:
         number = 0
         for item in self.sources:
             if isinstance(item, Refused):
-                count_refusal(self._refused, item.reason, item.example)
+                self._refused.add(item.reason, item.example)
                 continue
             split = item.split or split_of(item.id)
             characters = item.characters
@@ -158,13 +175,10 @@ class Sharding:
     def blocks(self) -> int:
         return sum(self.notes[name].blocks for name in chain(*self.names.values()))
 
-    def refused(self) -> Refusals:
-        """Refusals of the reader and of the workers by reason, the most frequent first."""
-        refused = dict(self._refused)
-        for name in chain(*self.names.values()):
-            for reason, record in self.notes[name].refused.items():
-                count_refusal(refused, reason, record.first, record.count)
-        return dict(sorted(refused.items(), key=lambda item: (-item[1].count, item[0])))
+    def refused(self) -> Entries:
+        """What discovery, the reader and the workers passed over."""
+        ledgers = (self.notes[name].refused for name in chain(*self.names.values()))
+        return Ledger(self.sources.passed.entries).extend(self._refused.entries, *ledgers).entries
 
     def check_not_empty(self) -> None:
         """Raise UserError, with the likely reason, where all shards are finished and no document is left."""
@@ -176,14 +190,8 @@ class Sharding:
             option = _option_of(missing[0], columns)
             raise UserError(f"no row has a column '{missing[0]}'; only {', '.join(seen)}; name yours by {option}")
         raise UserError(
-            f"no document is left: {describe(refused)}" if refused else "--input: the files hold no document"
+            f"no document is left: {described(refused)}" if refused else "--input: the files hold no document"
         )
-
-
-def describe(refused: Refusals) -> str:
-    """'3 refused: 2 empty (first: a.jsonl:7), 1 not text (first: …)'"""
-    reasons = [f"{record.count:,} {reason} (first: {record.first})" for reason, record in refused.items()]
-    return f"{sum(record.count for record in refused.values()):,} refused: {', '.join(reasons)}"
 
 
 def _option_of(column: str, columns: Columns) -> str:

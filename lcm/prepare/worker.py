@@ -27,10 +27,11 @@ from torch import Tensor
 
 from lcm.codec import Codec, Progress, SonarSpeech, load_codec
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX, SatSettings, Splitter, SplitterSettings, check_language
-from lcm.data.manifest import UNFINISHED, Refusals, count_refusal
+from lcm.data.manifest import UNFINISHED
 from lcm.data.shards import Encoded, write_shard
 from lcm.errors import UserError
 from lcm.files import disk_errors
+from lcm.ledger import Ledger
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.resume import Finished, ShardTask
 from lcm.prepare.rows import Document, Refused
@@ -86,7 +87,7 @@ class Embedder:
 
     def __call__(self, task: ShardTask, progress: Progress) -> Finished:
         """Write the shard, then its note: a process killed in between makes the same shard again."""
-        refused: Refusals = {}
+        refused = Ledger()
         emojis_before, blocks_before = self.splitter.emojis, self.splitter.blocks
         with disk_errors(self.folder):
             documents = list(self._encoded(task, refused, progress))
@@ -94,28 +95,29 @@ class Embedder:
             note = Finished(
                 name=task.name,
                 shard=shard,
-                refused=refused,
+                refused=refused.entries,
                 characters=sum(document.characters for _, document in task.documents),
                 emojis=self.splitter.emojis - emojis_before,
                 blocks=self.splitter.blocks - blocks_before,
+                origin=task.origin,
             )
             note.save(self.folder)
         return note
 
-    def _encoded(self, task: ShardTask, refused: Refusals, progress: Progress) -> Iterator[Encoded]:
+    def _encoded(self, task: ShardTask, refused: Ledger, progress: Progress) -> Iterator[Encoded]:
         """The documents with their vectors; those that cannot be stored are counted in `refused`."""
         cut: list[tuple[int, Document, _Part, _Part]] = []
         for number, document in task.documents:
             langs = (document.lang, document.summary_lang or document.lang)
             if unknown := [lang for lang in langs if lang not in self.codec.languages]:
-                count_refusal(refused, "unknown language", f"{document.id}: {unknown[0]}")
+                refused.add("unknown language", f"{document.id}: {unknown[0]}")
                 continue
             if document.text and (wrong := _without_stops(self.splitter.settings, langs)):
-                count_refusal(refused, "language without stops, see --splitter sat", f"{document.id}: {wrong}")
+                refused.add("language without stops, see --splitter sat", f"{document.id}: {wrong}")
                 continue
             segments = self.listener.segments(document.audio, document.lang) if document.audio else None
             if isinstance(segments, Refused):
-                count_refusal(refused, segments.reason, f"{document.id}: {segments.example}")
+                refused.add(segments.reason, f"{document.id}: {segments.example}")
                 continue
             sentences = self.splitter.split(document.text) if segments is None else list(map(str, segments))
             summary = _Part(self.splitter.split(document.summary or ""), langs[1])
@@ -125,9 +127,9 @@ class Embedder:
             is_pair = document.summary is not None
             vectors = torch.cat([text.vectors, self.prompt_suffix[:is_pair], summary.vectors, self.end_of_text])
             if not text.sentences or (is_pair and not summary.sentences):
-                count_refusal(refused, "no sentences", document.id)
+                refused.add("no sentences", document.id)
             elif not vectors.isfinite().all():
-                count_refusal(refused, "vectors not finite", document.id)
+                refused.add("vectors not finite", document.id)
             else:
                 yield Encoded(
                     number=number,

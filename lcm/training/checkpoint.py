@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lcm.config import Config
-from lcm.errors import UserError, in_one_line
+from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.files import atomic_path
 from lcm.models import build_from_tensors, save_model
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
@@ -224,7 +224,7 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
     concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
     rows = [
         ("model", f"{config.model.kind}, {parameters:,} parameters"),
-        ("data", ", ".join(config.data.path)),
+        ("data", without_secrets(", ".join(config.data.path))),
         ("codec", concepts),
         ("optimizer steps", f"{checkpoint['global_step']:,} of {config.trainer.max_steps:,}"),
         *((name, f"{value:.6g}") for name, value in sorted(checkpoint["metrics"].items()) if "/" in name),

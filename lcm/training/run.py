@@ -24,7 +24,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
-from lcm.errors import UserError, in_one_line
+from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.models import ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Checkpoints, Stopped
@@ -213,7 +213,7 @@ def check(config: Config) -> None:
     parameters = count_parameters(config)
     targets = sum(row.targets for row in data.order.rows(0, np.arange(len(data.order))))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
-    print(f"data       {', '.join(config.data.path)}: {targets:,} targets an epoch")
+    print(f"data       {without_secrets(', '.join(config.data.path))}: {targets:,} targets an epoch")
     ranks = world_size(config)
     strategy, reason = choose(config.trainer.strategy, parameters, device_memory(config), ranks)
     check_strategy(strategy, config)

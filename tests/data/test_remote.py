@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+from made_up_data import some_documents, write_data
 from serving import ALWAYS, quick_waits, served
 
+from lcm.cli import main
 from lcm.data import remote
-from lcm.data.manifest import is_url, join
+from lcm.data.manifest import is_url, join, open_dataset
 from lcm.data.remote import Unreachable, download, read, wait_before
+from lcm.data.shard_cache import ShardCache, shards_at
+from lcm.data.verify import verify
 from lcm.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
@@ -146,3 +150,73 @@ def test_what_is_a_url():
     assert all(map(is_url, urls))
     assert not any(map(is_url, folders))
     assert join("s3://bucket/data/", "a.tar") == join("s3://bucket/data", "a.tar") == "s3://bucket/data/a.tar"
+
+
+URL = "https://me:word@host/a/data?sv=1&sig=a%2Fb=="
+
+
+def test_a_query_stays_behind_the_name_and_is_kept():
+    assert join(URL, "manifest.json") == "https://me:word@host/a/data/manifest.json?sv=1&sig=a%2Fb=="
+    assert join("http://host/data/?sig=/", "a.tar") == "http://host/data/a.tar?sig=/"
+    assert join("simplecache::https://host/data?s=1", "a.tar") == "simplecache::https://host/data/a.tar?s=1"
+    assert join("s3://bucket/what?/", "a.tar") == "s3://bucket/what?/a.tar", "a name, where there are no queries"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"data.path={URL}: there is no document", "data.path=https://…@host/a/data?…: there is no document"),
+        (f"'{URL}', {URL}; {URL}.", "'https://…@host/a/data?…', https://…@host/a/data?…; https://…@host/a/data?…."),
+        ("https:/host/data?sig=1 (tried once)", "https:/host/data?… (tried once)"),
+        ("s3://bucket/data: is it https://host/data?", "s3://bucket/data: is it https://host/data?"),
+        ("--input=what?: no such file; me@host", "--input=what?: no such file; me@host"),
+    ],
+)
+def test_queries_and_passwords_are_left_out_of_every_error(text, shown):
+    assert str(UserError(text)) == shown
+
+
+def test_a_signed_url_is_fetched_by_its_query_and_never_shown(tmp_path, capsys):
+    folder = write_data(tmp_path / "there", some_documents(5))
+    with served(folder) as server:
+        url, plain = f"{server.url}/?sig=secret%2F1", server.url
+        answer = server.answer
+
+        def signed(request):
+            path, _, query = request.path.partition("?")
+            request.path = path if query == "sig=secret%2F1" else "/nothing"
+            answer(request)
+
+        server.answer = signed
+        assert verify(url).problems == ()
+        assert main(["verify", url]) == 0
+        assert main(["verify", url, "--json"]) == 0
+        assert main(["verify", f"{plain}/?sig=secret-of-yesterday"]) == 1
+        record = open_dataset(url).shards("train")[0]
+        shards = [shards_at(f"{plain}/?sig={s}", [record], ShardCache(tmp_path / "c"))[0] for s in ("1", "2")]
+        assert shards[0].path == shards[1].path, "the bytes are the same, whoever signed"
+    shown = "".join(capsys.readouterr())
+    assert "secret" not in shown
+    assert f"{plain}/?…" in shown
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_a_proxy_is_used_but_not_for_the_hosts_of_no_proxy(name, tmp_path, monkeypatch):
+    folder = write_data(tmp_path / "there", some_documents(5))
+    for other in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    with served(folder) as proxy:
+        answer, asked = proxy.answer, []
+
+        def pass_on(request):
+            asked.append(request.path)
+            request.path = "/" + request.path.rpartition("/")[2]
+            answer(request)
+
+        proxy.answer = pass_on
+        monkeypatch.setenv(name, proxy.url)
+        assert open_dataset("http://far.example/data", retries=0).documents == 5
+        assert asked == ["http://far.example/data/manifest.json"]
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert open_dataset(f"{proxy.url}/data", retries=0).documents == 5
+        assert asked[1:] == ["/data/manifest.json"], "asked itself, not through the proxy"

@@ -15,7 +15,6 @@ from lcm.data.manifest import (
     InputFile,
     Manifest,
     NormalizerInfo,
-    RefusedRecord,
     ShardRecord,
     indented,
     open_dataset,
@@ -32,6 +31,7 @@ from lcm.data.shards import (
     write_shard,
 )
 from lcm.errors import UserError
+from lcm.ledger import Entry
 
 DIM = 6
 
@@ -58,7 +58,7 @@ def manifest(*shards):
         splitter=SplitterSettings(),
         options={"pairs": False},
         inputs=(InputFile(path="a.txt", bytes=3, sha256="0" * 64),),
-        refused={"empty": RefusedRecord(count=2, first="a.jsonl:7: [ 1, 2 ]\n [3]")},
+        refused={"empty": Entry(count=2, first="a.jsonl:7: [ 1, 2 ]\n [3]")},
         splits={"train": shards},
         normalizer=NormalizerInfo(location=(0.5,) * DIM, scale=(1.0,) * DIM),
     )

@@ -67,7 +67,7 @@ def test_a_row_with_a_summary_is_a_pair_in_every_kind_of_file(tmp_path):
 
 
 def test_a_file_without_a_usable_row_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no row to score; 1 × invalid JSON \(f.jsonl:1"):
+    with pytest.raises(UserError, match=r"no row to score; 1 refused: 1 invalid JSON \(first: f.jsonl:1"):
         from_file(write_rows(tmp_path / "f.jsonl", "{"), knowing(), 9, 0)
     with pytest.raises(UserError, match="it is empty"):
         from_file(write_rows(tmp_path / "f.jsonl"), knowing(), 9, 0)

@@ -221,3 +221,21 @@ def test_an_error_while_reading_says_that_the_same_command_continues(tmp_path, m
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Broken())
     with pytest.raises(UserError, match="the line is dead; put it right and run the same command again: it continues"):
         prepare(options("some/set", tmp_path))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_links_to_folders_are_followed_hidden_ones_are_not_and_what_is_not_read_is_counted(streaming, tmp_path):
+    folder = tmp_path / "corpus"
+    for name in ("corpus/a", "corpus/.hidden/b", "corpus/sub/c", "far/d", "corpus/.e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"body": name}) + "\n")
+    (folder / "more").symlink_to("../far")
+    (folder / "again").symlink_to("sub")
+    (folder / "table.csv").write_text("body\nnot read")
+    rows = DatasetRows(options(folder, tmp_path, streaming=streaming))
+    assert sorted(row.text for row in rows) == ["corpus/a", "corpus/sub/c", "far/d"]
+    assert [str(f.relative_to(folder)) for f in rows.files] == ["a.jsonl", "more/d.jsonl", "sub/c.jsonl", "table.csv"]
+    assert {kind: (entry.count, entry.first) for kind, entry in rows.passed.entries.items()} == {
+        "hidden": (2, str(folder / ".e.jsonl")),
+        "file of an unknown kind": (1, str(folder / "table.csv")),
+    }

@@ -1,13 +1,15 @@
 """A second run into a folder: a finished data set costs no work, and nothing is mixed or overwritten."""
 
 import fcntl
+import json
+import os
 
 import pytest
 from stub_codec import StubCodec, load_another, load_stub, use_codec
 from test_prepare import options, rows, snapshot, write
 
 from lcm.errors import UserError
-from lcm.prepare import command
+from lcm.prepare import command, sharding
 from lcm.prepare.command import prepare
 
 
@@ -107,3 +109,110 @@ def test_two_runs_never_write_to_one_folder(tmp_path):
         with pytest.raises(UserError, match="another lcm prepare is writing there"):
             prepare(options(tmp_path))
     prepare(options(tmp_path))
+
+
+def write_parts(tmp_path):
+    """Three files of 12 documents each; a shard is ten of a split."""
+    for name in "abc":
+        write(tmp_path / f"{name}.jsonl", *({**row, "id": name + row["id"], "split": "train"} for row in rows(12)))
+    return {"input": tuple(str(tmp_path / f"{name}.jsonl") for name in "abc"), "shard_documents": 4}
+
+
+def changed_at(monkeypatch, number, change):
+    """Call `change` once, when document `number` is dealt out."""
+    full, left = sharding.Sharding._full, [change]
+
+    def watched(self):
+        count = 0
+        for split in full(self):
+            count += 4
+            if count >= number and left:
+                left.pop()()
+            yield split
+
+    monkeypatch.setattr(sharding.Sharding, "_full", watched)
+
+
+def same_size_and_time(path):
+    facts = path.stat()
+    path.write_text(path.read_text().replace("goes on", "GOES ON"))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+CHANGES = {
+    "appended": lambda path: path.open("a").write(json.dumps({"text": "One more. It is last."}) + "\n"),
+    "rewritten, with the size and time of before": same_size_and_time,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "replaced": lambda path: (
+        path.with_suffix(".new").write_text(path.read_text()[:400]),
+        path.with_suffix(".new").replace(path),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("part", [None, "1/1"])
+def test_a_file_that_changes_while_it_is_read_ends_the_job_which_then_resumes_clean(
+    change, part, tmp_path, monkeypatch
+):
+    asked = {**write_parts(tmp_path), "part": part}
+    with monkeypatch.context() as patch:
+        changed_at(patch, 20, lambda: CHANGES[change](tmp_path / "b.jsonl"))
+        with pytest.raises(UserError, match=r"b\.jsonl: changed while it was read; run the same command again"):
+            prepare(options(tmp_path, **asked))
+    names = sorted(path.name for path in (tmp_path / "data").glob("*.tar"))
+    before = {path: path.stat().st_ino for path in (tmp_path / "data").glob("*.tar")}
+    assert len(names) >= 3
+    made = prepare(options(tmp_path, **asked))
+    assert all(path.stat().st_ino == before[path] for path in sorted(before)[:3]), "a.jsonl's shards stay"
+    assert made == prepare(options(tmp_path, **asked, output=str(tmp_path / "fresh")))
+    assert snapshot(tmp_path / "data") == snapshot(tmp_path / "fresh")
+
+
+def test_a_file_that_is_touched_while_it_is_read_has_not_changed(tmp_path, monkeypatch):
+    asked = write_parts(tmp_path)
+    changed_at(monkeypatch, 20, (tmp_path / "b.jsonl").touch)
+    assert prepare(options(tmp_path, **asked)).documents == 36
+
+
+def test_a_change_between_two_parts_ends_the_second_whatever_size_and_time_say(tmp_path):
+    asked = write_parts(tmp_path)
+    assert prepare(options(tmp_path, **asked, part="1/2")) is None
+    before = snapshot(tmp_path / "data")
+    same_size_and_time(tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match=r"other input: b\.jsonl is new or has changed"):
+        prepare(options(tmp_path, **asked, part="2/2"))
+    assert before.items() <= snapshot(tmp_path / "data").items()
+
+
+def test_shards_of_a_part_that_read_the_file_as_it_was_are_made_again(tmp_path, monkeypatch):
+    asked = write_parts(tmp_path)
+    assert prepare(options(tmp_path, **asked, part="1/2")) is None
+    with monkeypatch.context() as patch:
+        changed_at(patch, 20, lambda: CHANGES["appended"](tmp_path / "b.jsonl"))
+        with pytest.raises(UserError, match="changed while it was read"):
+            prepare(options(tmp_path, **asked, part="2/2"))
+    assert prepare(options(tmp_path, **asked, part="2/2")) is None, "shards of the other part are to be made again"
+    made = prepare(options(tmp_path, **asked, part="1/2"))
+    assert made == prepare(options(tmp_path, **asked, output=str(tmp_path / "fresh")))
+    assert snapshot(tmp_path / "data") == snapshot(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"options": {', b"\xff\xfe", b"[]", b'{"format": 7}'])
+@pytest.mark.parametrize("part", [None, "1/2"])
+def test_an_unfinished_folder_whose_request_cannot_be_read_keeps_its_finished_shards(damage, part, tmp_path):
+    asked = write_parts(tmp_path)
+    assert prepare(options(tmp_path, **asked, part="1/2")) is None
+    (tmp_path / "data/.unfinished/asked.json").write_bytes(damage)
+    before = snapshot(tmp_path / "data")
+    with pytest.raises(UserError, match=r"asked\.json: cannot be read"):
+        prepare(options(tmp_path, **asked, part=part))
+    assert snapshot(tmp_path / "data") == before
+
+
+def test_a_damaged_note_costs_its_shard_alone(tmp_path):
+    asked = write_parts(tmp_path)
+    assert prepare(options(tmp_path, **asked, part="1/2")) is None
+    (tmp_path / "data/.unfinished/train-000000.tar.json").write_bytes(b'{"name": "train-0')
+    made = prepare(options(tmp_path, **asked))
+    assert made == prepare(options(tmp_path, **asked, output=str(tmp_path / "fresh")))

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from lcm import streams
 from lcm.errors import UserError
 from lcm.prepare import sources
+from lcm.prepare.discovery import find_inputs
 from lcm.prepare.rows import Columns, Document, Refused
-from lcm.prepare.sources import Sources, find_inputs, read_rows
+from lcm.prepare.sources import Sources, read_rows
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 ROWS = [
@@ -135,7 +137,10 @@ def test_a_truncated_file_is_reported_and_its_beginning_is_used(kind, packed, tm
     (tmp_path / f"a{kind}{packed}").write_bytes(data[: len(data) // 2])
     (tmp_path / f"b{kind}{packed}").write_bytes(PACK[packed](jsonl({"text": "b"}) if kind == ".jsonl" else b"b"))
     *documents, refused, last = read(tmp_path)
-    assert refused == Refused("truncated file", str(tmp_path / f"a{kind}{packed}"))
+    assert (refused.reason, refused.example.partition(": ")[0]) == (
+        "truncated file",
+        str(tmp_path / f"a{kind}{packed}"),
+    )
     assert all(isinstance(d, Document) for d in documents)
     assert packed != ".gz" or len(documents) > 1000  # the others may give nothing of an unfinished block
     assert last.text == "b"
@@ -144,7 +149,8 @@ def test_a_truncated_file_is_reported_and_its_beginning_is_used(kind, packed, tm
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst", "a.parquet", "a.parquet.gz"])
 def test_a_file_that_is_not_what_its_name_says_is_reported(name, tmp_path):
     (tmp_path / name).write_bytes(b"this is not compressed, nor parquet at all")
-    assert read(tmp_path / name) == [Refused("corrupt file", str(tmp_path / name))]
+    (refused,) = read(tmp_path / name)
+    assert (refused.reason, refused.example.partition(": ")[0]) == ("corrupt file", str(tmp_path / name))
 
 
 def test_a_truncated_parquet_file_is_reported(tmp_path):
@@ -190,7 +196,7 @@ def test_the_columns_of_the_rows_are_known_after_reading(tmp_path):
 
 
 def test_a_document_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "LIMIT", 100)
+    monkeypatch.setattr(streams, "LIMIT", 100)
     (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "x" * 1000}, {"text": "short"}))
     (tmp_path / "b.txt").write_bytes(b"x" * 1000 + b"\n\nshort\n\n" + b"line\n" * 200 + b"\nshort")
     items = read(tmp_path)
@@ -242,6 +248,6 @@ def test_rows_come_with_their_numbers_and_the_damage_of_a_file_comes_last(tmp_pa
     first, refused, second, *_, last = read_rows(path)
     assert (first, second) == ((1, {"a": 1}), (4, {"a": 2}))
     assert refused == (3, Refused("invalid JSON", f"{path}:3: b'no json\\n'"))
-    assert last == (0, Refused("truncated file", str(path)))
+    assert last == (0, Refused("truncated file", f"{path}: gzip that ends too early"))
     parquet(tmp_path / "a.parquet", [{"a": 1, "b": None}])
     assert list(read_rows(tmp_path / "a.parquet")) == [(1, {"a": 1, "b": None})]

@@ -16,9 +16,9 @@ from lcm.data.verify import verify
 from lcm.errors import UserError
 from lcm.prepare import worker
 from lcm.prepare.command import prepare
+from lcm.prepare.discovery import find_inputs
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.rows import Refused
-from lcm.prepare.sources import find_inputs
 from lcm.prepare.speech import FRAME, MARGIN, RATE, Segment, cut_at_pauses, segments
 
 
