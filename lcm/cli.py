@@ -18,6 +18,8 @@ COMMANDS = {
     "verify": "check a data set's shards against its manifest",
     "plan": "can a training run fit, and how long does it take? without a GPU",
     "train": "train a concept model from a YAML file",
+    "submit": "sbatch for training, with a copy of code and configuration",
+    "runs": "a table of training runs: state, step, time left",
     "generate": "continue a text, or answer it",
     "evaluate": "score a model; writes results.json and report.html",
     "encode": "one sentence a line → .npy of vectors",
@@ -101,6 +103,12 @@ def _run(name: str, rest: list[str]) -> int:
             from lcm.plan.command import main as plan
 
             return plan(rest)
+        case "submit":
+            from lcm.jobs.submit import main as submit
+
+            return submit(rest)
+        case "runs":
+            from lcm.jobs.runs import add_arguments, run
         case "doctor":
             from lcm.doctor import add_arguments, run
         case "prepare":

@@ -225,6 +225,8 @@ class TrainerConfig(Section):
     """Optimizer steps between reports of training metrics."""
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
     """Loggers of metrics, beside the terminal."""
+    restarts: int = Field(3, ge=0)
+    """Number of times that slurm/train.sbatch requeues a job which the machine ended: a dead node, a killed rank."""
     resume: Place = Field("auto", min_length=1)
     """Checkpoint to resume from. auto: the run's own last.ckpt, if any. none: start a new run. Otherwise a path."""
 

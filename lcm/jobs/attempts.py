@@ -1,0 +1,36 @@
+"""What slurm/train.sbatch writes beside a job's code: a line for each of its starts and ends, parted by tabs.
+
+start  time  job  hosts  ranks  log
+end    time  done | stopped (a signal came first) | failed (refused, or no restart left) | lost (by the machine)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """A job's starts in all, where the last one ran, and how it ended (empty: it did not)."""
+
+    job: str | None = None
+    starts: int = 0
+    hosts: str | None = None
+    ranks: int | None = None
+    log: Path | None = None
+    end: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Attempts":
+        """folder: the newest copy in run.dir/submitted"""
+        found = cls(job=text_of(folder / "job"))
+        for line in (text_of(folder / "attempts") or "").splitlines():
+            match line.split("\t"):
+                case ["start", _, job, hosts, ranks, log]:
+                    found = cls(job, found.starts + 1, hosts, int(ranks), Path(log))
+                case ["end", _, end]:
+                    found = cls(found.job, found.starts, found.hosts, found.ranks, found.log, end)
+        return found
+
+
+def text_of(path: Path) -> str | None:
+    return path.readtext_of(encoding="utf-8").strip() if path.is_file() else None

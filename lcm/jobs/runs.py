@@ -1,0 +1,188 @@
+"""`lcm runs DIR`: the runs in a folder, from their own files and from Slurm's queue.
+
+    run              state     step       rate        left     checkpoint     starts  host   validation  last line
+    lr=1e-4          running   1,200/5,000  9,310/s   0:12:40  last.ckpt 0:01  2      node3  0.412       step 1,200 of …
+    lr=4e-4          finished  5,000/5,000 …
+
+state   queued, running, finished · stopped (by a person or by Slurm) · failed (its log says why) · lost (its machine is
+        gone)
+rate    concepts per second; left: at this rate, with full rows, so at most
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lcm.config import Config, load_config
+from lcm.errors import UserError
+from lcm.jobs.attempts import Attempts
+
+LIVE = {"RUNNING": "running", "COMPLETING": "running", "PENDING": "queued", "REQUEUED": "queued", "SUSPENDED": "queued"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table. None: not known. seconds_left: only while the run is running; age in seconds."""
+
+    run: str
+    state: str
+    step: int | None
+    max_steps: int | None
+    concepts_per_second: float | None
+    seconds_left: int | None
+    checkpoint: str | None
+    checkpoint_age: int | None
+    attempts: int
+    job: str | None
+    host: str | None
+    validation_loss: float | None
+    last_line: str | None
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Folders of runs in `folder`, itself included, in the order of their names."""
+    for place, names, files in os.walk(folder):
+        here = Path(place)
+        if "metrics.csv" in files or "checkpoints" in names or list(here.glob("submitted/[!.]*/config.yaml")):
+            names.clear()
+            yield here
+        names[:] = sorted(set(names) - {"submitted"})
+
+
+def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
+    """A run as its files show it. queue: Slurm's states by job; None: there is no Slurm here"""
+    submitted = max(run.glob("submitted/[!.]*/config.yaml"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    attempts = Attempts.read(submitted.parent) if submitted else Attempts()
+    config = _config(submitted or run / "config.yaml")
+    rows = _metrics(run / "metrics.csv")
+    step = int(rows[-1]["step"]) if rows else None
+    max_steps = config.trainer.max_steps if config else None
+    speed = _last(rows, "train/concepts_per_second")
+    losses = [float(row["val/loss"]) for row in rows if row.get("val/loss")]
+    newest = max(run.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), default=None)
+    done = step is not None and step == max_steps and (run / "model.safetensors").is_file()
+    state = _state(done, attempts, queue)
+    left = None
+    if config and step is not None and speed and state == "running":
+        left = round((config.trainer.max_steps - step) * _concepts_per_step(config, attempts) / speed)
+    return Run(
+        run=name,
+        state=state,
+        step=step,
+        max_steps=max_steps,
+        concepts_per_second=speed,
+        seconds_left=left,
+        checkpoint=newest.name if newest else None,
+        checkpoint_age=round(time.time() - newest.stat().st_mtime) if newest else None,
+        attempts=attempts.starts,
+        job=attempts.job,
+        host=attempts.hosts,
+        validation_loss=min((loss for loss in losses if math.isfinite(loss)), default=None),
+        last_line=_last_line(attempts.log),
+    )
+
+
+def _state(done: bool, attempts: Attempts, queue: dict[str, str] | None) -> str:
+    if queue and (live := LIVE.get(queue.get(attempts.job or "", ""))):
+        return live
+    if done:
+        return "finished"
+    if attempts.starts and not attempts.end:
+        return "running" if queue is None else "lost"
+    return {"failed": "failed", "lost": "lost"}.get(attempts.end, "stopped")
+
+
+def _concepts_per_step(config: Config, attempts: Attempts) -> int:
+    devices = config.trainer.devices
+    ranks = attempts.ranks or config.trainer.nodes * (devices if isinstance(devices, int) else 1)
+    return config.data.rows * config.data.slots * config.trainer.accumulate * ranks
+
+
+def _config(path: Path) -> Config | None:
+    try:
+        return load_config(path)
+    except UserError:  # of another version, or being written
+        return None
+
+
+def _metrics(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return rows[:-1] if rows and None in rows[-1].values() else rows  # without a row that is being written
+
+
+def _last(rows: list[dict[str, str]], name: str) -> float | None:
+    return next((float(row[name]) for row in reversed(rows) if row.get(name)), None)
+
+
+def _last_line(log: Path | None) -> str | None:
+    if log is None or not log.is_file():
+        return None
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 4096, 0))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+
+def slurm_queue() -> dict[str, str] | None:
+    """States of all jobs in the queue, by number; None where no Slurm answers."""
+    if shutil.which("squeue") is None:
+        return None
+    done = subprocess.run(["squeue", "-h", "-o", "%A %T"], capture_output=True, text=True, check=False)
+    return None if done.returncode else dict(line.split() for line in done.stdout.splitlines())
+
+
+def table(runs: list[Run]) -> Iterator[str]:
+    """Lines of text, in columns."""
+    head = ("run", "state", "step", "rate", "left", "checkpoint", "starts", "host", "validation", "last line")
+    rows = [head, *(tuple(_cells(run)) for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _cells(run: Run) -> Iterator[str]:
+    yield run.run
+    yield run.state
+    steps = "" if run.max_steps is None else f"/{run.max_steps:,}"
+    yield "-" if run.step is None else f"{run.step:,}{steps}"
+    yield "-" if run.concepts_per_second is None else f"{run.concepts_per_second:,.0f}/s"
+    yield _duration(run.seconds_left)
+    yield "-" if run.checkpoint is None else f"{run.checkpoint} {_duration(run.checkpoint_age)}"
+    yield str(run.attempts)
+    yield run.host or "-"
+    yield "-" if run.validation_loss is None else f"{run.validation_loss:.4g}"
+    yield run.last_line or "-"
+
+
+def _duration(seconds: int | None) -> str:
+    return "-" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="a run's folder, or one above several")
+    parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`lcm runs`: prints a table, or JSON."""
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise UserError(f"DIR={folder}: no such folder")
+    queue = slurm_queue()
+    places = list(find_runs(folder))
+    runs = [describe(each, str(each.relative_to(folder)) if each != folder else folder.name, queue) for each in places]
+    if not runs and not args.json:
+        raise UserError(f"DIR={folder}: no runs in it; expected folders of lcm train")
+    print(json.dumps([asdict(each) for each in runs], indent=1) if args.json else "\n".join(table(runs)))
+    return 0
