@@ -33,4 +33,4 @@ class Attempts:
 
 
 def text_of(path: Path) -> str | None:
-    return path.readtext_of(encoding="utf-8").strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

@@ -1,4 +1,4 @@
-"""slurm/train.sbatch without Slurm: what it runs, and when it queues the job again. srun, scontrol and lcm are stubs."""
+"""slurm/train.sbatch without Slurm: what it runs, and when it queues the job again. All it calls are stubs."""
 
 import os
 import subprocess

@@ -66,8 +66,19 @@ def test_a_running_run_has_every_column(folder, capsys):
     }
     assert main(["runs", str(folder)]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    for name, value in (("run", "a "), ("state", "running"), ("step", "50/100"), ("rate", "128/s"), ("left", "0:01:40"),
-                        ("checkpoint", "last.ckpt 0:01:0"), ("host", "node[0-1]"), ("validation", "0.5"), ("last line", "step 50 of 100")):  # fmt: skip
+    columns = {
+        "run": "a ",
+        "state": "running",
+        "step": "50/100",
+        "rate": "128/s",
+        "left": "0:01:40",
+        "checkpoint": "last.ckpt 0:01:0",
+        "starts": "2",
+        "host": "node[0-1]",
+        "validation": "0.5",
+        "last line": "step 50 of 100",
+    }
+    for name, value in columns.items():
         assert row[head.index(name) :].startswith(value), name
 
 

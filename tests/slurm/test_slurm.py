@@ -101,7 +101,7 @@ def test_a_job_is_queued_again_as_often_as_it_is_asked_and_ends_bit_for_bit_the_
 ):
     """The first time while its tasks import what they need."""
     job = Job(cluster, site, run_of(data, tmp_path / "run", 2, *LONG), tmp_path / "run.yaml", *LAYOUT)
-    lab.until(lambda: listening(tmp_path / "run.yaml") == 2, 240)
+    lab.until(lambda: listening(tmp_path / "run") == 2, 240)
     assert job.steps() == 0
     for number, steps in enumerate((0, 150), 1):
         lab.until(lambda n=steps: not n or job.steps() > n, 240)
@@ -112,13 +112,13 @@ def test_a_job_is_queued_again_as_often_as_it_is_asked_and_ends_bit_for_bit_the_
     assert_same_run(straight, job.run)
 
 
-def listening(config):
-    """Number of tasks that train by this file and handle SIGUSR1, by the mask of caught signals in /proc."""
+def listening(run):
+    """Number of tasks that train in this folder and handle SIGUSR1, by the mask of caught signals in /proc."""
     found = 0
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (entry / "cmdline").read_bytes()
-            if b"/lcm\0train\0--config\0" + os.fsencode(config) in line and b"--check" not in line:
+            if b"/lcm\0train\0--config\0" + os.fsencode(run / "submitted") in line and b"--check" not in line:
                 status = (entry / "status").read_text()
                 found += int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (signal.SIGUSR1 - 1) & 1
     return found
