@@ -1,6 +1,7 @@
 """The `lcm` command: a command's name, then its own options. Each command imports only what it needs.
 
-Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wrong usage · 130 interrupted.
+Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wrong usage · 75 ended by the machine
+· 130 interrupted.
 """
 
 import os
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run `work` and return its exit status. Whatever ends it is one line on stderr, never a traceback.
 
-    1 for an error, in the words of `lcm.errors.explained` · 130 for Ctrl-C, with `interrupted` as the line
+    1 for an error, in the words of `lcm.errors.explained` · 75 for a MachineError · 130 for Ctrl-C, with `interrupted` as the line
     """
     try:
         status = work()
@@ -63,7 +64,7 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
             sys.stdout.flush()
         except OSError:
             _discard_output()
-        return 1
+        return error.status if isinstance(error, UserError) else 1
 
 
 def _discard_output() -> None:

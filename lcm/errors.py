@@ -49,8 +49,17 @@ def without_secrets(text: str) -> str:
 class UserError(ValueError):
     """A mistake that a user can put right. Names the setting or file, its value, what was expected, and the way out."""
 
+    status = 1
+    """Exit status of a command that ends by it."""
+
     def __init__(self, line: str = "") -> None:
         super().__init__(without_secrets(line))
+
+
+class MachineError(UserError):
+    """A failure of the machine: a lost rank, a hang. The same command may succeed, so slurm/train.sbatch requeues."""
+
+    status = 75
 
 
 def optional_import(module: str, otherwise: str) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lcm import doctor
-from lcm.cli import COMMANDS, main
+from lcm.cli import COMMANDS, main, run_command
+from lcm.errors import MachineError
 from lcm.trials import TRIALS, reason_not_to_run
 
 
@@ -160,3 +161,11 @@ def test_a_trial_is_a_process_whose_reason_is_one_line(monkeypatch):
 def test_every_extra_runs(extra):
     needs = [name for name in doctor.EXTRAS[extra] if doctor._version(name) is None]
     assert needs or reason_not_to_run(extra) is None
+
+
+def test_what_the_machine_ended_has_a_status_of_its_own(capsys):
+    def lost():
+        raise MachineError("rank 1 is gone")
+
+    assert run_command("lcm train", lost) == 75
+    assert capsys.readouterr().err == "lcm train: rank 1 is gone\n"

@@ -31,6 +31,15 @@ class Attempts:
                     found = cls(found.job, found.starts, found.hosts, found.ranks, found.log, end)
         return found
 
+    def last_line(self) -> str | None:
+        """The last line of the log that says something; None where there is none."""
+        if self.log is None or not self.log.is_file():
+            return None
+        with self.log.open("rb") as file:
+            file.seek(max(self.log.stat().st_size - 4096, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.strip()), None)
+
 
 def text_of(path: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None

@@ -1,8 +1,7 @@
 """`lcm runs DIR`: the runs in a folder, from their own files and from Slurm's queue.
 
-    run              state     step       rate        left     checkpoint     starts  host   validation  last line
-    lr=1e-4          running   1,200/5,000  9,310/s   0:12:40  last.ckpt 0:01  2      node3  0.412       step 1,200 of …
-    lr=4e-4          finished  5,000/5,000 …
+    run      state    step         rate     left     checkpoint         starts  host   validation  last line
+    lr=1e-4  running  1,200/5,000  9,310/s  0:12:40  last.ckpt 0:01:12  2       node3  0.412       step 1,200 of …
 
 state   queued, running, finished · stopped (by a person or by Slurm) · failed (its log says why) · lost (its machine is
         gone)
@@ -20,12 +19,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lcm.config import Config, load_config
 from lcm.errors import UserError
 from lcm.jobs.attempts import Attempts
 
-LIVE = {"RUNNING": "running", "COMPLETING": "running", "PENDING": "queued", "REQUEUED": "queued", "SUSPENDED": "queued"}
+LIVE = {"RUNNING": "running", "COMPLETING": "running"} | dict.fromkeys(("PENDING", "REQUEUED", "SUSPENDED"), "queued")
+
+SILENCE = 30.0
+"""Seconds after which the process that owns a run counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
     losses = [float(row["val/loss"]) for row in rows if row.get("val/loss")]
     newest = max(run.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), default=None)
     done = step is not None and step == max_steps and (run / "model.safetensors").is_file()
-    state = _state(done, attempts, queue)
+    owner = _owner(run)
+    state = _state(done, attempts, queue, owner)
     left = None
     if config and step is not None and speed and state == "running":
         left = round((config.trainer.max_steps - step) * _concepts_per_step(config, attempts) / speed)
@@ -83,16 +87,29 @@ def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
         checkpoint=newest.name if newest else None,
         checkpoint_age=round(time.time() - newest.stat().st_mtime) if newest else None,
         attempts=attempts.starts,
-        job=attempts.job,
-        host=attempts.hosts,
+        job=attempts.job or owner.get("job") or None,
+        host=attempts.hosts or owner.get("host"),
         validation_loss=min((loss for loss in losses if math.isfinite(loss)), default=None),
-        last_line=_last_line(attempts.log),
+        last_line=attempts.last_line(),
     )
 
 
-def _state(done: bool, attempts: Attempts, queue: dict[str, str] | None) -> str:
+def _owner(run: Path) -> dict[str, Any]:
+    """The record of the process that trains there now; empty where none does. It touches its file all the time."""
+    path = run / "owner.json"
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    lives = not record["ended"] and time.time() - path.stat().st_mtime < SILENCE
+    return record if lives else {}
+
+
+def _state(done: bool, attempts: Attempts, queue: dict[str, str] | None, owner: dict[str, Any]) -> str:
     if queue and (live := LIVE.get(queue.get(attempts.job or "", ""))):
         return live
+    if owner:
+        return "running"
     if done:
         return "finished"
     if attempts.starts and not attempts.end:
@@ -114,24 +131,16 @@ def _config(path: Path) -> Config | None:
 
 
 def _metrics(path: Path) -> list[dict[str, str]]:
+    """Rows, without a last one that is being written."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return rows[:-1] if rows and None in rows[-1].values() else rows  # without a row that is being written
+    return [row for row in rows if None not in row.values()]
 
 
 def _last(rows: list[dict[str, str]], name: str) -> float | None:
     return next((float(row[name]) for row in reversed(rows) if row.get(name)), None)
-
-
-def _last_line(log: Path | None) -> str | None:
-    if log is None or not log.is_file():
-        return None
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - 4096, 0))
-        lines = file.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
 def slurm_queue() -> dict[str, str] | None:
@@ -177,11 +186,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`lcm runs`: prints a table, or JSON."""
     folder = Path(args.folder)
-    if not folder.is_dir():
-        raise UserError(f"DIR={folder}: no such folder")
     queue = slurm_queue()
-    places = list(find_runs(folder))
-    runs = [describe(each, str(each.relative_to(folder)) if each != folder else folder.name, queue) for each in places]
+    names = {each: str(each.relative_to(folder)) for each in find_runs(folder)}
+    runs = [describe(each, folder.name if name == "." else name, queue) for each, name in names.items()]
     if not runs and not args.json:
         raise UserError(f"DIR={folder}: no runs in it; expected folders of lcm train")
     print(json.dumps([asdict(each) for each in runs], indent=1) if args.json else "\n".join(table(runs)))

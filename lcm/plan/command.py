@@ -4,6 +4,7 @@ lcm plan --config configs/two_tower_7b.yaml --nodes 32 --gpus-per-node 8
 """
 
 import argparse
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -179,5 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_options(parser, PlanOptions)
     args, config = Config.from_command_line(parser, argv)
-    plan(config, options_from(args, PlanOptions))
+    options = options_from(args, PlanOptions)
+    plan(config, options)
+    settings = parser.parse_known_args(argv)[1]
+    each = f"--ntasks-per-node={options.gpus_per_node} --gpus-per-node={options.gpus_per_node}"
+    words = shlex.join(["slurm/train.sbatch", args.config, *settings])
+    print(f"\nsbatch --nodes={options.nodes} {each} {words}")
     return 0

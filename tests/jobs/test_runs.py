@@ -121,6 +121,18 @@ def test_runs_without_slurm_or_a_log_are_shown_and_what_is_no_run_is_not(folder,
     assert "None" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("age", "ended", "state"), [(1, False, "running"), (99, False, "stopped"), (1, True, "stopped")]
+)
+def test_a_run_that_its_owner_keeps_touching_is_running_without_slurm(age, ended, state, folder, capsys):
+    (folder / "a/checkpoints").mkdir(parents=True)
+    (folder / "a/owner.json").write_text(json.dumps({"host": "laptop", "job": "", "ended": ended}))
+    os.utime(folder / "a/owner.json", (time.time() - age,) * 2)
+    found = shown(folder, capsys)["a"]
+    assert (found["state"], found["host"]) == (state, "laptop" if state == "running" else None)
+    assert found["job"] is None
+
+
 def test_a_folder_that_is_a_run_is_shown_by_its_name(folder, capsys):
     run = made(folder, "first", START)
     assert list(shown(run, capsys)) == ["first"]
@@ -130,4 +142,4 @@ def test_a_folder_without_runs_is_one_line(folder, capsys):
     assert main(["runs", str(folder)]) == 1
     assert "no runs in it; expected folders of lcm train" in capsys.readouterr().err
     assert main(["runs", str(folder / "nothing")]) == 1
-    assert "no such folder" in capsys.readouterr().err
+    assert f"DIR={folder}/nothing: no runs in it" in capsys.readouterr().err

@@ -112,6 +112,16 @@ def test_a_job_that_does_not_fit_names_another_strategy_that_does(capsys):
     assert main(["plan", *words, *the_way_out(line)]) == 0
 
 
+def test_the_line_to_submit_a_job_that_fits_has_its_nodes_tasks_and_settings(tmp_path, tiny, capsys):
+    config = tmp_path / "with space.yaml"
+    config.write_text(Path(tiny).read_text())
+    settings = ["--data.rows", "1", "--run.dir=runs/a b"]
+    assert main(["plan", "--nodes", "2", "--config", str(config), "--gpus-per-node", "4", *settings]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    layout = ["--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"]
+    assert shlex.split(line) == ["sbatch", *layout, "slurm/train.sbatch", str(config), *settings]
+
+
 def test_a_job_that_needs_more_gpus_names_how_many(tiny, capsys):
     """Weights, gradients and moments alone do not fit on one GPU, nor on two."""
     words = ["--config", tiny, "--gpus-per-node", "1", "--model.width", "512", "--data.rows", "1", "--data.slots", "2"]
