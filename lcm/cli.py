@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run `work` and return its exit status. Whatever ends it is one line on stderr, never a traceback.
 
-    1 for an error, in the words of `lcm.errors.explained` · 75 for a MachineError · 130 for Ctrl-C, with `interrupted` as the line
+    1 for an error, in the words of `lcm.errors.explained` · 75 for a MachineError · 130 for Ctrl-C, with `interrupted`
+    as the line
     """
     try:
         status = work()

@@ -7,3 +7,5 @@ source "$LCM_ROOT/.venv/bin/activate"
 
 # export NCCL_SOCKET_IFNAME=ib0        # the network between the nodes, where NCCL does not find it by itself
 # export HF_HOME=$SCRATCH/huggingface  # where big caches belong
+# A container: put a file `lcm` on the PATH that runs `exec apptainer exec --nv IMAGE.sif lcm "$@"`; PYTHONPATH, by which
+# a job finds its copy of the code, and the folders of data and runs must be seen inside.

@@ -48,6 +48,7 @@ def test_the_largest_configuration_by_hand(capsys):
     assert f"at most {(3 * 12 + 8) * parameters / 1e9:.3g} GB" in out
     documented = (ROOT / "docs/distributed.md").read_text(encoding="utf-8")
     assert out.split("\n\n")[0] in documented
+    assert out.replace(f"{ROOT}/", "").splitlines()[-1] in documented
     found = table(out)
     for name, (numbers, _) in table(documented).items():
         assert found[name][0] == pytest.approx(numbers, rel=0.02, abs=0.02), "another torch may differ a little"
