@@ -28,7 +28,7 @@ COLUMNS = (
     (("data", "models"), 395, 215),
     (("prepare",), 555, 60),
     (("training", "inference"), 720, 215),
-    (("evaluation", "plan"), 885, 190),
+    (("evaluation", "plan", "jobs"), 885, 190),
     (("codec_lab", "trials", "doctor", "cli"), 1045, 190),
 )
 """Rooms from left to right as they may import one another; the middle of each column, across and down."""
@@ -43,6 +43,7 @@ ABOUT = {
     "inference": "text → text",
     "evaluation": "scores, report",
     "plan": "memory, days",
+    "jobs": "Slurm, tables of runs",
     "codec_lab": "codecs of one's own",
 }
 WAY = (

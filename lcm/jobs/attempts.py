@@ -1,4 +1,4 @@
-"""What slurm/train.sbatch writes beside a job's code: a line for each of its starts and ends, parted by tabs.
+"""Starts and ends of a job: lines that slurm/train.sbatch writes beside its code, with tabs between the fields.
 
 start  time  job  hosts  ranks  log
 end    time  done | stopped (a signal came first) | failed (refused, or no restart left) | lost (by the machine)

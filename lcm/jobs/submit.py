@@ -46,7 +46,8 @@ def copy_run(config: Config, root: Path, name: str, code: Path | None = None) ->
     else:
         for each in ("lcm", "slurm"):
             (partial / each).symlink_to(os.path.relpath(code / each, folder))
-    save_config(config, partial / "config.yaml")
+    run = config.run.model_copy(update={"dir": str(folder.parents[1])})  # wherever sbatch --chdir leads
+    save_config(config.model_copy(update={"run": run}), partial / "config.yaml")
     (partial / "root").write_text(f"{root.absolute()}\n")
     (partial / "restarts").write_text(f"{config.trainer.restarts}\n")
     return partial.rename(folder)

@@ -45,6 +45,13 @@ def test_code_and_resolved_configuration_are_copied_and_the_copy_is_queued(site,
         assert (copy / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
 
+def test_a_copy_names_its_run_folder_from_the_root(site, monkeypatch):
+    monkeypatch.chdir(site)
+    main(["submit", "--chdir=/elsewhere", str(ROOT / "slurm/train.sbatch"), "c.yaml", "--run.dir=runs/a"])
+    (copy,) = (site / "runs/a/submitted").iterdir()
+    assert load_config(copy / "config.yaml").run.dir == f"{site}/runs/a"
+
+
 def test_python_runs_the_copy_and_not_the_checkout(site):
     main(["submit", str(ROOT / "slurm/train.sbatch"), f"{site}/c.yaml"])
     (copy,) = (site / "run/submitted").iterdir()

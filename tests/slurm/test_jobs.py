@@ -46,7 +46,7 @@ def config_in(data, folder, *settings):
 
 
 def lcm(cluster, root, *words):
-    """What a command prints, run with the code of `root`."""
+    """The output of a command, run with the code of `root`."""
     return lab.slurm(cluster, str(BIN / "lcm"), *map(str, words), PYTHONPATH=str(root))
 
 
@@ -78,6 +78,7 @@ def test_a_job_runs_what_was_submitted_after_the_queue_and_after_restarts(cluste
     lab.until(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) > 5, 240)
     lab.slurm(cluster, "scancel", "--signal=USR1", job)
     lab.until(lambda: shown(cluster, job)["Restarts"] == "1", 240)
+    lab.until(lambda: shown(cluster, job)["JobState"] == "PENDING", 60)
     (row,) = json.loads(lcm(cluster, ROOT, "runs", tmp_path / "run", "--json"))
     assert (row["state"], row["job"], row["attempts"]) == ("queued", job, 1)
     until(cluster, job, "COMPLETED", log)
@@ -119,7 +120,7 @@ def test_a_sweep_is_an_array_with_a_folder_each_and_one_table(cluster, site, dat
     assert len({row["validation_loss"] for row in rows()}) == 2
 
 
-def kill_a_task(cluster, run):
+def kill_a_task(run):
     """Kill one training process of this run, as the kernel does that needs memory."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -135,10 +136,10 @@ def test_a_killed_task_queues_the_job_again_until_no_restart_is_left(cluster, si
     command = ["sbatch", "--parsable", f"--output={log}", str(site / "slurm/train.sbatch"), str(config)]
     job = lab.slurm(cluster, *command, LCM_ROOT=str(site)).strip()
     for restart in ("0", "1"):
-        lab.until(lambda n=restart: shown(cluster, job)["Restarts"] == n and metrics.is_file(), 240)
-        metrics.unlink()
+        lab.until(lambda n=restart: shown(cluster, job)["Restarts"] == n, 240)
+        metrics.unlink(missing_ok=True)
         lab.until(metrics.is_file, 240)
-        kill_a_task(cluster, tmp_path / "run")
+        kill_a_task(tmp_path / "run")
     until(cluster, job, "FAILED", log)
     said = log.read_text()
     assert said.count("queued again, restart 1 of 1") == 1
