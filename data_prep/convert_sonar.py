@@ -16,7 +16,7 @@ with starting("convert_sonar"):
     import torch
 
     from lcm.codec import LANGUAGES, convert
-    from lcm.files import disk_errors
+    from lcm.files import disk_errors, read_text
     from lcm.options import Option, add_options, check_fields, existing_file, options_from
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,7 +47,7 @@ def convert_files(options: Options) -> int:
     encoder, decoder = existing_file(options.encoder, "--encoder"), existing_file(options.decoder, "--decoder")
     vocabulary = existing_file(options.vocabulary, "--vocabulary")
     languages = existing_file(options.languages, "--languages") if options.languages else LANGUAGES
-    codes = languages.read_text(encoding="utf-8").split()
+    codes = read_text(languages, "--languages").split()
     folder, dtype = Path(options.output), PRECISIONS[options.precision]
     with disk_errors(folder):
         convert(encoder, decoder, vocabulary, codes, folder, heads=options.heads, dtype=dtype)

@@ -122,6 +122,15 @@ def _acquired(descriptor: int, kind: int, patience: float) -> bool:
             time.sleep(_POLL)
 
 
+def read_text(path: Path, setting: str = "") -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError for other bytes, naming the file."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        name = f"{setting}={path}" if setting else f"{path}"
+        raise UserError(f"{name}: not UTF-8 at byte {error.start}; convert it first") from error
+
+
 def sha256(path: Path) -> str:
     """The checksum of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

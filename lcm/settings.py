@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from lcm.errors import UserError, in_one_line
-from lcm.files import expanded
+from lcm.files import expanded, read_text
 from lcm.options import Once, did_you_mean, docstrings, existing_file
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
@@ -94,11 +94,9 @@ StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yam
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a YAML file. Raises UserError with the line of what is not YAML, or stands there twice."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), StrictLoader)
+        values = yaml.load(read_text(path), StrictLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it first") from error
     except RecursionError as error:
         raise UserError(f"{path}: too many brackets inside each other") from error
     if not isinstance(values, dict):

@@ -87,6 +87,30 @@ def test_unusable_text_is_one_line(content, expected, tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+def test_only_a_line_feed_ends_a_line(tmp_path, capsys):
+    """Five lines for wc, whatever else str.splitlines would cut at."""
+    text = "One.\x0bTwo.\nA\u2028B.\r\nC\x85D.\nE\x0cF.\n\rG."
+    (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert main(["encode", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.npy")]) == 0
+    assert json.loads(capsys.readouterr().out)["sentences"] == 5
+
+
+def test_an_archive_of_arrays_is_no_array(tmp_path, capsys):
+    np.savez(tmp_path / "v.npz", a=np.zeros((1, 512)))
+    assert main(["decode", "--input", str(tmp_path / "v.npz")]) == 1
+    assert "an .npz archive of several arrays; expected a .npy file of one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["encode", "--input", "one.txt"], ["decode", "--input", "v.npy"]])
+def test_an_output_that_is_a_folder_is_one_line_before_the_work(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lcm.codec.command.load_codec", None)
+    (tmp_path / "one.txt").write_text("One.")
+    np.save(tmp_path / "v.npy", np.zeros((1, 512), np.float32))
+    assert main([*words, "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"lcm {words[0]}: --output={tmp_path}: is a folder; expected the name of a file\n"
+
+
 @pytest.mark.parametrize("array", [np.zeros(512), np.zeros((3, 7)), np.array(["text"])])
 def test_unusable_vectors_are_one_line(array, tmp_path, capsys):
     np.save(tmp_path / "v.npy", array)

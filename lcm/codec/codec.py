@@ -191,6 +191,8 @@ class Codec:
         return max(1, min(ROWS, limit // row_bytes))
 
     def _check(self, vectors: Float[Tensor, "n width"], beam: int) -> None:
+        if not isinstance(vectors, Tensor):
+            raise UserError(f"decode takes a tensor, not {type(vectors).__name__}: torch.from_numpy(vectors)")
         if not isinstance(beam, int) or beam < 1:
             raise UserError(f"beam={beam}: expected 1 (greedy) or more")
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:

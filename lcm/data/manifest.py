@@ -17,7 +17,7 @@ from torch import Tensor
 from lcm.codec.text import AnySplitter
 from lcm.data.remote import Unreachable, read
 from lcm.errors import UserError
-from lcm.files import RETRIES, atomic
+from lcm.files import RETRIES, atomic, read_text
 from lcm.ledger import Entries
 
 FORMAT = 1
@@ -230,7 +230,7 @@ def _read_text(folder: str | Path, retries: int) -> str:
         if (Path(folder) / UNFINISHED).is_dir():
             raise UserError(f"{folder}: not finished; run the same lcm prepare command again and it continues")
         raise UserError(f"{folder}: no data set there (no {MANIFEST}); make one with lcm prepare --output {folder}")
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
 
 
 def indented(values: Any) -> str:

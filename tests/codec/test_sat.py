@@ -169,6 +169,18 @@ def test_another_model_than_the_texts_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.needs("wtpsplit")
+def test_a_model_that_loads_and_does_not_run_is_refused_before_any_text(tiny, monkeypatch):
+    """As with another version of transformers, whose errors are of any type."""
+
+    def other_version(*_, **__):
+        raise TypeError("forward() got an unexpected keyword argument")
+
+    monkeypatch.setattr("wtpsplit.SaT.predict_proba", other_version)
+    with pytest.raises(UserError, match=r"it does not run here \(forward\(\) got an unexpected .*--splitter nupunkt"):
+        SatModel(str(tiny))
+
+
+@pytest.mark.needs("wtpsplit")
 def test_missing_files_of_the_model_are_named_with_the_way_out(tiny, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no model.safetensors in that folder; name a folder with config.json, "):

@@ -1,5 +1,6 @@
 """Whatever happens to a data set, `lcm verify` names the file it happened to."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from lcm.data.manifest import open_dataset
 from lcm.data.shards import index_path, read_shard, write_shard
 from lcm.data.verify import verify
 from lcm.errors import UserError
+from lcm.files import sha256
 from lcm.prepare.command import prepare
 from lcm.prepare.options import PrepareOptions
 
@@ -57,6 +59,24 @@ def test_an_untouched_data_set_is_well(data, capsys):
     assert (report.documents, report.pairs, report.concepts, report.shards) == (10, 10, 50, 4)
     assert main(["verify", str(data)]) == 0
     assert capsys.readouterr().out == f"OK {data}: 10 documents (10 pairs), 50 concepts in 4 shards\n"
+
+
+def test_a_shard_that_may_not_be_read_is_one_problem_and_the_others_are_checked(data, monkeypatch):
+    def refused(path):
+        if path.name == "train-000001.tar":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return sha256(path)
+
+    monkeypatch.setattr("lcm.data.verify.sha256", refused)
+    hint = "see who may read and write it: ls -l"
+    line = f"{data / 'train-000001.tar'}: Permission denied ({hint}); put it right and run the same command again"
+    assert verify(data).problems == (f"train-000001.tar: {line}",)
+
+
+def test_a_manifest_that_is_no_text_is_named(data):
+    (data / "manifest.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"manifest\.json: not UTF-8 at byte 0"):
+        verify(data)
 
 
 def test_a_missing_index_is_no_problem(data):

@@ -11,6 +11,7 @@ import lcm.evaluation.command
 from lcm.codec.text import PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, add_arguments, evaluate
+from lcm.evaluation.report import headline
 from lcm.evaluation.scoring import METRICS
 from lcm.evaluation.summaries import Lengths, score
 from lcm.models.interface import Sampling
@@ -229,3 +230,33 @@ def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     command(monkeypatch, "--data", folder, "--json")
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "report/results.json").read_text())
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(UserError, match=r"no model\.safetensors there"):
+        lcm.evaluation.command.run(parser.parse_args(["--model", "nowhere", "--data", "f.jsonl", "--output", "report"]))
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_results_name_the_tokens_of_rouge_and_what_they_cannot_read(tmp_path):
+    rows = [{"document": " ".join(STORY), "summary": summary} for summary in (STORY[0], "...", STORY[1])]
+    write_rows(tmp_path / "f.jsonl", *rows)
+    results = evaluate(knowing(), EvaluateOptions(data=(str(tmp_path / "f.jsonl"),), bootstrap=20)).results
+    assert results["rouge"] == {
+        "tokens": "rouge-score, stemmed", "lang": "eng_Latn", "scored": 2, "not_scored": 1,
+        "first_not_scored": "f.jsonl:2",
+    }  # fmt: skip
+    assert results["summaries"]["roundtrip"]["rougeL"]["value"] == 1.0, "no 0 for what cannot be read"
+    assert "ROUGE: 1 of 3 summaries not scored" in headline(results)
+
+
+def test_a_file_has_no_splits_and_folders_given_twice_count_once(tmp_path, folder):
+    write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)})
+    with pytest.raises(UserError, match="--split=test: goes with prepared folders"):
+        evaluate(knowing(), EvaluateOptions(data=(str(tmp_path / "f.jsonl"),), split="test"))
+    once, twice = (evaluate(knowing(), EvaluateOptions(data=(folder,) * n, bootstrap=5)).results for n in (1, 2))
+    assert once["counts"] == twice["counts"]

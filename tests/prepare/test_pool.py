@@ -1,5 +1,6 @@
 """Worker processes: every task is done once, no more start than are needed, none outlives the pool."""
 
+import multiprocessing as mp
 import os
 import time
 
@@ -7,7 +8,7 @@ import psutil
 import pytest
 
 from lcm.errors import UserError
-from lcm.prepare.worker import Pool
+from lcm.prepare.worker import Pool, end_while_imported
 
 
 class Doubler:
@@ -49,3 +50,17 @@ def test_tasks_are_done_by_no_more_workers_than_they_need():
 def test_a_user_error_in_a_worker_keeps_its_line():
     with Pool([no_such_codec], 2, print) as pool, pytest.raises(UserError, match=r"^no such codec$"):
         pool.info()
+
+
+def imports_the_script():
+    """Ends as a worker does whose start imports a script without a main guard, which prepares again."""
+    mp.current_process()._inheriting = True
+    end_while_imported()
+
+
+def test_a_script_without_a_main_guard_is_named_as_the_cause():
+    with Pool([imports_the_script], 1, print) as pool, pytest.raises(UserError) as caught:
+        pool.info()
+    line = 'each worker imports your script, which then prepares again; put the call under if __name__ == "__main__":'
+    assert str(caught.value) == line
+    end_while_imported()  # here, where nothing is imported, it does nothing

@@ -4,9 +4,10 @@ import json
 import sys
 
 import pytest
-from stub_codec import use_codec
+from stub_codec import StubCodec, use_codec
 from tiny_sat import write_tiny_sat
 
+from lcm.cli import main
 from lcm.codec import load_codec
 from lcm.codec.sat import SatModel
 from lcm.codec.text import SatSettings, Splitter, SplitterSettings, splitter_settings
@@ -99,3 +100,26 @@ def test_the_splitter_of_the_packaged_codec_keeps_its_limit_under_sat(tiny):
         " ".join("zxqv" * 9 for _ in range(20))
     )
     assert all(codec.fits(sentence) for sentence in sentences)
+
+
+def test_cuts_without_a_boundary_are_in_the_manifest_and_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("字" * 100)
+    assert main(["prepare", "--input", "a.txt", "--output", "data", "--max-characters", "30"]) == 0
+    assert open_dataset(tmp_path / "data").blocks == 3
+    assert json.loads((tmp_path / "data" / "manifest.json").read_text())["blocks"] == 3
+    assert "3 cuts without a boundary: sentences too long with nothing to cut at" in capsys.readouterr().err
+
+
+def test_a_language_without_stops_is_refused_before_the_work_and_its_rows_by_the_worker(tmp_path, monkeypatch):
+    class Thai(StubCodec):
+        languages = ("eng_Latn", "tha_Thai")
+
+    use_codec(monkeypatch, lambda name, *, device="cpu", compile_encoder=False: Thai(name))
+    with pytest.raises(UserError, match="--lang=tha_Thai: Thai has no mark that ends a sentence"):
+        prepare(options(tmp_path, lang="tha_Thai"))
+    rows = [{"text": "One.", "l": "eng_Latn", "split": "train"}, {"text": "กรุงเทพ", "l": "tha_Thai"}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = PrepareOptions(input=(str(tmp_path / "b.jsonl"),), output=str(tmp_path / "both"), lang_column="l")
+    refused = prepare(asked).refused["language without stops, see --splitter sat"]
+    assert (refused.count, refused.first) == (1, "b.jsonl:2: tha_Thai")
