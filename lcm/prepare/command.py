@@ -27,9 +27,10 @@ from lcm.prepare.hub import DatasetRows
 from lcm.prepare.inputs import Inputs
 from lcm.prepare.options import PrepareOptions, devices_for, kind_of, workers_for
 from lcm.prepare.resume import Finished, FolderLocked, Request
+from lcm.prepare.script import end_while_imported
 from lcm.prepare.sharding import PrepareProgress, Sharding
 from lcm.prepare.sources import Sources
-from lcm.prepare.worker import Embedder, Pool, end_while_imported
+from lcm.prepare.worker import Embedder, Pool
 
 
 @in_one_line()

@@ -8,11 +8,12 @@ Shapes.  n sentences of a part · D concept width
 import hashlib
 import multiprocessing as mp
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from multiprocessing.connection import wait as wait_for
@@ -35,10 +36,9 @@ from lcm.ledger import Ledger
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.resume import Finished, ShardTask
 from lcm.prepare.rows import Document, Refused
+from lcm.prepare.script import IMPORTS_SCRIPT, script_hidden
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
-IMPORTS_SCRIPT = 83
-"""Exit status of a worker whose start imports a script that prepares, without asking whether it is run."""
 INTERVAL = 0.2
 """Seconds between two looks at the workers' progress."""
 _FEWER = "run the same command with fewer --workers and it continues"
@@ -183,6 +183,7 @@ class Pool(AbstractContextManager["Pool"]):
     def __init__(self, starts: Sequence[Start], count: int, progress: Progress) -> None:
         self.count, self.progress = count, progress
         context = mp.get_context("spawn")
+        self._of_script = b"__main__" in pickle.dumps(list(starts))
         self._counts = context.RawArray("q", count)  # a cell per worker: no lock that a kill could leave held
         self._reported = 0
         self._processes: set[BaseProcess] = set()
@@ -224,7 +225,8 @@ class Pool(AbstractContextManager["Pool"]):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         before = mp.active_children()
         try:
-            return self._executor.submit(function, *arguments)
+            with nullcontext() if self._of_script else script_hidden():
+                return self._executor.submit(function, *arguments)
         except BrokenProcessPool as error:
             raise self._obituary() from error
         finally:
@@ -245,16 +247,11 @@ class Pool(AbstractContextManager["Pool"]):
         codes = {process.exitcode or 0 for process in self._processes} - {0, -signal.SIGTERM}
         if IMPORTS_SCRIPT in codes:
             guard = 'if __name__ == "__main__":'
-            return UserError(f"each worker imports your script, which then prepares again; put the call under {guard}")
+            why = "each worker imports your script for `load`, and the script then prepares again"
+            return UserError(f"{why}; put the call under {guard}")
         if codes <= {-signal.SIGKILL}:
             return UserError(f"a worker was killed, most likely because memory ran out; {_FEWER}")
         return UserError(f"a worker ended with status {min(codes)}; run the same command again and it continues")
-
-
-def end_while_imported() -> None:
-    """End this process where it is a worker that still imports the script of its parent: the parent then says so."""
-    if getattr(mp.current_process(), "_inheriting", False):
-        os._exit(IMPORTS_SCRIPT)
 
 
 class _Worker:

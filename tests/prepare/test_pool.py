@@ -2,13 +2,15 @@
 
 import multiprocessing as mp
 import os
+import sys
 import time
 
 import psutil
 import pytest
 
 from lcm.errors import UserError
-from lcm.prepare.worker import Pool, end_while_imported
+from lcm.prepare.script import end_while_imported
+from lcm.prepare.worker import Pool
 
 
 class Doubler:
@@ -61,6 +63,31 @@ def imports_the_script():
 def test_a_script_without_a_main_guard_is_named_as_the_cause():
     with Pool([imports_the_script], 1, print) as pool, pytest.raises(UserError) as caught:
         pool.info()
-    line = 'each worker imports your script, which then prepares again; put the call under if __name__ == "__main__":'
-    assert str(caught.value) == line
+    assert str(caught.value) == (
+        "each worker imports your script for `load`, and the script then prepares again; "
+        'put the call under if __name__ == "__main__":'
+    )
     end_while_imported()  # here, where nothing is imported, it does nothing
+
+
+@pytest.mark.parametrize("file", ["<stdin>", "no_guard.py"])
+def test_a_script_is_not_imported_by_workers_that_need_nothing_of_it(file, tmp_path, monkeypatch):
+    """From stdin it has no file, and without a main guard it would prepare again."""
+    main = sys.modules["__main__"]
+    (tmp_path / "no_guard.py").write_text("raise SystemExit('imported')")
+    monkeypatch.setattr(main, "__file__", str(tmp_path / file), raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    with Pool([Doubler], 1, print) as pool:
+        assert pool.info() == "a doubler"
+    assert main.__file__ == str(tmp_path / file), "hidden only while a process starts"
+
+
+def test_a_script_that_defines_what_workers_need_is_imported(tmp_path, monkeypatch):
+    main = sys.modules["__main__"]
+    (tmp_path / "mine.py").write_text("class Mine:\n    info = 'of the script'\n")
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "mine.py"), raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    mine = type("Mine", (), {"__module__": "__main__", "__qualname__": "Mine"})
+    monkeypatch.setattr(main, "Mine", mine, raising=False)
+    with Pool([mine], 1, print) as pool:
+        assert pool.info() == "of the script"
