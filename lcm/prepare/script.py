@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 IMPORTS_SCRIPT = 83
 """Exit status of a worker whose start imports a script that prepares, without asking whether it is run."""
@@ -18,7 +19,7 @@ IMPORTS_SCRIPT = 83
 def script_hidden() -> Iterator[None]:
     """Keep a process that starts now from importing the script that runs here."""
     script = vars(sys.modules["__main__"])
-    kept = {name: script.pop(name) for name in ("__file__", "__spec__") if name in script}
+    kept: dict[str, Any] = {name: script.pop(name) for name in ("__file__", "__spec__") if name in script}
     script["__spec__"] = None
     try:
         yield

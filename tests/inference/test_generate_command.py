@@ -125,3 +125,44 @@ def test_the_options_of_the_command_line_reach_generate(monkeypatch):
     with pytest.raises(ValueError, match="not enough values"):
         run(monkeypatch, model, "--text", "One.", "--beam", "3", "--seed", "7")
     assert seen == [(["One."], GenerateOptions(beam=3, sampling=Sampling(seed=7)))]
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda m: m.generate_many("Hello."), "texts='Hello.': expected a list of texts; generate takes a single one"),
+        (lambda m: m.generate_many(["Hello.", 3]), "3 is of type int; expected a text"),
+        (lambda m: m.generate("Hello.", decode="nearst"), "--decode=nearst: expected codec, nearest, both; did"),
+        (lambda m: m.generate("Hello.", task="answr"), "--task=answr: expected continue, answer; did"),
+        (lambda m: m.generate("Hello.", max_sentences=2.5), "--max-sentences=2.5: expected a whole number"),
+        (lambda m: m.generate("Hello.", beam=True), "--beam=True: expected a whole number, found bool"),
+        (lambda m: m.generate("Hello.", lang=["eng_Latn"]), "--lang=['eng_Latn']: expected text, found list"),
+        (lambda m: m.generate("Hello.", sampling={"seed": 1}), "expected Sampling, found dict"),
+        (lambda m: m.generate("Hello.", decode="nearest", beam=4), "--beam=4: means nothing to --decode nearest"),
+        (lambda m: m.generate("Hello.", max_sentences=1, min_sentences=3), "expected at most --max-sentences=1"),
+        (lambda m: m.generate("Hello.", lang="tha_Thai"), "Thai has no mark that ends a sentence"),
+    ],
+)  # fmt: skip
+def test_the_python_api_refuses_what_it_would_misread(call, line):
+    with pytest.raises(UserError) as caught:
+        call(reciting(STORY))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--text", "A.", "--text", "B."], "--text: given twice, as A. and as B.; give it once"),
+        (["--text", "A.", "--bank", "a", "--bank", "b"], "--bank=a b: is read by --decode nearest and both"),
+        (["--input", "in.jsonl", "--json"], "--json: goes with --text"),
+        (["--input", "in.jsonl", "--output", "."], "--output=.: is a folder; expected the name of a file"),
+        (["--text", "A.", "--sampler", "dpm", "--eta", "1"], "--eta=1.0: means nothing to --sampler dpm"),
+        (["--text", "A.", "--guidance", "inf"], "--guidance=inf: expected a finite number"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused_before_a_model_is_loaded(words, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('{"text": "One."}')
+    with pytest.raises(UserError, match=expected):
+        run(monkeypatch, None, *words)
