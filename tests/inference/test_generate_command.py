@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import fields
 
+import forked
 import pytest
 from fakes import FakeCodec, reciting, write_dataset
 from test_generate import STORY
@@ -131,13 +132,7 @@ def test_the_options_of_the_command_line_reach_generate(monkeypatch):
     ("call", "line"),
     [
         (lambda m: m.generate_many("Hello."), "texts='Hello.': expected a list of texts; generate takes a single one"),
-        (lambda m: m.generate_many(["Hello.", 3]), "3 is of type int; expected a text"),
-        (lambda m: m.generate("Hello.", decode="nearst"), "--decode=nearst: expected codec, nearest, both; did"),
-        (lambda m: m.generate("Hello.", task="answr"), "--task=answr: expected continue, answer; did"),
-        (lambda m: m.generate("Hello.", max_sentences=2.5), "--max-sentences=2.5: expected a whole number"),
         (lambda m: m.generate("Hello.", beam=True), "--beam=True: expected a whole number, found bool"),
-        (lambda m: m.generate("Hello.", lang=["eng_Latn"]), "--lang=['eng_Latn']: expected text, found list"),
-        (lambda m: m.generate("Hello.", sampling={"seed": 1}), "expected Sampling, found dict"),
         (lambda m: m.generate("Hello.", decode="nearest", beam=4), "--beam=4: means nothing to --decode nearest"),
         (lambda m: m.generate("Hello.", max_sentences=1, min_sentences=3), "expected at most --max-sentences=1"),
         (lambda m: m.generate("Hello.", lang="tha_Thai"), "Thai has no mark that ends a sentence"),
@@ -166,3 +161,23 @@ def test_what_would_be_passed_over_is_refused_before_a_model_is_loaded(words, ex
     (tmp_path / "in.jsonl").write_text('{"text": "One."}')
     with pytest.raises(UserError, match=expected):
         run(monkeypatch, None, *words)
+
+
+def test_a_setting_of_another_type_or_no_choice_is_one_line(tmp_path):
+    """In a process where no type checker of the tests comes first."""
+    program = """
+from lcm.errors import UserError
+from lcm.inference.pipeline import GenerateOptions
+for given in ({"decode": "nearst"}, {"task": "answr"}, {"max_sentences": 2.5}, {"lang": ["eng_Latn"]}, {"sampling": 1}):
+    try:
+        GenerateOptions(**given)
+    except UserError as error:
+        print(error)
+"""
+    assert forked.printed_by(forked.python(program, tmp_path / "program"), program).splitlines() == [
+        "--decode=nearst: expected codec, nearest, both; did you mean 'nearest'?",
+        "--task=answr: expected continue, answer; did you mean 'answer'?",
+        "--max-sentences=2.5: expected a whole number, found float",
+        "--lang=['eng_Latn']: expected text, found list",
+        "--sampling=1: expected Sampling, found int",
+    ]
