@@ -1,5 +1,6 @@
 """The ledger: whatever reads counts here what it passes over, by kind, with the first example of each."""
 
+import re
 from collections.abc import Mapping
 
 from pydantic import BaseModel
@@ -12,6 +13,9 @@ class Entry(BaseModel, extra="forbid", frozen=True):
     first: str
 
 
+LONGEST = 300
+"""Characters of an example that are kept."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 Entries = dict[str, Entry]
 """A ledger as it is stored, in manifest.json and results.json: entries by kind."""
 
@@ -34,7 +38,7 @@ class Ledger:
 
     def add(self, kind: str, example: str, times: int = 1) -> None:
         """Count `times` more of a kind; its first example stays."""
-        before = self._entries.get(kind, Entry(count=0, first=printable(example)))
+        before = self._entries.get(kind, Entry(count=0, first=_in_one_line(example)))
         self._entries[kind] = Entry(count=before.count + times, first=before.first)
 
     def extend(self, *others: Mapping[str, Entry]) -> "Ledger":
@@ -65,6 +69,12 @@ class Ledger:
 
     def __bool__(self) -> bool:
         return bool(self._entries)
+
+
+def _in_one_line(example: str) -> str:
+    """An example as it may stand in a line: without control characters and the ends of lines, and not too long."""
+    shown = _CONTROL.sub(lambda found: repr(found[0])[1:-1], printable(example))
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def described(entries: Mapping[str, Entry]) -> str:

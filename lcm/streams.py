@@ -20,8 +20,8 @@ from lcm.errors import UserError
 
 LIMIT = 64 << 20
 """Largest document, in bytes. A corpus without blank lines is one document, and must not fill the memory."""
-_PIECE = 4096
-"""Compressed bytes that are decoded at a time: few, because they may become thousands of times as many."""
+_PIECE = 512
+"""Compressed bytes that are decoded at a time: few, because damage costs all of them, and each may become thousands."""
 _END = re.compile(rb"\r*\n|\r")
 """The end of a line: LF, CR LF, CR alone (old Macs), or CR CR LF, which comes of converting CR LF twice."""
 
@@ -69,6 +69,7 @@ _OTHERS = {
     b"PAR1\x15": "Parquet",
     b"ARROW1\0": "Arrow",
     b"BZh91AY&SY": "bzip2",
+    b"]\0\0": "lzma",
     b"PK\3\4": "a zip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"\x04\x22\x4d\x18": "lz4",
@@ -129,18 +130,20 @@ def opened(path: Path, expected: bytes = b"") -> Iterator[tuple[io.BufferedIOBas
     Raises DamagedFile, also from inside the block when the reading comes to the damage.
     """
     with path.open("rb") as raw:
-        head = raw.peek(16)[:16]
-        compression = next((c for c in _COMPRESSIONS if c.magic.match(head)), None)
         named = next((c for c in _COMPRESSIONS if c.suffix == path.suffix.lower()), None)
-        if named and not head:
+        plain: io.BufferedIOBase = raw
+        first = raw.peek(16)[:16]
+        if named and not first:
             raise DamagedFile("truncated file", "empty")
-        plain = io.BufferedReader(_Members(raw, compression), 1 << 16) if compression else raw
-        first = plain.peek(16)[:16]
+        for _ in range(2):  # some servers compress what is compressed
+            if compression := next((c for c in _COMPRESSIONS if c.magic.match(first)), None):
+                reader = io.BufferedReader(_Members(plain, compression), 1 << 16)
+                plain, first = reader, reader.peek(16)[:16]
         other = next((name for magic, name in _OTHERS.items() if first.startswith(magic)), "")
         if other and not (expected and first.startswith(expected)):
             reason = "not UTF-8" if other == "UTF-16" else "corrupt file"
             raise DamagedFile(reason, f"it is {other}, in spite of its name; convert it first")
-        if named and not compression:
+        if named and plain is raw:
             raise DamagedFile(
                 "corrupt file", f"it is not {named.name}, in spite of its name; is it {path.stem}, unpacked?"
             )

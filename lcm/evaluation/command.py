@@ -125,6 +125,8 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         writer = summaries.Writer(lcm, bank, options.sampling)
         table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
         rouge = summaries.rouge_record(examples.pairs, lcm.record.lang)
+        if rouge["not_scored"]:
+            ledger.add("reference without words for ROUGE", rouge["first_not_scored"], rouge["not_scored"])
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,

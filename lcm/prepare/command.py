@@ -49,7 +49,8 @@ def prepare(options: PrepareOptions, load: Callable[..., Any] | None = None) -> 
         options = options.sized_for(sources.total_bytes)
         devices = devices_for(options.devices)
         codec = (load or load_codec)(options.codec, device="cpu")
-        inputs = resume.fingerprints(sources.files, resume.read_request(folder))
+        in_order = sources.info is None
+        inputs = resume.fingerprints(sources.files, resume.read_request(folder), in_order)
         request = _request(options, sources, inputs, codec, kind_of(devices[0]))
         if (folder / MANIFEST).is_file():
             return _finished(folder, request)

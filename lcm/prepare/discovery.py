@@ -63,6 +63,8 @@ def find_inputs(
 
 
 def _expand(name: str, formats: Sequence[str], setting: str, left: _Left) -> list[Path]:
+    if not name.strip():
+        raise UserError(f"{setting}={name!r}: an empty name; is a variable of the shell not set?")
     path = Path(name)
     kinds = KINDS + (f"; {', '.join(AUDIO)}" if AUDIO[0] in formats else "")
     if path.is_file():

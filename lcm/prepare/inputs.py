@@ -31,8 +31,11 @@ class Inputs:
     ctimes: times of the last change of each, in nanoseconds: unlike the modification time, no program can set it back
     """
 
-    def __init__(self, paths: Sequence[Path], known: Mapping[tuple[str, int, int], InputFile]) -> None:
-        """known: files by (path, size, ctime) that need not be hashed again"""
+    def __init__(
+        self, paths: Sequence[Path], known: Mapping[tuple[str, int, int], InputFile], in_order: bool = True
+    ) -> None:
+        """known: files by (path, size, ctime) that need not be hashed again. in_order: each is read once, in turn"""
+        self._in_order = in_order
         self._paths, self._facts = paths, [_facts(path) for path in paths]
         self.ctimes = tuple(ctime for _, _, ctime in self._facts)
         self.files = tuple(
@@ -50,7 +53,7 @@ class Inputs:
                 if sha256(path) != self.files[number].sha256 or _facts(path) != facts:
                     raise InputChanged(path, number)
                 self._facts[number] = facts  # touched, or renamed: the bytes are the same
-        self._checked = max(0, last)
+        self._checked = max(0, last) if self._in_order else 0
 
 
 def _facts(path: Path) -> _Facts:

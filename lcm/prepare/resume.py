@@ -77,10 +77,10 @@ class Request(Record):
         return None
 
 
-def fingerprints(files: Sequence[Path], before: Request | None) -> Inputs:
-    """Hash the files, except those of the same size and time as in `before`."""
+def fingerprints(files: Sequence[Path], before: Request | None, in_order: bool = True) -> Inputs:
+    """Hash the files, except those of the same size and time as in `before`. in_order: as in `Inputs`"""
     known = zip(before.inputs, before.ctimes, strict=False) if before else ()
-    return Inputs(files, {(file.path, file.bytes, ctime): file for file, ctime in known})
+    return Inputs(files, {(file.path, file.bytes, ctime): file for file, ctime in known}, in_order)
 
 
 class FolderLocked(UserError):

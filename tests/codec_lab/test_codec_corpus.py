@@ -108,6 +108,7 @@ def test_translations_go_both_ways_and_those_over_the_limit_on_either_side_are_l
         (boat, fox, languages["fra_Latn"], languages["eng_Latn"]),
     ]
     assert all(e.is_translation for e in translations)
+    assert {kind: entry.count for kind, entry in corpus.refused.entries.items()} == {"translation over max_pieces": 2}
 
 
 def test_a_start_forgets_what_its_codec_says_of_weights_that_training_changes(tmp_path):

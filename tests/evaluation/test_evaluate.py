@@ -142,7 +142,10 @@ def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
         {"text": 7},
         {"id": "other", "text": "One. Two.", "split": "whatever"},
     )
-    counts = evaluate(knowing(), EvaluateOptions(data=(path,))).results["counts"]
+    results = evaluate(knowing(data=("gone/data",)), EvaluateOptions(data=(path,))).results
+    counts = results["counts"]
+    gone = {"training data not there": {"count": 1, "first": "gone/data"}}
+    assert results["refused"] == counts["reasons"] | gone, "the ledger holds all that was passed over"
     assert (counts["scored"], counts["failed"], counts["not_drawn"]) == (2, 5, 0)
     assert {reason: r["count"] for reason, r in counts["reasons"].items()} == {
         "invalid JSON": 1, "neither {document, summary} nor {text}": 2, "empty": 1, "not text": 1,
@@ -260,3 +263,15 @@ def test_a_file_has_no_splits_and_folders_given_twice_count_once(tmp_path, folde
         evaluate(knowing(), EvaluateOptions(data=(str(tmp_path / "f.jsonl"),), split="test"))
     once, twice = (evaluate(knowing(), EvaluateOptions(data=(folder,) * n, bootstrap=5)).results for n in (1, 2))
     assert once["counts"] == twice["counts"]
+
+
+def test_the_command_ends_with_the_ledger_in_one_line(tmp_path, monkeypatch, capsys):
+    path = write_rows(tmp_path / "f.jsonl", {"text": " ".join(STORY)}, "not json", {"text": 7}, {"text": 8})
+    monkeypatch.setattr(lcm.evaluation.command, "load", lambda *_, **__: knowing())
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--model", str(tmp_path), "--data", path, "--output", str(tmp_path / "report")]
+    assert lcm.evaluation.command.run(parser.parse_args(words)) == 0
+    *_, last = capsys.readouterr().err.splitlines()
+    expected = "3 refused: 2 not text (first: f.jsonl:3: text is 7), 1 invalid JSON (first: f.jsonl:2: b'not json\\n')"
+    assert last == f"lcm evaluate: {expected}"

@@ -109,6 +109,13 @@ def test_what_may_not_be_read_is_an_error(name, tmp_path, monkeypatch):
         found(name)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_folder_where_one_stands(name, tmp_path):
+    make(tmp_path, "a.txt")
+    with pytest.raises(UserError, match=r"--input='.*': an empty name; is a variable of the shell not set\?"):
+        found("a.txt", name)
+
+
 def test_recordings_beside_text_are_counted(tmp_path):
     make(tmp_path, "a.txt", "b.wav", "c.wav")
     assert found(".", audio=True) == (["a.txt"], {"recording beside text": (2, "b.wav")})

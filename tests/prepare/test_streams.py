@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import random
 import struct
 import zlib
 
@@ -92,6 +93,7 @@ def test_the_bytes_of_a_file_say_how_it_is_compressed_not_its_name(suffix, reall
         ("a.jsonl.gz", b"", "truncated file", "empty"),
         ("a.jsonl.zst", rows(0), "corrupt file", "it is not zstd, in spite of its name; is it a.jsonl, unpacked?"),
         ("a.jsonl.gz", b"BZh91AY&SY....", "corrupt file", "bzip2"),
+        ("a.jsonl.xz", lzma.compress(rows(0), lzma.FORMAT_ALONE), "corrupt file", "it is lzma"),
         ("a.jsonl", b"PK\3\4....", "corrupt file", "a zip archive"),
         ("a.jsonl", b"PAR1\x15....", "corrupt file", "Parquet"),
         ("a.txt", "Text.".encode("utf-16"), "not UTF-8", "UTF-16"),
@@ -143,3 +145,18 @@ def test_a_blank_line_of_old_macs_separates_documents(tmp_path):
         "One is here.\nIt goes on.\n",
         "Two is here.\n",
     ]
+
+
+def test_what_was_compressed_twice_is_read(tmp_path):
+    assert read(tmp_path / "a.jsonl.gz", gzip.compress(zstd(rows(0)))) == (texts(5), [])
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_damage_costs_little_of_what_stands_before_it(suffix, tmp_path):
+    lines = b"".join(json.dumps({"text": random.Random(i).randbytes(40).hex()}).encode() + b"\n" for i in range(2000))
+    parts = [lines[start : start + 20_000] for start in range(0, len(lines), 20_000)]
+    data = bytearray(b"".join(map(PACK[suffix], parts)))
+    data[len(data) // 2] ^= 0xFF
+    found, refused = read(tmp_path / f"a.jsonl{suffix}", bytes(data))
+    assert refused[-1].reason == "corrupt file"
+    assert len(found) > 700
