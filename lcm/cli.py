@@ -98,6 +98,7 @@ def _run(name: str, rest: list[str]) -> int:
             from lcm.training.signals import listen
 
             listen()  # before torch is imported, which takes seconds
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch prints its stack where a rank is lost
             from lcm.training.run import main as train
 
             return train(rest)

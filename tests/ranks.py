@@ -23,6 +23,7 @@ from lcm.training import signals
 from lcm.training.deepspeed import ZeRO
 from lcm.training.module import LCMModule
 from lcm.training.run import train
+from lcm.training.start import Start
 
 ENGINES = {"torch": ("ddp", "fsdp"), "deepspeed": ("deepspeed_1", "deepspeed_2", "deepspeed_3")}
 """Strategies of one launch, by engine. DeepSpeed is an extra."""
@@ -117,7 +118,7 @@ class Run:
                 patch.setattr(ConceptData, "micro_batches", read_slowly(*self.spoils[:2]))
             elif self.spoils is not None and self.spoils[2] == "resume":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
-                    patch.setattr(lcm.training.run, "resume_from", lambda config: None)
+                    patch.setattr(lcm.training.run, "decide", lambda config, world_size: Start(None, 0, ()))
             elif self.spoils is not None and self.spoils[2] == "disk":
                 if int(os.environ["LOCAL_RANK"]) == self.spoils[0]:
                     patch.setattr(torch, "save", full)
@@ -146,14 +147,18 @@ def start_together(runs, folder, processes, listens=False):
 
 def start(function, argument, folder, processes, **environment):
     """Call function(argument) on several ranks, with a rendezvous on a free port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", **environment}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", **environment}
+    shared["WORLD_SIZE"] = str(processes)
     logs = [folder / f"{rank}.log" for rank in range(processes)]
     return [
         Forked(function, argument, out=log, err=log, LOCAL_RANK=str(rank), **shared) for rank, log in enumerate(logs)
     ]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def wait_together(started, folder, timeout=400):

@@ -29,6 +29,7 @@ from lcm.options import existing_file
 from lcm.sampling import Sampling
 
 __all__ = [
+    "MODEL",
     "BlockHook",
     "ConceptModel",
     "Normalizer",

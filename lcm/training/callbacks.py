@@ -82,6 +82,7 @@ class Checkpoints(Checkpoint):
             self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.begin()
         self.saved = self.copied = trainer.global_step
         self.agreement = Agreement(trainer.world_size, collective_timeout(self.settings))
         if trainer.world_size > 1:
@@ -136,12 +137,35 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loss = float(trainer.callback_metrics["val/loss"])
+        """Raises UserError, here or before the next step, where no model can be chosen by the validation's loss."""
+        loss = float(trainer.callback_metrics.get("val/loss", math.nan))
+        if not math.isfinite(loss):
+            self.request, self.ending = signals.STOP, UserError(self._no_score(loss, trainer))
+            self._save_last(trainer)
+            if trainer.global_step == trainer.max_steps:
+                raise self.ending
+            return
         if loss < self.best:
             self.best = loss
             self._save(trainer, BEST)
             self._save_model(trainer)
         self._save_last(trainer)
+
+    def _no_score(self, loss: float, trainer: L.Trainer) -> str:
+        step, last = trainer.global_step, self.folder / "checkpoints" / LAST
+        if "val/loss" not in trainer.callback_metrics:
+            return (
+                f"data.path: the validation split has nothing to predict, so after step {step:,} no model can be "
+                "chosen as the best; expected documents of two sentences or more there, or no validation split"
+            )
+        best = (
+            f"the best model so far is of val/loss {self.best:.4g}" if self.best < math.inf else "there is no model yet"
+        )
+        return (
+            f"val/loss is {loss} after step {step:,}, so no model can be chosen by it: the validation split holds a "
+            f"number that is not finite, or training has diverged; {best}; put it right, and the same command resumes "
+            f"from {last}"
+        )
 
     def _save_last(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
@@ -184,6 +208,12 @@ class Checkpoints(Checkpoint):
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module
         assert isinstance(module, LCMModule)
+        self._finish_writing(trainer)  # a model is never without the checkpoint that it is from
         state = trainer.strategy.lightning_module_state_dict()  # a collective: every rank calls it
         if trainer.is_global_zero:
+            if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+                raise UserError(
+                    f"{bad[0]} is not finite after step {trainer.global_step:,}: training has diverged; "
+                    f"lower optimizer.lr={module.config.optimizer.lr}, and resume from an older checkpoint"
+                )
             save_model(self.folder, {name.removeprefix("model."): t for name, t in state.items()}, module.config)

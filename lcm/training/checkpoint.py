@@ -13,6 +13,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.files import atomic_path
 from lcm.models import build_from_tensors, save_model
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
+from lcm.training.ownership import Owner
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 MODEL_CARD = """# {name}
@@ -49,10 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     background: copy the tensors and write them during the next steps, one file at a time; the next save, or `wait`,
     raises the error of a write that failed
+    owner: the hold on the folder; it is checked before each file and told of its step afterwards
     """
 
-    def __init__(self, background: bool = False) -> None:
+    def __init__(self, background: bool = False, owner: Owner | None = None) -> None:
         super().__init__()
+        self._owner = owner
         self._writer = ThreadPoolExecutor(1) if background else None
         self._pending: Future[None] | None = None
 
@@ -61,10 +65,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         self.wait()
         if self._writer is None:
-            _write(checkpoint, Path(path))
+            self._write(checkpoint, Path(path))
             return
         copied = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), checkpoint)
-        self._pending = self._writer.submit(_write, copied, Path(path))
+        self._pending = self._writer.submit(self._write, copied, Path(path))
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        if self._owner is not None:
+            self._owner.check()
+        _write(checkpoint, path)
+        if self._owner is not None:
+            self._owner.wrote(checkpoint["global_step"])
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -88,7 +99,21 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         with atomic_path(path) as partial:
             torch.save(checkpoint, partial)
     except (OSError, RuntimeError) as error:  # torch raises the second when a disk is full
-        raise UserError(f"{path}: cannot be written ({error}); what was saved before is still there") from error
+        own = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = _refusal(path.parent) or own
+        raise UserError(f"{path}: cannot be written ({reason}); what was saved before is still there") from error
+
+
+def _refusal(folder: Path) -> str | None:
+    """The reason why a disk takes no more, in the system's words, which torch's own do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:
@@ -134,19 +159,21 @@ def check_disk_space(folder: Path, parameters: int, keep: int) -> None:
 
 
 def latest(run_dir: str | Path) -> Path | None:
-    """The checkpoint from which a run resumes, or None where it has none yet."""
+    """The newest checkpoint of a run, last.ckpt, or None where it has none yet."""
     path = Path(run_dir, "checkpoints", LAST)
     return path if path.is_file() else None
 
 
-def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
+def open_checkpoint(path: str | Path, trust: bool = False, whole: bool = False) -> dict[str, Any]:
     """The contents of a training checkpoint; its tensors stay on disk until they are used.
 
-    Raises UserError where the file is no such checkpoint, or where opening it could run code and `trust` is False.
+    whole: also read every tensor, which takes as long as reading the file: against the checksum that is stored with it,
+           and for weights that are finite
+    Raises UserError where the file is no such checkpoint or damaged, or where opening it could run code and `trust` is
+    False.
     """
+    _check_archive(existing_file(path, "--checkpoint"), whole)
     broken = f"{path}: not a complete checkpoint; copy it again, or take an older one"
-    if not zipfile.is_zipfile(existing_file(path, "--checkpoint")):
-        raise UserError(broken)
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=not trust)
     except pickle.UnpicklingError as error:
@@ -154,49 +181,28 @@ def open_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
             f"{path}: holds more than tensors and numbers, so opening it could run code that is hidden in it; "
             "if you know where it comes from, add --trust-checkpoint"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, EOFError) as error:
         raise UserError(broken) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint of lcm train: it has no state_dict and config")
+    if whole and (bad := [name for name, tensor in checkpoint["state_dict"].items() if not tensor.isfinite().all()]):
+        raise UserError(f"{path}: {bad[0]} is not finite: training had diverged; take an older checkpoint")
     return checkpoint
 
 
-def resume_from(config: Config) -> Path | None:
-    """The checkpoint that `trainer.resume` says. Raises UserError rather than overwrite an earlier run."""
-    found = latest(config.run.dir)
-    if found and int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # a requeued job, whatever it first resumed from
-        return found
-    match config.trainer.resume:
-        case "auto":
-            return found
-        case "none" if found:
-            raise UserError(
-                f"trainer.resume=none, but {found} holds an earlier run; choose another run.dir, delete "
-                f"{config.run.dir}, or leave trainer.resume out to resume from there"
-            )
-        case "none":
-            return None
-        case path:
-            return existing_file(path, "trainer.resume")
-
-
-def is_finished(path: Path, config: Config) -> bool:
-    """True if the checkpoint has all steps of the run. Raises UserError where it is of another model or codec."""
-    checkpoint = open_checkpoint(path)
-    old, new = _identity(checkpoint["config"]), _identity(config.model_dump(mode="json"))
-    for name in sorted(new):
-        if old.get(name) != new[name]:
-            raise UserError(
-                f"{name}={new[name]}, but {path} was trained with {old.get(name)}; "
-                "set it back, or start another run with another run.dir"
-            )
-    return bool(checkpoint["global_step"] >= config.trainer.max_steps)
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that may not change in the middle of a run, by name."""
-    model = {f"model.{name}": value for name, value in config["model"].items()}
-    return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
+def _check_archive(path: Path, whole: bool) -> None:
+    """Raises UserError where the archive is cut off, or a member differs from its checksum. whole: tensors too"""
+    damaged = f"{path}: not a complete checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if whole or "/data/" not in member.filename:
+                    damaged = f"{path}: damaged: {member.filename} differs from its checksum"
+                    with archive.open(member) as file:
+                        while file.read(2**20):
+                            pass
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{damaged}; copy it again, or take an older one") from error
 
 
 @in_one_line()
@@ -205,7 +211,7 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False,
 
     half: store the parameters in fp16, and the buffers as they are
     """
-    checkpoint = open_checkpoint(checkpoint_path, trust)
+    checkpoint = open_checkpoint(checkpoint_path, trust, whole=True)
     config = Config.parse(checkpoint["config"], [], where=str(checkpoint_path))
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model = build_from_tensors(config, tensors, Path(checkpoint_path))

@@ -2,14 +2,17 @@
 
 import csv
 import importlib.util
+import io
+import json
 import logging
 import math
+import secrets
 import sys
 import time
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,14 +38,16 @@ class PlainLogger(Logger):
 
 
 class MetricsFile(PlainLogger):
-    """CSV with a row per report and a column per metric. A resumed run first drops the rows that it trains again.
+    """CSV with a row per report and a column per metric. A run that resumes first drops the rows of later steps.
 
     Lightning's CSVLogger would delete the old file.
+
+    start: the step from which the run resumes, or 0
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.start = path, start
         self.columns: list[str] = []
 
     @rank_zero_only
@@ -50,24 +55,56 @@ class MetricsFile(PlainLogger):
         assert step is not None
         row = {"step": step, **metrics}
         if not row.keys() <= set(self.columns):
-            self._rewrite(list(row), before=math.inf if self.columns else float(step))
+            self._rewrite(list(row), last=math.inf if self.columns else float(self.start))
         with disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    def _rewrite(self, columns: list[str], before: float) -> None:
-        """Rewrite the file with the rows of steps below `before`, and with these columns added."""
+    def _rewrite(self, columns: list[str], last: float) -> None:
+        """Rewrite the file with the rows of steps up to `last`, and with these columns added."""
         rows: list[dict[str, Any]] = []
         if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                rows = [row for row in reader if int(row["step"]) < before]
-                self.columns = list(reader.fieldnames or [])
+            text = self.path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+            whole = text[: text.rfind("\n") + 1]  # a process that was killed may have left half a row
+            reader = csv.DictReader(io.StringIO(whole, newline=""))
+            read = [row for row in reader if (row.get("step") or "").isdecimal() and None not in row]
+            rows = [row for row in read if int(row["step"]) <= last]
+            self.columns = list(reader.fieldnames or [])
         self.columns += [name for name in columns if name not in self.columns]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+class OneWandbRun(WandbLogger):
+    """W&B's logger, whose run a resumed run continues. It has got the steps that are trained again already.
+
+    FILE in the run's folder holds the id of the run and the newest report that it has got.
+    """
+
+    FILE = "wandb.json"
+
+    def __init__(self, folder: Path) -> None:
+        self._state = folder / self.FILE
+        self._sent: dict[str, Any] = {"id": secrets.token_hex(4), "step": -1, "names": []}
+        with suppress(OSError, ValueError):
+            self._sent |= json.loads(self._state.read_bytes())
+        self._before = dict(self._sent)
+        super().__init__(name=folder.name, project="lcm", save_dir=folder, id=self._sent["id"])
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        before = self._before
+        if step < before["step"] or (step == before["step"] and set(metrics) <= set(before["names"])):
+            return
+        super().log_metrics(metrics, step)
+        names = self._sent["names"] if step == self._sent["step"] else []
+        self._sent |= {"step": step, "names": [*names, *metrics]}
+        part = self._state.with_suffix(".tmp")
+        part.write_text(json.dumps(self._sent))
+        part.replace(self._state)
 
 
 class Terminal(PlainLogger):
@@ -120,19 +157,27 @@ class Terminal(PlainLogger):
         return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if seconds else ""
 
 
-def build_loggers(config: Config, folder: Path) -> list[Logger]:
-    """A logger for the terminal, and those that `trainer.loggers` names."""
+def check_loggers(config: Config) -> None:
+    """Raises UserError for a logger that is not installed."""
+    if "wandb" in config.trainer.loggers and importlib.util.find_spec("wandb") is None:
+        raise UserError("trainer.loggers=wandb is not installed; pip install wandb, or leave it out")
+
+
+def build_loggers(config: Config, folder: Path, start: int = 0) -> list[Logger]:
+    """A logger for the terminal, and those that `trainer.loggers` names. start: the step from which the run resumes
+
+    Each has every step once: TensorBoard drops what it was told of later ones.
+    """
+    check_loggers(config)
     loggers: list[Logger] = [Terminal(config.trainer.max_steps)]
     for name in config.trainer.loggers:
         match name:
             case "csv":
-                loggers.append(MetricsFile(folder / "metrics.csv"))
+                loggers.append(MetricsFile(folder / "metrics.csv", start))
             case "tensorboard":
-                loggers.append(TensorBoardLogger(folder, name="", version=""))
+                loggers.append(TensorBoardLogger(folder, name="", version="", purge_step=start + 1))
             case "wandb":
-                if importlib.util.find_spec("wandb") is None:
-                    raise UserError("trainer.loggers=wandb is not installed; pip install wandb, or leave it out")
-                loggers.append(WandbLogger(name=folder.name, project="lcm", save_dir=folder))
+                loggers.append(OneWandbRun(folder))
     return loggers
 
 

@@ -253,7 +253,7 @@ class LCMModule(L.LightningModule):
         self._notice_divergence()
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
-        checkpoint["skipped"] = int(self._skipped)
+        checkpoint["skipped"], checkpoint["world_size"] = int(self._skipped), self.trainer.world_size
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

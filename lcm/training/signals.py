@@ -4,6 +4,8 @@
     SIGTERM   stop: scancel, preemption and the time limit itself send it
 
 A handler only sets a flag, as the other ranks may be anywhere. All ranks act on it together, at the end of a step.
+Until training begins there is no step to end: SIGTERM then ends the process at once, as it does without a handler, also
+where the ranks wait for one another in code that no handler of Python's interrupts.
 
 Ranks wait for one another in the middle of a step, silently where they do so on a GPU. So each rank has a thread that
 watches the clock, and a shared board (torch's store) on which every rank writes the step it is in. When a step takes
@@ -30,18 +32,39 @@ CONTINUE, STOP, REQUEUE = range(3)
 """Requests. The largest one wins."""
 _REQUESTS = {signal.SIGTERM: STOP, signal.SIGUSR1: REQUEUE}
 _requested = CONTINUE
+_listening = False
 
 
 def listen() -> None:
-    """Handle both signals as requests from now on: before torch is imported, as they would kill a process without."""
-    for number in _REQUESTS:
-        signal.signal(number, _record)
+    """Handle SIGUSR1 as a request from now on: before torch is imported, as it would kill a process without."""
+    global _listening
+    _listening = True
+    signal.signal(signal.SIGUSR1, _record)
+
+
+def begin() -> None:
+    """Handle SIGTERM as a request, too, after `listen`: steps begin, after which a run can stop."""
+    if _listening:
+        signal.signal(signal.SIGTERM, _record)
 
 
 def ignore() -> None:
     """Let both signals end the process again, which is what they do without a handler."""
+    global _listening
+    _listening = False
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as its parent process has ended, which says why."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="lcm-parent").start()
 
 
 def _record(number: int, frame: FrameType | None) -> None:

@@ -54,6 +54,19 @@ def test_time_is_embedded_by_two_linear_layers():
     close(time(t), (hidden * hidden.sigmoid()) @ time.out.weight.T + time.out.bias)
 
 
+def test_cross_attention_starts_from_glorot_s_weights():
+    """Uniform in ±gain · √(6 / (ins + outs)), the gain √½ for queries, keys and values, and 1 for the output."""
+    torch.manual_seed(0)
+    width = 64
+    cross = DenoiserBlock(width, HEADS, dropout=0.0).cross
+    for linear, gain in ((cross.q, math.sqrt(0.5)), (cross.kv, math.sqrt(0.5)), (cross.out, 1.0)):
+        bound = gain * math.sqrt(6 / sum(linear.weight.shape))
+        assert linear.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+        assert linear.weight.abs().max().item() <= bound
+        assert linear.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
+        assert not linear.bias.any()
+
+
 def test_at_the_start_neither_time_nor_context_matter():
     """All gates are closed: what comes in goes through the first layer, the norm, and the last."""
     denoiser, x, t = build(random=False), torch.randn(4, D), torch.tensor([0, 99])

@@ -5,9 +5,11 @@ import importlib.util
 import io
 import logging
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from synthetic import tiny_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lcm.errors import UserError
 from lcm.training.loggers import MetricsFile, Terminal, build_loggers, quiet_lightning
@@ -38,7 +40,7 @@ def test_a_resumed_run_replaces_the_rows_that_it_trains_again(tmp_path):
     for step in (1, 2, 3, 4):
         killed.log_metrics({"train/loss": float(step)}, step=step)
     killed.log_metrics({"val/loss": 9.0}, step=4)
-    resumed = MetricsFile(path)
+    resumed = MetricsFile(path, start=2)
     resumed.log_metrics({"train/loss": 30.0}, step=3)
     resumed.log_metrics({"val/loss": 8.0, "val/l2": 1.0}, step=4)
     assert rows(path) == [
@@ -48,6 +50,57 @@ def test_a_resumed_run_replaces_the_rows_that_it_trains_again(tmp_path):
         {"step": "4", "val/loss": "8.0", "val/l2": "1.0"},
     ]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("tail", ["5,0.", "\0\0\0", "5,1.0,7,8\n", "x,1.0\n"])
+def test_half_a_row_that_a_killed_process_left_is_dropped(tail, tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,train/loss\n1,1.0\n2,2.0\n{tail}")
+    MetricsFile(path, start=2).log_metrics({"train/loss": 3.0}, step=3)
+    assert [row["step"] for row in rows(path)] == ["1", "2", "3"]
+
+
+def test_rows_of_steps_between_two_reports_go_too_when_a_run_resumes(tmp_path):
+    """Another trainer.validate_every would leave a validation of the steps that were thrown away."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val/loss\n10,1.0\n15,2.0\n")
+    MetricsFile(path, start=10).log_metrics({"val/loss": 3.0}, step=20)
+    assert [row["step"] for row in rows(path)] == ["10", "20"]
+
+
+def log_twice(folder, *names):
+    """A run that is killed after step 8, and resumes from step 5."""
+    for start, steps in ((0, range(1, 9)), (5, range(6, 11))):
+        config = tiny_config(folder, folder, *(f"trainer.loggers={name}" for name in names))
+        (logger,) = build_loggers(config, folder, start)[1:]
+        for step in steps:
+            logger.log_metrics({"train/loss": float(step)}, step)
+            if step % 4 == 0:
+                logger.log_metrics({"val/loss": float(step)}, step)
+        yield logger
+
+
+def test_tensorboard_holds_every_step_once_after_resuming(tmp_path):
+    for logger in log_twice(tmp_path, "tensorboard"):
+        logger.experiment.close()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert [each.step for each in found.Scalars("train/loss")] == list(range(1, 11))
+    assert [each.step for each in found.Scalars("val/loss")] == [4, 8]
+
+
+def test_wandb_has_one_run_with_every_step_once(tmp_path, monkeypatch):
+    """The steps that are trained again are in it already, bit for bit."""
+    sent, inits = [], []
+    run = SimpleNamespace(log=lambda metrics: sent.append(metrics))
+    monkeypatch.setattr("wandb.run", None)
+    monkeypatch.setattr("wandb.init", lambda **given: inits.append(given) or run)
+    list(log_twice(tmp_path, "wandb"))
+    assert len(inits) == 2
+    assert inits[0]["id"] == inits[1]["id"]
+    assert inits[1]["resume"] == "allow"
+    assert [m["trainer/global_step"] for m in sent if "train/loss" in m] == list(range(1, 11))
+    assert [m["trainer/global_step"] for m in sent if "val/loss" in m] == [4, 8]
 
 
 def test_without_a_terminal_lines_are_few(monkeypatch, capsys):

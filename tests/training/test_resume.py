@@ -17,9 +17,10 @@ from lcm.config import save_config
 from lcm.errors import UserError
 from lcm.models import load_model
 from lcm.training.callbacks import Checkpoints
-from lcm.training.checkpoint import latest, open_checkpoint, resume_from
+from lcm.training.checkpoint import latest, open_checkpoint
 from lcm.training.module import LCMModule
-from lcm.training.run import train
+from lcm.training.run import assemble, train
+from lcm.training.start import decide
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +95,8 @@ def test_the_stock_model_checkpoint_resumes_bit_for_bit(accumulate, data, tmp_pa
             folder / "checkpoints", filename="{step}", every_n_train_steps=every, save_top_k=-1, monitor=None
         )
 
-    monkeypatch.setattr("lcm.training.run.Checkpoints", stock)
+    monkeypatch.setattr("lcm.training.trainer.Checkpoints", stock)
+    monkeypatch.setattr("lcm.training.run._check_model", lambda *_: None)  # it saves checkpoints alone
     settings = [f"trainer.accumulate={accumulate}", "trainer.validate_every=3"]
     straight = recorded(tiny_config(data, tmp_path / "straight", *settings))
     middle = tmp_path / "straight/checkpoints/step=6.ckpt"
@@ -211,15 +213,14 @@ def test_a_resumed_optimizer_follows_the_configuration(data, tmp_path, recorded)
 
 @pytest.mark.parametrize("resume", ["auto", "none", "elsewhere.ckpt"])
 def test_a_requeued_job_resumes_from_its_own_checkpoint(resume, data, tmp_path, monkeypatch):
-    config = tiny_config(data, tmp_path / "run", f"trainer.resume={resume}")
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    (last := tmp_path / "run/checkpoints/last.ckpt").touch()
+    train(tiny_config(data, tmp_path / "run", "trainer.max_steps=3"))
+    config = assemble(tiny_config(data, tmp_path / "run", f"trainer.resume={resume}"))[0].config
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert resume_from(config) == last
+    assert decide(config, 1)[:2] == (tmp_path / "run/checkpoints/last.ckpt", 3)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     if resume != "auto":
         with pytest.raises(UserError, match=r"trainer\.resume="):
-            resume_from(config)
+            decide(config, 1)
 
 
 def test_the_best_score_is_restored_only_beside_the_model_that_reached_it(data, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from ranks import Run, start_together, wait_together
+from ranks import Run, free_port, start_together, wait_together
 from same_run import assert_same_run
 from synthetic import tiny_config, write_data
 
@@ -17,7 +17,8 @@ from lcm.config import save_config
 from lcm.errors import UserError
 from lcm.training import signals
 from lcm.training.checkpoint import latest, open_checkpoint
-from lcm.training.run import main
+from lcm.training.module import LCMModule
+from lcm.training.run import main, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,30 +156,72 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(strategy, data, tmp_
     assert called.read_text() == "requeue 17\n", "one rank requeues the job for all"
 
 
-def test_a_check_ends_at_once_on_a_signal(data, tmp_path, capsys):
+@pytest.fixture
+def handlers():
+    """Handlers of both signals are put back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    signals.ignore()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_check_ends_at_once_on_a_signal(data, tmp_path, capsys, handlers):
     """It has no step to stop after."""
     save_config(tiny_config(data, tmp_path / "run"), tmp_path / "run.yaml")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     signals.listen()
-    try:
-        assert main(["--config", str(tmp_path / "run.yaml"), "--check"]) == 0
-        assert {signal.getsignal(number) for number in before} == {signal.SIG_DFL}
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    assert main(["--config", str(tmp_path / "run.yaml"), "--check"]) == 0
+    assert {signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)} == {signal.SIG_DFL}
 
 
-def test_a_request_to_requeue_outranks_one_to_stop(monkeypatch):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+def test_sigterm_ends_a_process_at_once_until_steps_begin(data, tmp_path, handlers, monkeypatch):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signals.listen()
+    found = []
+
+    def setup(self, stage):
+        found.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr(LCMModule, "setup", setup)
+    train(tiny_config(data, tmp_path / "run", "trainer.max_steps=1"))
+    assert found == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGTERM) == signals._record
+
+
+def test_sigterm_ends_ranks_that_wait_for_one_another(data, tmp_path):
+    """In code that no handler of Python's interrupts. Here rank 1 never comes."""
+    config = tiny_config(data, tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    process = started(config, tmp_path / "run.yaml", LOCAL_RANK="0", **shared)
+    until(lambda: "2 processes, ddp" in process.err.read_text() if process.err.exists() else False)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_rank_ends_with_the_process_that_started_it():
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, time\nfrom lcm.training import signals\n"
+    child = f"{program}signals.end_with(os.getppid()); print('watches', flush=True); time.sleep(60)"
+    parent = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); input()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines = {process.stdout.readline().strip(), process.stdout.readline().strip()}
+    (number,) = lines - {"watches"}
+    process.kill()
+    process.wait()
+    until(
+        lambda: not Path(f"/proc/{number}").exists() or "Z (zombie)" in Path(f"/proc/{number}/status").read_text(), 20
+    )
+
+
+def test_a_request_to_requeue_outranks_one_to_stop(monkeypatch, handlers):
     monkeypatch.setattr(signals, "_requested", signals.CONTINUE)
-    try:
-        signals.listen()
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-        assert signals.requested() == signals.REQUEUE
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    signals.listen()
+    signals.begin()
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert signals.requested() == signals.REQUEUE
 
 
 def test_a_missing_scontrol_is_reported(monkeypatch, tmp_path):

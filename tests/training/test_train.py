@@ -1,6 +1,7 @@
 """`lcm train` as a whole: its files, the best model, dry runs, mistakes."""
 
 import csv
+import math
 import os
 import signal
 from pathlib import Path
@@ -181,6 +182,55 @@ def test_divergence_is_one_line_and_leaves_the_last_good_checkpoint(data, tmp_pa
     checkpoint = open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert checkpoint["global_step"] == 10, "three skipped steps are allowed; the next save notices the fourth"
     assert checkpoint["state_dict"]["model.post.weight"].isfinite().all()
+
+
+def with_validation(values, monkeypatch):
+    """Let the validations of a run find these losses, one after the other."""
+    left = iter(values)
+
+    def on_validation_epoch_end(self):
+        value = next(left)
+        if value is not None:
+            self.log_dict({"val/loss": value}, logger=False)
+
+    monkeypatch.setattr(LCMModule, "on_validation_epoch_end", on_validation_epoch_end)
+
+
+@pytest.mark.parametrize(
+    ("losses", "step", "told"),
+    [
+        ([math.nan], 4, "val/loss is nan after step 4, .* there is no model yet; .* resumes from"),
+        ([2.0, math.inf], 8, "val/loss is inf after step 8, .* the best model so far is of val/loss 2; "),
+        ([2.0, 1.0, math.nan], 12, "val/loss is nan after step 12, .* the best model so far is of val/loss 1; "),
+        ([None], 4, "the validation split has nothing to predict, so after step 4 no model can be chosen"),
+    ],
+)
+def test_a_validation_without_a_finite_loss_ends_the_run_with_a_line(losses, step, told, data, tmp_path, monkeypatch):
+    """Exit status 0 means that there is a good model. What was trained is kept."""
+    with_validation(losses, monkeypatch)
+    with pytest.raises(UserError, match=told):
+        train(tiny_config(data, tmp_path / "run"))
+    assert open_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == step
+    assert (tmp_path / "run/model.safetensors").exists() == (len(losses) > 1)
+    monkeypatch.undo()
+    if step < 12:
+        train(tiny_config(data, tmp_path / "run"))
+        assert load_model(tmp_path / "run")
+
+
+def test_a_model_that_is_not_finite_is_not_written(data, tmp_path, monkeypatch):
+    with_validation([3.0, 2.0, 1.0], monkeypatch)
+    original = LCMModule.validation_step
+
+    def validation_step(self, batch, batch_idx):
+        original(self, batch, batch_idx)
+        if self.global_step == 8:
+            self.model.post.weight.data.fill_(math.nan)
+
+    monkeypatch.setattr(LCMModule, "validation_step", validation_step)
+    with pytest.raises(UserError, match=r"post.weight is not finite after step 8: training has diverged"):
+        train(tiny_config(data, tmp_path / "run"))
+    assert load_model(tmp_path / "run")[0].post.weight.isfinite().all()
 
 
 def test_sampling_settings_of_another_family_are_refused_before_training(data, tmp_path):
