@@ -39,6 +39,11 @@ class Launch(NamedTuple):
     world_size: int
     devices: int
 
+    def mark(self) -> None:
+        """Let the ranks that Lightning starts from here know this process."""
+        if self.by == "lcm train" and self.world_size > 1:
+            os.environ.setdefault(LAUNCHER, str(os.getpid()))
+
     def plugin(self) -> ClusterEnvironment:
         """Lightning's own name for it, so that Lightning need not guess."""
         match self.by:

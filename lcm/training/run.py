@@ -30,7 +30,7 @@ from lcm.training import signals
 from lcm.training.callbacks import Stopped
 from lcm.training.checkpoint import BEST, LAST, check_disk_space, export, latest, open_checkpoint, write_card
 from lcm.training.engine import BYTES_PER_PARAMETER, SHARDED, check_strategy, choose
-from lcm.training.environment import LAUNCHER, Launch, read_environment
+from lcm.training.environment import Launch, read_environment
 from lcm.training.loggers import check_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
 from lcm.training.ownership import check_free, claimed
@@ -87,8 +87,6 @@ def _fit(trainer: L.Trainer, module: LCMModule, data: ConceptData, start: Start)
         say("the data has no validation split: the newest model counts as the best")
     if config.trainer.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
         say("trainer.precision=bf16 is slow on most CPUs; auto takes it where it is fast, else fp32")
-    if trainer.world_size > 1 and trainer.is_global_zero:
-        os.environ[LAUNCHER] = str(os.getpid())
     try:
         try:
             with quiet_lightning():

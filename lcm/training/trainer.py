@@ -41,6 +41,7 @@ def build_trainer(
     settings = config.trainer
     plugins: list[Any] = [AtomicCheckpointIO(background=True, owner=owner), launch.plugin()]
     if launch.world_size > 1:
+        launch.mark()
         watch_children()
     with quiet_lightning():
         trainer = L.Trainer(

@@ -149,6 +149,17 @@ def test_a_second_run_of_a_process_starts_afresh(environment):
     assert read("trainer.devices=2") == Launch("lcm train", 0, 2, 2)
 
 
+def test_only_a_process_that_starts_ranks_itself_marks_them(environment):
+    """Or the second run of a rank of torchrun would start ranks of its own."""
+    environment(TORCHRUN)
+    for _ in range(2):
+        launch = read("trainer.devices=2")
+        launch.mark()
+        assert launch.by == "torchrun"
+    Launch("lcm train", 0, 2, 2).mark()
+    assert os.environ[LAUNCHER] == str(os.getpid())
+
+
 def test_a_line_of_a_log_names_node_job_and_restart(environment):
     environment({"SLURMD_NODENAME": "node7", "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2"})
     assert whereabouts() == ("node7", "17", 2)
