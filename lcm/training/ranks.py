@@ -20,7 +20,7 @@ import lightning as L
 from lightning.fabric.strategies.launchers import subprocess_script
 from torch.distributed import DistError
 
-from lcm.errors import UserError
+from lcm.errors import MachineError, UserError
 from lcm.training.checkpoint import latest
 
 LOST = (
@@ -33,14 +33,14 @@ SILENCE = 2.0
 
 
 def last_words(error: Exception, trainer: L.Trainer, folder: Path) -> Exception:
-    """The error for this rank to end with: SystemExit where another rank says why."""
+    """The error for this rank to end with: an empty one where another rank says why."""
     if trainer.world_size == 1:
         return error
     rank, host = trainer.global_rank, socket.gethostname()
     if isinstance(error, UserError):
         first = _in_time(lambda: _post(rank, str(error)))
         _linger(rank)
-        return error if first is not False else _quiet()
+        return error if first is not False else UserError("")
     text = str(error)
     if "EADDRINUSE" in text:
         return UserError(
@@ -51,7 +51,7 @@ def last_words(error: Exception, trainer: L.Trainer, folder: Path) -> Exception:
     reason = text.splitlines()[0].rpartition("] ")[2][:120] if text else type(error).__name__
     if not trainer.global_step and not latest(folder) and not _in_time(lambda: bool(_board())):
         meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        return UserError(f"rank {rank} on {host} has not met the other ranks at {meeting} ({reason})")
+        return MachineError(f"rank {rank} on {host} has not met the other ranks at {meeting} ({reason})")
     silent = _in_time(lambda: _silent(rank, trainer.world_size))
     _linger(rank)
     if silent is None and rank != 1 and trainer.local_rank != 0:  # rank 0 is gone, and these speak
@@ -60,7 +60,7 @@ def last_words(error: Exception, trainer: L.Trainer, folder: Path) -> Exception:
         return _quiet()
     who = ", ".join(silent[1]) if silent else "rank 0"
     line = f"rank {rank} on {host} lost {who or 'another rank'} after step {trainer.global_step:,} ({reason})"
-    return UserError(f"{line}: killed, or its node is gone; {what_follows(folder)}")
+    return MachineError(f"{line}: killed, or its node is gone; {what_follows(folder)}")
 
 
 def what_follows(folder: Path) -> str:
@@ -79,16 +79,17 @@ def watch_children() -> None:
         found = [(rank, child) for rank, child in enumerate(children, 1) if child.returncode]
         for child in children:
             child.kill()
-        if found[0][1].returncode < 0:  # else it has said so itself
+        killed = found[0][1].returncode < 0  # else it has said so itself
+        if killed:
             line = f"rank {found[0][0]} was ended by signal {-found[0][1].returncode}; the same command resumes"
             print(f"lcm train: {line}", file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(MachineError.status if killed else 1)
 
     subprocess_script._ChildProcessObserver._terminate_all = end_all  # type: ignore
 
 
 def _quiet() -> Exception:
-    return UserError("")
+    return MachineError("")
 
 
 def _board() -> Any:

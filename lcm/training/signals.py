@@ -26,7 +26,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NamedTuple
 
-from lcm.errors import UserError
+from lcm.errors import MachineError, UserError
 
 CONTINUE, STOP, REQUEUE = range(3)
 """Requests. The largest one wins."""
@@ -62,7 +62,7 @@ def end_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
-        os._exit(1)
+        os._exit(MachineError.status)
 
     threading.Thread(target=watch, daemon=True, name="lcm-parent").start()
 
@@ -137,7 +137,7 @@ class Watchdog:
             if time.monotonic() - self._last > self.patience:
                 line = f"lcm train: no step for {self.patience:g} s: {self._diagnosis()}"
                 print(f"{line}; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
-                os._exit(1)
+                os._exit(MachineError.status)
 
     def _diagnosis(self) -> str:
         """Name the rank that is behind: rank 0, which holds the board, where the board does not answer."""

@@ -12,6 +12,7 @@ from ranks import Run, start_together
 from synthetic import tiny_config, write_data
 
 from lcm.config import TrainerConfig
+from lcm.errors import MachineError
 from lcm.training.callbacks import Checkpoints
 from lcm.training.checkpoint import latest
 
@@ -47,7 +48,7 @@ def test_a_rank_that_hangs_is_reported_by_the_others(rank, data, tmp_path):
     processes = started(data, tmp_path)
     os.kill(processes[rank].pid, signal.SIGSTOP)
     try:
-        assert ended([processes[1 - rank]], 60) == [1]
+        assert ended([processes[1 - rank]], 60) == [MachineError.status]
     finally:
         for process in processes:
             process.kill()
@@ -65,7 +66,7 @@ def test_a_rank_that_reads_for_too_long_is_reported_by_the_others(data, tmp_path
     run = Run(tiny_config(data, tmp_path / "run", *settings), spoils=(1, 5, "reading"))
     processes = start_together({"run": run}, tmp_path / "logs", 2)
     try:
-        assert 1 in ended(processes, 120)
+        assert MachineError.status in ended(processes, 120)
     finally:
         for process in processes:
             process.kill()
@@ -80,6 +81,10 @@ def test_a_killed_rank_ends_the_others(data, tmp_path):
     processes[1].kill()
     assert ended(processes, 60)[0] != 0
     assert latest(tmp_path / "run")
+    line = (tmp_path / "logs/0.log").read_text().splitlines()[-1]
+    assert re.search(
+        r"MachineError: rank 0 on \S+ lost rank 1 on \S+ after step \d+ .*; the same command resumes from", line
+    )
 
 
 def test_an_index_that_one_rank_cannot_read_ends_all_with_one_line(tmp_path):
