@@ -32,7 +32,7 @@ Starter = Literal["lcm train", "srun", "torchrun", "a launcher"]
 
 
 class Launch(NamedTuple):
-    """Who started this process, as which rank, and how many ranks there are. devices: ranks per node."""
+    """The starter of this process, its rank, and the number of ranks. devices: ranks per node."""
 
     by: Starter
     rank: int

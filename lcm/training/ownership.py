@@ -1,4 +1,4 @@
-"""Who owns a run's folder: one process at a time, whose host, job and start are known to others.
+"""The owner of a run's folder: one process at a time, whose host, job and start are known to others.
 
 `run.dir/owner.json` is locked by rank 0 for as long as it runs, and touched every few seconds. The kernel frees the
 lock of a process that dies. Where a network disk keeps locks to one host, the touching shows that an owner elsewhere

@@ -64,7 +64,7 @@ def last_words(error: Exception, trainer: L.Trainer, folder: Path) -> Exception:
 
 
 def what_follows(folder: Path) -> str:
-    """What a person, or Slurm, does next."""
+    """The next thing that a person, or Slurm, does."""
     again = f"resumes from {path}" if (path := latest(folder)) else "starts again"
     if job := os.environ.get("SLURM_JOB_ID"):
         return f"job {job} {again} where Slurm queues it again by itself, and so does the same command"
@@ -107,7 +107,7 @@ def _post(rank: int, text: str) -> bool:
 
 
 def _silent(rank: int, world_size: int) -> tuple[bool, list[str]]:
-    """Whether another rank has spoken, and the names of those that have not been heard."""
+    """Tell if another rank has spoken, and give the names of those that have not been heard."""
     board = _board()
     board.add(f"{rank}/heard", 1)
     end = time.monotonic() + SILENCE

@@ -1,4 +1,4 @@
-"""Where a run starts: one decision about its folder, from everything that is in it.
+"""The start of a run: one decision about its folder, from everything that is in it.
 
 The run's own checkpoints come first: last.ckpt, or the newest that is whole. Without any, the run starts from
 `trainer.resume`, or at step 0, but never over the traces of an earlier run.

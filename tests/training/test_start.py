@@ -32,7 +32,7 @@ def run(finished, tmp_path):
 
 
 def config_of(finished, run, *settings):
-    """As a run has it, with the codec of its data."""
+    """A configuration as a run has it, with the codec of its data."""
     return assemble(tiny_config(finished[0], run, "optimizer.final_lr=1.0", *settings), on_meta=True)[0].config
 
 
