@@ -101,6 +101,16 @@ def test_what_the_machine_ended_is_queued_again_as_often_as_restarts_says(status
     assert ends(tmp_path) == ["lost", "lost", "failed"]
 
 
+@pytest.mark.parametrize(("statuses", "again"), [((137, 1), True), ((1, 137), False), ((75, 1), True)])
+def test_the_first_task_that_fails_is_the_cause(statuses, again, start, tmp_path):
+    one_after_another = "".join(f'echo {status} >"$STUB/status"; "$@"; ' for status in statuses)
+    (tmp_path / "bin/srun").write_text(
+        f'#!/bin/bash\nwhile [ "${{1#--}}" != "$1" ]; do shift; done; {one_after_another}\n'
+    )
+    start(0)
+    assert bool(lines(tmp_path / "scontrol")) == again
+
+
 def test_time_limits_do_not_count_as_restarts(start, tmp_path):
     for _ in range(5):
         start(0)

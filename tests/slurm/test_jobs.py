@@ -133,7 +133,8 @@ def kill_a_task(run):
 def test_a_killed_task_queues_the_job_again_until_no_restart_is_left(cluster, site, data, tmp_path):
     settings = ("trainer.max_steps=1000000", "trainer.validate_every=1000000", "trainer.restarts=1")
     config, log, metrics = config_in(data, tmp_path, *settings), tmp_path / "log", tmp_path / "run/metrics.csv"
-    command = ["sbatch", "--parsable", f"--output={log}", str(site / "slurm/train.sbatch"), str(config)]
+    layout = ("--nodes=2", "--ntasks-per-node=1")
+    command = ["sbatch", "--parsable", f"--output={log}", *layout, str(site / "slurm/train.sbatch"), str(config)]
     job = lab.slurm(cluster, *command, LCM_ROOT=str(site)).strip()
     for restart in ("0", "1"):
         lab.until(lambda n=restart: shown(cluster, job)["Restarts"] == n, 240)
