@@ -255,6 +255,7 @@ def test_the_results_name_the_tokens_of_rouge_and_what_they_cannot_read(tmp_path
     }  # fmt: skip
     assert results["summaries"]["roundtrip"]["rougeL"]["value"] == 1.0, "no 0 for what cannot be read"
     assert "ROUGE: 1 of 3 summaries not scored" in headline(results)
+    assert results["refused"]["reference without words for ROUGE"] == {"count": 1, "first": "f.jsonl:2"}
 
 
 def test_a_file_has_no_splits_and_folders_given_twice_count_once(tmp_path, folder):
