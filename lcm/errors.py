@@ -109,10 +109,9 @@ def explained(error: Exception) -> str:
 def origin(error: Exception) -> Literal["lcm", "library", "caller"]:
     """Where an error was raised: in lcm's own code, in a library, or in code that neither is."""
     *_, (file, _) = [("", 0), *_frames(error)]
-    if type(error) is RuntimeError or type(error).__module__ != "builtins":
-        return "library"  # torch raises the first from its C++, under the line of lcm that called it
     if Path(file).is_relative_to(HERE):
-        return "lcm"
+        # torch raises a RuntimeError from its C++, under the line of lcm that called it.
+        return "library" if type(error) is RuntimeError or type(error).__module__ != "builtins" else "lcm"
     of_library = "site-packages" in file or file.startswith((STDLIB, "<frozen"))
     return "library" if of_library else "caller"
 
