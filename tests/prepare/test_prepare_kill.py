@@ -286,7 +286,8 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(refere
 
     assert forked(run) == 0
     folder = tmp_path / "data"
-    expected_error = f"{folder}: File too large; put it right and run the same command again"
+    shard = folder / "train-000000.tar"
+    expected_error = f"{shard}: File too large (see ulimit -f); put it right and run the same command again"
     assert (tmp_path / "error").read_text() == expected_error
     use_codec(monkeypatch)
     prepare(options(source, folder))
