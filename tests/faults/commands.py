@@ -1,0 +1,94 @@
+"""Run `lcm` commands in processes with limited time and memory; what no command may end in is a Fault."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from forked import Forked
+
+SECONDS = 60
+"""A command that takes longer hangs."""
+MEMORY = 6 << 30
+"""Bytes of data that a command may have; a number that asks for more must end in one line, too."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command to run in the folder of a case."""
+
+    words: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == 0
+
+    @property
+    def last_line(self) -> str:
+        return (self.err.strip().splitlines() or [""])[-1]
+
+
+class Fault(Exception):
+    """What a case found."""
+
+
+Case = Callable[[Random, Path, Path], Generator[Run, Result, None]]
+"""(random, folder, bench) → the commands to run, one after the other; is sent the result of each. Raises Fault.
+
+bench: what the cases start from, made once; they copy from it
+"""
+
+
+def result_of(run: Run, folder: Path, number: int) -> Result:
+    """Run a command. Raises Fault for a traceback, a signal, a hang, an unknown status, or an error without a line."""
+    out, err = folder / f"{number}.out", folder / f"{number}.err"
+    process = Forked(
+        _limited, list(run.words), out=out, err=err, cwd=folder, **{"HOME": str(folder), **run.environment}
+    )
+    try:
+        status = process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise Fault(f"hangs for {SECONDS} s: {_end_of(err)}") from None
+    result = Result(status, *(path.read_text("utf-8", "replace") if path.exists() else "" for path in (out, err)))
+    if "Traceback (most recent call last)" in result.err:
+        raise Fault(f"traceback, status {status}: {_end_of(err)}")
+    if status not in (0, 1, 2):
+        raise Fault(f"status {status}: {_end_of(err)}")
+    if status and not result.last_line:
+        raise Fault(f"status {status} without a line")
+    if status == 1 and not result.last_line.startswith("lcm "):
+        raise Fault(f"status 1, and the last line is not the command's own: {_end_of(err)}")
+    return result
+
+
+def _end_of(path: Path) -> str:
+    lines = path.read_text("utf-8", "replace").strip().splitlines() if path.exists() else []
+    return " / ".join(line.strip() for line in lines[-4:])[-600:]
+
+
+def _limited(words: list[str]) -> None:
+    """The `lcm` command with limited memory, and `lcm prepare` with a codec without weights, in this process."""
+    import stub_codec
+
+    from lcm.cli import main
+    from lcm.prepare import command, worker
+
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    command.load_codec = worker.load_codec = stub_codec.load_stub
+    command.Pool = stub_codec.InlinePool
+    sys.argv = ["lcm", *words]
+    sys.exit(main())
