@@ -176,7 +176,7 @@ def _checked(value: Any, kind: Any, option: Option, name: str) -> Any:
     if isinstance(value, int | float) and not option.least <= value <= option.most:
         both = f"{option.least:g} to {option.most:g}" if option.most < math.inf else f"{option.least:g} or more"
         raise UserError(f"{name}={value}: expected {both}")
-    if isinstance(value, int) and abs(value) >= 2**63:
+    if isinstance(value, int) and option.most == math.inf and abs(value) >= 2**63:
         raise UserError(f"{name}={value}: expected less than 2**63")
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{name}={value}: expected a finite number")

@@ -52,7 +52,7 @@ class Sampling(SamplingOptions):
     so a batch draws what single rows do.
     """
 
-    seed: Annotated[int, Option(least=0)] = 0
+    seed: Annotated[int, Option(least=0, most=2**64 - 1)] = 0
     """Seed of everything that is drawn."""
     paper: bool = False
     """Sample as the paper does, instead of by the settings that the model's folder names."""
