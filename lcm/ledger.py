@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 class Entry(BaseModel, extra="forbid", frozen=True):
-    """What was passed over for one reason: the number, and the first in the order of reading."""
+    """Things passed over for one reason: the number, and the first in the order of reading."""
 
     count: int
     first: str

@@ -51,7 +51,7 @@ def rouge_record(pairs: Sequence[Example], lang: str) -> dict[str, Any]:
 
 
 def rouge_line(record: Mapping[str, Any]) -> str | None:
-    """What a person must know of ROUGE: that some summaries, or all, are not scored; None where all are."""
+    """Say what a person must know of ROUGE: that some summaries, or all, are not scored; None where all are."""
     if not record.get("not_scored"):
         return None
     total = record["scored"] + record["not_scored"]

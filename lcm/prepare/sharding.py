@@ -176,7 +176,7 @@ class Sharding:
         return sum(self.notes[name].blocks for name in chain(*self.names.values()))
 
     def refused(self) -> Entries:
-        """What discovery, the reader and the workers passed over."""
+        """Everything that discovery, the reader and the workers passed over."""
         ledgers = (self.notes[name].refused for name in chain(*self.names.values()))
         return Ledger(self.sources.passed.entries).extend(self._refused.entries, *ledgers).entries
 

@@ -170,7 +170,7 @@ def test_another_model_than_the_texts_is_refused(tiny, tmp_path):
 
 @pytest.mark.needs("wtpsplit")
 def test_a_model_that_loads_and_does_not_run_is_refused_before_any_text(tiny, monkeypatch):
-    """As with another version of transformers, whose errors are of any type."""
+    """Another version of transformers does so, with errors of any type."""
 
     def other_version(*_, **__):
         raise TypeError("forward() got an unexpected keyword argument")
