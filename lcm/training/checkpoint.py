@@ -148,7 +148,8 @@ def check_disk_space(folder: Path, parameters: int, keep: int) -> None:
     except OSError as error:
         raise UserError(f"run.dir={folder}: cannot be written ({error.strerror}); choose another") from error
     # Checkpoints of an earlier part of the run have their space already.
-    present = sum({(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*.ckpt")}.values())
+    files = [path.stat() for path in folder.rglob("*.ckpt") if path.exists()]  # a link may lead nowhere
+    present = sum({file.st_ino: file.st_size for file in files}.values())
     needed = checkpoint_bytes(parameters, keep) - present
     free = shutil.disk_usage(place).free
     if needed > free:

@@ -105,6 +105,8 @@ def _own(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
 def _opened(path: Path, whole: bool = True) -> dict[str, Any]:
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path}: a link to {path.readlink()}, which is not there")
+    if not path.exists():
+        raise UserError(f"{path} is missing")
     checkpoint = open_checkpoint(path, whole=whole)
     if lacks := [name for name in PARTS if name not in checkpoint]:
         raise UserError(f"{path}: not a checkpoint that lcm train can resume from: it has no {lacks[0]}")

@@ -99,11 +99,10 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_last_one_that_cannot_b
     (run / "checkpoints/step-00000012.ckpt").unlink()
     start = decide(config_of(finished, run), 1)
     assert (start.checkpoint.name, start.step) == ("step-00000009.ckpt", 9)
+    check(tiny_config(finished[0], run, "optimizer.final_lr=1.0"))
     (line,) = start.notes
     assert str(last) in line
-    assert {"missing": "no such file", "a dangling link": "/nowhere/last.ckpt", "NaN": "not finite"}.get(
-        how, ""
-    ) in line
+    assert {"missing": "is missing", "a dangling link": "/nowhere/last.ckpt", "NaN": "not finite"}.get(how, "") in line
 
 
 def test_a_run_without_any_whole_checkpoint_is_not_started_over(finished, run):
