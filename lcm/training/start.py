@@ -22,7 +22,8 @@ SAME_RESULT = {
     "data": ("workers", "cache", "cache_gb", "retries", "rows"),
     "trainer": (
         "compile", "checkpoint_activations", "devices", "nodes", "patience", "strategy", "offload", "validate_every",
-        "validation_rows", "checkpoint_every", "skips", "keep", "log_every", "loggers", "resume", "accumulate",
+        "validation_rows", "checkpoint_every", "skips", "keep", "log_every", "loggers", "resume", "restarts",
+        "accumulate",
     ),
     "run": ("dir",),
 }  # fmt: skip

@@ -153,6 +153,7 @@ def test_a_checkpoint_of_something_else_is_refused(finished, tmp_path):
         ([], 2, ["a step has 4 rows from step 12 on (2 ranks x trainer.accumulate=1 x data.rows=2); "
                  "until then it had 2: data.rows=1 keeps it"]),
         (["data.rows=1"], 2, []),
+        (["trainer.restarts=9"], 1, []),
         (["data.rows=1", "trainer.accumulate=2"], 1, []),
         (["data.rows=3"], 4, ["a step has 12 rows from step 12 on (4 ranks x trainer.accumulate=1 x data.rows=3); "
                               "until then it had 2: 4 do not divide it"]),
