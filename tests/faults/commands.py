@@ -40,7 +40,7 @@ class Result:
 
 
 class Fault(Exception):
-    """What a case found."""
+    """Found by a case: something that no command may do."""
 
 
 Case = Callable[[Random, Path, Path], Generator[Run, Result, None]]

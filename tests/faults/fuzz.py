@@ -23,7 +23,7 @@ from commands import Case, Fault, result_of
 
 
 def run_case(case: Case, seed: int, bench: Path) -> str:
-    """What is wrong with this case, or ""."""
+    """Run a case; return what is wrong with it, or ""."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     commands = case(Random(seed), folder, bench)
     told: list[str] = []

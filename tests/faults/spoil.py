@@ -19,7 +19,7 @@ VALUES: tuple[Any, ...] = (
     "one", "nan", "1e9", "~", "$HOME", "null", "/dev/null", "a\nb", "a\x00b", "ü…😀", "\ud800", "x" * 5000,
     [], [1], ["a", "b"], {}, {"a": 1}, [[]], [None],
 )  # fmt: skip
-"""What may stand in the place of a value."""
+"""Values to put in the place of another."""
 WORDS = (
     "Anna",
     "is",
