@@ -107,7 +107,7 @@ def explained(error: Exception) -> str:
 
 
 def origin(error: Exception) -> Literal["lcm", "library", "caller"]:
-    """The code that raised an error: lcm's own, in a library, or in code that neither is."""
+    """The code that raised an error: lcm's own, a library's, or the caller's."""
     *_, (file, _) = [("", 0), *_frames(error)]
     if Path(file).is_relative_to(HERE):
         # torch raises a RuntimeError from its C++, under the line of lcm that called it.
