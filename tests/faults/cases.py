@@ -45,7 +45,7 @@ ENVIRONMENT = (
 
 
 def make_bench(bench: Path, run: Callable[[Run], Result]) -> None:
-    """Make the files that cases copy: data, a configuration, a run of four steps, and the model that is part of the package."""
+    """Make the files that cases copy: data, a configuration, a run of four steps, and a packaged model."""
     write_data(bench / "data", some_documents(40), some_documents(8, seed=1), some_documents(8, seed=2))
     (bench / "config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     shutil.copytree(PACKAGED / "tales", bench / "model")
