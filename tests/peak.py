@@ -46,5 +46,6 @@ def peaks(config, folder, processes):
 
 def write_peak(folder):
     warnings.simplefilter("ignore")
+    rank = os.environ["LOCAL_RANK"]  # of a single rank, training removes it
     peak = measure(load_config(folder / "run.yaml"))
-    (folder / f"{os.environ['LOCAL_RANK']}.peak").write_text(str(peak))
+    (folder / f"{rank}.peak").write_text(str(peak))

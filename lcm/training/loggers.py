@@ -42,10 +42,10 @@ class MetricsFile(PlainLogger):
 
     Lightning's CSVLogger would delete the old file.
 
-    start: the step from which the run resumes, or 0
+    start: the step from which the run resumes, or 0; None where only the first report tells it
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(self, path: Path, start: int | None = None) -> None:
         super().__init__()
         self.path, self.start = path, start
         self.columns: list[str] = []
@@ -55,7 +55,8 @@ class MetricsFile(PlainLogger):
         assert step is not None
         row = {"step": step, **metrics}
         if not row.keys() <= set(self.columns):
-            self._rewrite(list(row), last=math.inf if self.columns else float(self.start))
+            start = step - 1 if self.start is None else self.start
+            self._rewrite(list(row), last=math.inf if self.columns else float(start))
         with disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 

@@ -85,7 +85,7 @@ def test_without_a_compiler_the_error_is_one_line(converted_folder, tmp_path):
 
 def test_the_encode_command_compiles_with_its_option(monkeypatch, tmp_path, mini):
     asked = []
-    monkeypatch.setattr("lcm.codec.load_codec", lambda name, **options: asked.append(options) or mini)
+    monkeypatch.setattr("lcm.codec.command.load_codec", lambda name, **options: asked.append(options) or mini)
     (tmp_path / "in.txt").write_text("A cat.\n")
     words = ["encode", "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
     assert main(words) == main([*words, "--compile"]) == 0

@@ -89,6 +89,7 @@ def test_tensorboard_holds_every_step_once_after_resuming(tmp_path):
     assert [each.step for each in found.Scalars("val/loss")] == [4, 8]
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_has_one_run_with_every_step_once(tmp_path, monkeypatch):
     """The steps that are trained again are in it already, bit for bit."""
     sent, inits = [], []
