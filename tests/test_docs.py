@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import forked
 
@@ -41,6 +42,17 @@ def test_the_documented_stories_are_told_as_documented(tmp_path):
     *_, last = level.strip().splitlines()
     told = forked.printed_by(forked.python(level, tmp_path / "level"), level)
     assert told == last.partition("# ")[2] + "\n"
+
+
+def test_every_box_of_a_picture_lies_inside_it():
+    for path in sorted((ROOT / "docs/pictures").glob("*.svg")):
+        root = ElementTree.parse(path).getroot()
+        width, height = map(float, root.get("viewBox", "").split()[2:])
+        for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+            x, y, across, down = (float(box.get(name, "0").rstrip("%")) for name in ("x", "y", "width", "height"))
+            assert min(x, y) >= 0, (path.name, box.attrib)
+            assert x + across <= width, (path.name, box.attrib)
+            assert y + down <= height, (path.name, box.attrib)
 
 
 def test_the_pictures_of_the_architecture_are_up_to_date():

@@ -102,7 +102,7 @@ def places() -> dict[str, tuple[float, float]]:
     """The middle of each room's box."""
     found = {}
     for column, x, middle in COLUMNS:
-        gap = 50 if len(column) > 3 else 110
+        gap = min(50, 340 / (len(column) - 1)) if len(column) > 3 else 110
         for number, room in enumerate(column):
             found[room] = (float(x), middle + gap * (number - (len(column) - 1) / 2))
     return found

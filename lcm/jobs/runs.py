@@ -98,10 +98,10 @@ def _owner(run: Path) -> dict[str, Any]:
     """The record of the process that trains there now; empty where none does. It touches its file all the time."""
     path = run / "owner.json"
     try:
-        record = json.loads(path.read_text())
+        record, age = json.loads(path.read_text(encoding="utf-8")), time.time() - path.stat().st_mtime
     except (OSError, ValueError):
         return {}
-    lives = not record["ended"] and time.time() - path.stat().st_mtime < SILENCE
+    lives = isinstance(record, dict) and not record.get("ended", True) and age < SILENCE
     return record if lives else {}
 
 

@@ -208,7 +208,8 @@ class Checkpoints(Checkpoint):
     def _save_model(self, trainer: L.Trainer) -> None:
         module = trainer.lightning_module
         assert isinstance(module, LCMModule)
-        self._finish_writing(trainer)  # a model is never without the checkpoint that it is from
+        if not any((self.folder / "checkpoints").glob("*.ckpt")):
+            self._finish_writing(trainer)  # killed before the first is on disk, a run would have a model and no start
         state = trainer.strategy.lightning_module_state_dict()  # a collective: every rank calls it
         if trainer.is_global_zero:
             if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:

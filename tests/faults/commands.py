@@ -1,8 +1,9 @@
 """Run `lcm` commands in processes with limited time and memory; what no command may end in is a Fault."""
 
 import resource
-import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from forked import Forked
 
 SECONDS = 60
 """A command that takes longer hangs."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Held by the thread that starts or asks for a process: each start asks for all, and a status can be read only once."""
 MEMORY = 6 << 30
 """Bytes of data that a command may have; a number that asks for more must end in one line, too."""
 
@@ -53,15 +56,11 @@ bench: what the cases start from, made once; they copy from it
 def result_of(run: Run, folder: Path, number: int) -> Result:
     """Run a command. Raises Fault for a traceback, a signal, a hang, an unknown status, or an error without a line."""
     out, err = folder / f"{number}.out", folder / f"{number}.err"
-    process = Forked(
-        _limited, list(run.words), out=out, err=err, cwd=folder, **{"HOME": str(folder), **run.environment}
-    )
-    try:
-        status = process.wait(SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise Fault(f"hangs for {SECONDS} s: {_end_of(err)}") from None
+    with _ONE_AT_A_TIME:
+        environment = {"HOME": str(folder), **run.environment}
+        process = Forked(_limited, list(run.words), out=out, err=err, cwd=folder, **environment)
+    if (status := _waited(process)) is None:
+        raise Fault(f"hangs for {SECONDS} s: {_end_of(err)}")
     result = Result(status, *(path.read_text("utf-8", "replace") if path.exists() else "" for path in (out, err)))
     if "Traceback (most recent call last)" in result.err:
         raise Fault(f"traceback, status {status}: {_end_of(err)}")
@@ -72,6 +71,21 @@ def result_of(run: Run, folder: Path, number: int) -> Result:
     if status == 1 and not result.last_line.startswith("lcm "):
         raise Fault(f"status 1, and the last line is not the command's own: {_end_of(err)}")
     return result
+
+
+def _waited(process: Forked) -> int | None:
+    """The exit status, or None for a command that hangs, which is then killed."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with _ONE_AT_A_TIME:
+            status = process.poll()
+        if status is not None:
+            return status
+        time.sleep(0.02)
+    with _ONE_AT_A_TIME:
+        process.kill()
+        process.wait()
+    return None
 
 
 def _end_of(path: Path) -> str:

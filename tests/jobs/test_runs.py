@@ -143,3 +143,11 @@ def test_a_folder_without_runs_is_one_line(folder, capsys):
     assert "no runs in it; expected folders of lcm train" in capsys.readouterr().err
     assert main(["runs", str(folder / "nothing")]) == 1
     assert f"DIR={folder}/nothing: no runs in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"host": "laptop"}', "\x00"])
+def test_a_damaged_record_of_an_owner_is_that_of_no_owner(text, folder, capsys):
+    made(folder, "a", START, "end\t2026-12-01T10:00:00\tstopped\n", job="1")
+    (folder / "a/owner.json").write_text(text)
+    assert main(["runs", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "stopped"
