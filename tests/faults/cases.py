@@ -144,7 +144,7 @@ def configuration(random: Random, folder: Path, bench: Path) -> Steps:
 
 
 def checkpoint(random: Random, folder: Path, bench: Path) -> Steps:
-    """A run with a spoiled file resumes from a good checkpoint, to the undisturbed run's very weights, or is refused."""
+    """A run with a spoiled file resumes from a good checkpoint, to the undisturbed run's weights, or is refused."""
     _copy(bench, folder, "data", "config.yaml", "run")
     files = [path for path in sorted((folder / "run").rglob("*")) if path.is_file() or path.is_symlink()]
     spoil_file(random, random.choice([path for path in files if path.suffix == ".ckpt"] * 3 + files))
