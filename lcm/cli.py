@@ -5,10 +5,12 @@ Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wro
 """
 
 import os
+import select
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import Any
 
 from lcm import __version__
 from lcm.errors import UserError, report
@@ -32,45 +34,107 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. An error that the user can fix is one line, without a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)\n")
-        for name, summary in COMMANDS.items():
-            print(f"  {name:10}{summary}")
-        return 0 if words else 2
-    if words[0] == "--version":
+    if not words or words[0] in ("-h", "--help", "--version"):
+        return run_command("lcm", lambda: _introduce(words))
+    return run_command(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
+
+
+def _introduce(words: list[str]) -> int:
+    if words == ["--version"]:
         print(__version__)
         return 0
-    return run_command(f"lcm {words[0]}", lambda: _run(words[0], words[1:]))
+    print("usage: lcm COMMAND [options]        (lcm COMMAND --help lists them)\n")
+    for name, summary in COMMANDS.items():
+        print(f"  {name:10}{summary}")
+    return 0 if words else 2
 
 
 def run_command(program: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run `work` and return its exit status. Whatever ends it is one line on stderr, never a traceback.
 
     1 for an error, in the words of `lcm.errors.explained` · 75 for a MachineError · 130 for Ctrl-C, with `interrupted`
-    as the line
+    as the line. Lines that stderr does not take end no work: `lcm train 2>&1 | head` trains to its end.
     """
+    if sys.stdout is None:  # closed by the shell: `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    log = _Log(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
     try:
-        status = work()
-        sys.stdout.flush()
+        with redirect_stderr(log):
+            return _status_of(program, work, interrupted)
+    finally:
+        log.settle()
+
+
+def _status_of(program: str, work: Callable[[], int], interrupted: str) -> int:
+    try:
+        try:
+            status = work()
+        except SystemExit:  # argparse has printed its help, or the usage
+            _flush()
+            raise
+        _flush()
         return status
     except KeyboardInterrupt:
         print(f"{program}: {interrupted}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended: not an error
-        _discard_output()
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):  # `| head`: not an error
+            _discard(sys.stdout)
+            return 0
         report(program, error)
         try:
             sys.stdout.flush()
         except OSError:
-            _discard_output()
+            _discard(sys.stdout)
         return error.status if isinstance(error, UserError) else 1
 
 
-def _discard_output() -> None:
-    """Let the interpreter's last flush of stdout succeed."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class _Log:
+    """A stderr that loses lines, and raises nothing, where its reader has ended or its disk is full."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def settle(self) -> None:
+        """Drop what could not be written, which the interpreter would try again at its end."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "stdout"
+        raise
+
+
+def _has_no_reader(stream: Any) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)  # errors are always told
+    except OSError:  # a notebook's stdout is no file
+        return False
+    return bool(poll.poll(0))
+
+
+def _discard(stream: Any) -> None:
+    """Let the interpreter's last flush of a stream succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
