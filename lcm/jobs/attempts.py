@@ -25,7 +25,7 @@ class Attempts:
         found = cls(job=text_of(folder / "job"))
         for line in (text_of(folder / "attempts") or "").splitlines():
             match line.split("\t"):
-                case ["start", _, job, hosts, ranks, log]:
+                case ["start", _, job, hosts, ranks, log] if ranks.isdecimal():
                     found = cls(job, found.starts + 1, hosts, int(ranks), Path(log))
                 case ["end", _, end]:
                     found = cls(found.job, found.starts, found.hosts, found.ranks, found.log, end)
@@ -35,11 +35,18 @@ class Attempts:
         """The last line of the log that says something; None where there is none."""
         if self.log is None or not self.log.is_file():
             return None
-        with self.log.open("rb") as file:
-            file.seek(max(self.log.stat().st_size - 4096, 0))
-            lines = file.read().decode(errors="replace").splitlines()
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(self.log.stat().st_size - 4096, 0))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:  # not for us to read
+            return None
         return next((line for line in reversed(lines) if line.strip()), None)
 
 
 def text_of(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    """The text of a file; None where there is none, or none that we may read."""
+    try:
+        return path.read_bytes().decode(errors="replace").strip()
+    except OSError:
+        return None

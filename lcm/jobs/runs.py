@@ -10,6 +10,7 @@ rate    concepts per second; left: at this rate, with full rows, so at most
 
 import argparse
 import csv
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,34 +63,38 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 
 def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
-    """A run as its files show it. queue: Slurm's states by job; None: there is no Slurm here"""
-    submitted = max(run.glob("submitted/[!.]*/config.yaml"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    """A run as its files show it. queue: Slurm's states by job; None: there is no Slurm here
+
+    A file that is damaged, being written, or not for us to read counts as absent, and hides no other run.
+    """
+    submitted, _ = _newest(run, "submitted/[!.]*/config.yaml")
     attempts = Attempts.read(submitted.parent) if submitted else Attempts()
     config = _config(submitted or run / "config.yaml")
     rows = _metrics(run / "metrics.csv")
     step = int(rows[-1]["step"]) if rows else None
     max_steps = config.trainer.max_steps if config else None
-    speed = _last(rows, "train/concepts_per_second")
-    losses = [float(row["val/loss"]) for row in rows if row.get("val/loss")]
-    newest = max(run.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), default=None)
+    speeds = [speed for row in rows if math.isfinite(speed := _number(row.get("train/concepts_per_second")))]
+    speed = speeds[-1] if speeds else 0.0
+    losses = [_number(row.get("val/loss")) for row in rows]
+    newest, written = _newest(run, "checkpoints/*.ckpt")
     done = step is not None and step == max_steps and (run / "model.safetensors").is_file()
     owner = _owner(run)
     state = _state(done, attempts, queue, owner)
     left = None
-    if config and step is not None and speed and state == "running":
+    if config and step is not None and speed > 0 and state == "running":
         left = round((config.trainer.max_steps - step) * _concepts_per_step(config, attempts) / speed)
     return Run(
         run=name,
         state=state,
         step=step,
         max_steps=max_steps,
-        concepts_per_second=speed,
+        concepts_per_second=speed if speed > 0 else None,
         seconds_left=left,
         checkpoint=newest.name if newest else None,
-        checkpoint_age=round(time.time() - newest.stat().st_mtime) if newest else None,
+        checkpoint_age=round(time.time() - written) if newest else None,
         attempts=attempts.starts,
-        job=attempts.job or owner.get("job") or None,
-        host=attempts.hosts or owner.get("host"),
+        job=attempts.job or str(owner.get("job") or "") or None,
+        host=attempts.hosts or str(owner.get("host") or "") or None,
         validation_loss=min((loss for loss in losses if math.isfinite(loss)), default=None),
         last_line=attempts.last_line(),
     )
@@ -126,21 +132,35 @@ def _concepts_per_step(config: Config, attempts: Attempts) -> int:
 def _config(path: Path) -> Config | None:
     try:
         return load_config(path)
-    except UserError:  # of another version, or being written
+    except (UserError, OSError):  # of another version, or being written
         return None
 
 
+def _newest(run: Path, pattern: str) -> tuple[Path | None, float]:
+    """The newest file, and the time when it was written. One that is replaced or removed meanwhile is passed over."""
+    found: list[tuple[float, Path]] = []
+    for path in run.glob(pattern):
+        with suppress(OSError):
+            found.append((path.stat().st_mtime, path))
+    written, newest = max(found, default=(0.0, None))
+    return newest, written
+
+
 def _metrics(path: Path) -> list[dict[str, str]]:
-    """Rows, without a last one that is being written."""
-    if not path.is_file():
+    """Rows of steps, without a last one that is being written."""
+    try:
+        text = path.read_bytes().decode(errors="replace").replace("\0", "")
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    except (OSError, csv.Error):
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row.values()]
+    return [row for row in rows if (row.get("step") or "").isdecimal() and None not in row.values()]
 
 
-def _last(rows: list[dict[str, str]], name: str) -> float | None:
-    return next((float(row[name]) for row in reversed(rows) if row.get(name)), None)
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
 
 
 def slurm_queue() -> dict[str, str] | None:

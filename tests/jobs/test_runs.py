@@ -151,3 +151,42 @@ def test_a_damaged_record_of_an_owner_is_that_of_no_owner(text, folder, capsys):
     (folder / "a/owner.json").write_text(text)
     assert main(["runs", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.csv", b"loss,epoch\n1,2\n"),  # another program's
+        ("metrics.csv", b"step,val/loss,train/concepts_per_second\nx,1,1\n1.5,1,1\n"),
+        ("metrics.csv", b"step,val/loss,train/concepts_per_second\n4,x,\xff\n"),
+        ("metrics.csv", b'step\n"' + b"a" * 140_000),
+        ("owner.json", b'{"host": [1], "job": {"a": 1}, "ended": false}'),
+        ("owner.json", b"\x00" * 200),
+        ("submitted/20261201-090000-aa/attempts", b"start\t1\t2\t3\tx\tlog\n\xff\x00\n"),
+        ("submitted/20261201-090000-aa/job", b"\xff"),
+        ("submitted/20261201-090000-aa/config.yaml", b"\x00"),
+    ],
+)
+def test_a_damaged_file_of_one_run_hides_no_other(file, content, folder, capsys):
+    """Such as a power cut leaves."""
+    made(folder, "good", START)
+    before = shown(folder, capsys)["good"]
+    (made(folder, "damaged", START) / file).write_bytes(content)
+    found = shown(folder, capsys)
+    assert found.keys() == {"good", "damaged"}
+    before["checkpoint_age"] = found["good"]["checkpoint_age"]
+    assert found["good"] == before
+    assert main(["runs", str(folder)]) == 0
+
+
+def test_a_number_that_is_being_written_is_not_shown(folder, capsys):
+    run = made(folder, "a", START)
+    with (run / "metrics.csv").open("a") as file:
+        file.write("51,,9")  # of 98.5
+    assert (shown(folder, capsys)["a"]["step"], shown(folder, capsys)["a"]["concepts_per_second"]) == (50, 128.0)
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_passed_over(folder, capsys):
+    run = made(folder, "a", START)
+    (run / "checkpoints/step-00000050.ckpt").symlink_to("gone")
+    assert shown(folder, capsys)["a"]["checkpoint"] == "last.ckpt"
