@@ -2,7 +2,8 @@
 
 `run.dir/owner.json` is locked by rank 0 for as long as it runs, and touched every few seconds. The kernel frees the
 lock of a process that dies. Where a network disk keeps locks to one host, the touching shows that an owner elsewhere
-lives.
+lives. A job that Slurm has started again ends what is left of its earlier start, on a node that Slurm has given up: it
+writes another token, and the owner, which reads the file as often as it touches it, ends.
 """
 
 import errno
@@ -19,13 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lcm.errors import UserError
+from lcm.errors import MachineError, UserError
 from lcm.files import disk_errors
 from lcm.training.environment import whereabouts
 
 OWNER = "owner.json"
 BEAT = 5.0
 """Seconds between two signs of life of an owner."""
+GRACE = 36
+"""Beats in which an earlier start of the same job ends, once it is told to; a disk may show it the file late."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -64,9 +67,8 @@ class Owner:
             self._write()
 
     def _write(self) -> None:
-        text = json.dumps(self.record).encode()
-        os.pwrite(self._descriptor, text, 0)
-        os.ftruncate(self._descriptor, len(text))
+        with disk_errors(self.path):
+            _write(self._descriptor, self.record)
 
     def check(self) -> None:
         """Raises UserError where another process has taken the folder over, which took this one for dead."""
@@ -90,7 +92,10 @@ class Owner:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Owner]:
-    """Own the folder during the block. Raises UserError where another process does, naming it."""
+    """Own the folder during the block. Raises UserError where another process does, naming it.
+
+    An earlier start of the same job is ended first: MachineError where it cannot be.
+    """
     fresh = not folder.exists()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +129,8 @@ def check_free(folder: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _taken(folder) from None
+            if not _outlived(read_owner(folder)):
+                raise _taken(folder) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -144,15 +150,20 @@ def read_owner(folder: Path) -> dict[str, Any]:
 def _locked(folder: Path) -> tuple[int, bool]:
     """An open, locked owner.json, and whether the disk has locks at all."""
     end = time.monotonic() + 1.0  # a check holds the lock for a moment
+    earlier: _Earlier | None = None
     while True:
         descriptor = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if earlier is None and _outlived(before := read_owner(folder)):
+                earlier, end = _Earlier(folder, before), time.monotonic() + GRACE * BEAT
+            if earlier is not None:
+                earlier.tell(descriptor)
             os.close(descriptor)
             if time.monotonic() > end:
-                raise _taken(folder) from None
-            time.sleep(0.1)
+                raise _taken(folder) if earlier is None else earlier.remains() from None
+            time.sleep(min(0.1, BEAT))
             continue
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -168,11 +179,56 @@ def _locked(folder: Path) -> tuple[int, bool]:
 def _refuse_if_alive(folder: Path, before: dict[str, Any], descriptor: int) -> None:
     """Watch for signs of life of an owner on another host, whose lock may not be seen here."""
     print(f"lcm train: run.dir={folder}: waiting to see whether {_place(before)} still writes there", file=sys.stderr)
-    last, end = os.fstat(descriptor).st_mtime_ns, time.monotonic() + 3 * BEAT
+    earlier, begun = _Earlier(folder, before) if _outlived(before) else None, time.monotonic()
+    if earlier is not None:
+        earlier.tell(descriptor)
+    last, end = os.fstat(descriptor).st_mtime_ns, begun + 3 * BEAT
     while time.monotonic() < end:
         time.sleep(BEAT / 5)
-        if os.stat(folder / OWNER).st_mtime_ns != last:
+        if os.stat(folder / OWNER).st_mtime_ns == last:
+            continue
+        if earlier is None:
             raise _taken(folder)
+        if time.monotonic() > begun + GRACE * BEAT:
+            raise earlier.remains()
+        earlier.tell(descriptor)
+        last, end = os.fstat(descriptor).st_mtime_ns, time.monotonic() + 3 * BEAT
+
+
+def _outlived(record: dict[str, Any]) -> bool:
+    """True for an owner that is an earlier start of this process's own job, which Slurm has started again."""
+    _, job, restart = whereabouts()
+    return bool(job) and record.get("job") == job and record.get("restart") in range(restart)
+
+
+class _Earlier:
+    """An earlier start of this job that still owns the folder, such as one on a node that Slurm has given up."""
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder, self.place, self.token = folder, _place(record), secrets.token_hex(8)
+        print(
+            f"lcm train: run.dir={folder}: {self.place}, an earlier start of this job, is told to end", file=sys.stderr
+        )
+
+    def tell(self, descriptor: int) -> None:
+        """Put a new token into its record, again where it has written since."""
+        now = read_owner(self.folder)
+        if now and now.get("token") != self.token:
+            host, job, restart = whereabouts()
+            mine = {"host": host, "job": job, "process": os.getpid(), "restart": restart}
+            _write(descriptor, now | mine | {"token": self.token, "ended": True})
+
+    def remains(self) -> MachineError:
+        return MachineError(
+            f"run.dir={self.folder}: {self.place}, an earlier start of this job, has been told to end and still holds "
+            f"the folder after {GRACE * BEAT:g} s; end it, or wait until its node is gone, and run the same command"
+        )
+
+
+def _write(descriptor: int, record: dict[str, Any]) -> None:
+    text = json.dumps(record).encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
 
 
 def _taken(folder: Path) -> UserError:

@@ -1,13 +1,16 @@
 """One process owns a run's folder; others are told who it is, and notice when it is dead."""
 
 import errno
+import fcntl
 import json
 import os
 import threading
+import time
 
 import pytest
+from forked import python
 
-from lcm.errors import UserError
+from lcm.errors import MachineError, UserError
 from lcm.training import ownership
 from lcm.training.checkpoint import AtomicCheckpointIO
 from lcm.training.ownership import OWNER, check_free, claimed, read_owner
@@ -123,3 +126,62 @@ def test_a_record_that_is_cut_off_counts_as_none(text, tmp_path):
     (tmp_path / OWNER).write_text(text)
     with claimed(tmp_path) as owner:
         assert owner.record["attempt"] == 1
+
+
+ORPHAN = """
+import errno, os, time
+from pathlib import Path
+from lcm.training import ownership
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+os.environ |= {{"SLURM_JOB_ID": "17", "SLURMD_NODENAME": "node1"}}
+ownership.BEAT = 0.05
+if not {locks}:
+    ownership.fcntl.flock = no_locks
+with ownership.claimed(Path({folder!r})) as owner:
+    for step in range(1000):
+        owner.wrote(step)
+        time.sleep(0.06)
+"""
+"""The first start of job 17, on a node that Slurm has given up and that lives."""
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "a disk without locks"])
+def test_a_job_that_is_started_again_ends_its_earlier_start(locks, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    orphan = python(ORPHAN.format(locks=locks, folder=str(folder)), tmp_path / "orphan")
+    while read_owner(folder).get("saved", 0) < 2:
+        assert orphan.poll() is None
+        time.sleep(0.01)
+    if not locks:
+        monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
+    for name, value in (("SLURM_JOB_ID", "17"), ("SLURM_RESTART_COUNT", "1"), ("SLURMD_NODENAME", "node2")):
+        monkeypatch.setenv(name, value)
+    check_free(folder)
+    with claimed(folder) as owner:
+        assert orphan.wait(10) == 1, "it may not requeue the job, which would end the new start"
+        assert owner.record["attempt"] == 2
+        assert owner.record["saved"] >= 2
+        assert read_owner(folder)["token"] == owner.record["token"]
+    line = f"run.dir={folder}: node1, process {orphan.pid}, job 17, an earlier start of this job, is told to end"
+    assert line in capsys.readouterr().err
+    taken = f"node2, process {os.getpid()}, job 17 has taken it over; this run ends"
+    assert taken in (tmp_path / "orphan.err").read_text()
+
+
+def test_an_earlier_start_that_does_not_end_is_a_failure_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "GRACE", 4)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    left_behind(tmp_path, restart=0)
+    with (tmp_path / OWNER).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(MachineError, match=r"process 4711, job 17, an earlier start .* still holds .* after 0.2 s"):
+            claimed(tmp_path).__enter__()
+        left_behind(tmp_path, restart=0, job="18")
+        with pytest.raises(UserError, match="another lcm train is writing there") as refused:
+            claimed(tmp_path).__enter__()
+        assert refused.type is UserError, "an owner of another job is not told to end"
+        assert read_owner(tmp_path)["token"] == "a"
