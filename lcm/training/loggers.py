@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,15 +110,20 @@ class OneWandbRun(WandbLogger):
 
 
 class Terminal(PlainLogger):
-    """A progress bar on a terminal; elsewhere a line every ten seconds and at each validation. On stderr."""
+    """A progress bar on a terminal; elsewhere a line every ten seconds and at each validation. On stderr.
+
+    The time left is by the rate of the last minutes, so that a pause is soon forgotten.
+    """
 
     SECONDS = 10.0
+    MINUTES = 10.0
 
     def __init__(self, max_steps: int) -> None:
         super().__init__()
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
-        self.start: tuple[int, float] | None = None
+        self.recent: deque[tuple[int, float]] = deque()
+        """Steps and times of the reports of the last minutes, and at least of two."""
         self.printed = -math.inf
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
@@ -127,7 +133,9 @@ class Terminal(PlainLogger):
         assert step is not None
         now = time.monotonic()
         self.metrics.update(metrics)
-        self.start = self.start or (step, now)
+        self.recent.append((step, now))
+        while len(self.recent) > 2 and self.recent[0][1] < now - 60 * self.MINUTES:
+            self.recent.popleft()
         if self.bar is not None:
             if not self.bar.tasks:
                 self.bar.add_task("", total=self.max_steps, completed=step)
@@ -152,9 +160,8 @@ class Terminal(PlainLogger):
         return "  ".join(f"{label} {how.format(self.metrics[key])}" for label, key, how in shown if key in self.metrics)
 
     def _left(self, step: int, now: float) -> str:
-        assert self.start is not None
-        done = step - self.start[0]
-        seconds = int((now - self.start[1]) / done * (self.max_steps - step)) if done else 0
+        first, then = self.recent[0]
+        seconds = int((now - then) / (step - first) * (self.max_steps - step)) if step > first else 0
         return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if seconds else ""
 
 

@@ -121,6 +121,26 @@ def test_without_a_terminal_lines_are_few(monkeypatch, capsys):
     assert len(lines) == 6
 
 
+def test_the_time_left_forgets_a_pause(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("lcm.training.loggers.time.monotonic", lambda: clock[0])
+    terminal = Terminal(max_steps=1000)
+    for step in range(0, 500, 10):
+        clock[0] += 7200 if step == 50 else 20
+        terminal.log_metrics({"train/loss": 5.0}, step=step)
+    assert capsys.readouterr().err.splitlines()[-1] == "step 490 of 1,000  loss 5  0:17:00 left"
+
+
+def test_the_time_left_of_reports_that_are_far_apart_is_by_the_last_two(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("lcm.training.loggers.time.monotonic", lambda: clock[0])
+    terminal = Terminal(max_steps=100)
+    for step, seconds in ((10, 3600), (20, 3600), (30, 1800)):
+        clock[0] += seconds
+        terminal.log_metrics({"train/loss": 5.0}, step=step)
+    assert capsys.readouterr().err.splitlines()[-1] == "step 30 of 100  loss 5  3:30:00 left"
+
+
 def test_a_terminal_shows_a_progress_bar(monkeypatch):
     class Screen(io.StringIO):
         def isatty(self):
