@@ -23,7 +23,7 @@ with starting("inspect_shards"):
     from lcm.data.manifest import SPLITS, Manifest, local_folder, open_dataset
     from lcm.data.shards import CONCEPTS, Encoded, load_index, read_documents, read_sample
     from lcm.errors import UserError
-    from lcm.files import disk_errors
+    from lcm.files import atomic_result
     from lcm.options import Option, add_options, check_fields, options_from, writable_file
 
 SENTENCE_SAMPLE = 2000
@@ -113,7 +113,8 @@ def draw(documents: NDArray[np.int64], sentences: NDArray[np.int64], title: str,
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.legend(frameon=False)
     axes[0].set_xscale("log")
-    figure.savefig(path, dpi=120)
+    with atomic_result(path) as part:
+        figure.savefig(part, dpi=120, format=path.suffix.removeprefix(".") or "png")
 
 
 def side_by_side(document: Encoded, decoded: list[str]) -> str:
@@ -138,8 +139,7 @@ def inspect(options: Options, load: Callable[[str], Any]) -> int:
     documents, sentences = document_lengths(folder, manifest, split), sentence_lengths(folder, split)
     low, middle, high = np.quantile(sentences, [0.1, 0.5, 0.9])
     print(f"sentences of {split}: {low:.0f} characters (10%), {middle:.0f} (median), {high:.0f} (90%)")
-    with disk_errors(picture):
-        draw(documents, sentences, f"{folder.name}, {split}: {len(documents):,} documents", picture)
+    draw(documents, sentences, f"{folder.name}, {split}: {len(documents):,} documents", picture)
     print(f"lengths: {picture}\n")
     document = random_document(folder, manifest, split, options.seed)
     vectors = torch.from_numpy(document.vectors[: options.sentences]).float()

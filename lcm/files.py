@@ -87,6 +87,26 @@ def atomic(path: Path, *, scratch: Path | None = None, many_writers: bool = Fals
         yield file
 
 
+@contextmanager
+def atomic_result(path: Path) -> Iterator[Path]:
+    """`atomic_path` for a file that a person has named: behind a link; a pipe or a device is written as it is.
+
+    Raises UserError, naming the file, where the disk refuses it; what was there before is then still there.
+    """
+    with disk_errors(path):
+        if path.exists() and not path.is_file():
+            yield path
+        else:
+            with atomic_path(path.resolve() if path.is_symlink() else path) as part:
+                yield part
+
+
+def write_result(path: Path, text: str) -> None:
+    """Write the text of a result, whole or not at all. Raises UserError, naming the file."""
+    with atomic_result(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,8 +1,11 @@
 """The `lcm` command: help for everything, one line for every mistake, results on stdout."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +88,26 @@ def test_unusable_text_is_one_line(content, expected, tmp_path, capsys):
     err = capsys.readouterr().err
     assert expected in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_full_disk_leaves_the_earlier_result(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "encode").write_text("One.")
+    np.save(tmp_path / "v.npy", np.zeros((1, 512), np.float32))
+    (tmp_path / "v.npy").rename(tmp_path / "decode")
+    (tmp_path / "out").write_text("earlier")
+
+    def full(file, *_, **__):
+        Path(file if isinstance(file, Path) else file.name).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    words = [command, "--input", str(tmp_path / command), "--output", str(tmp_path / "out")]
+    assert main(words) == 1
+    assert f"{tmp_path / 'out'}: No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path, capsys):

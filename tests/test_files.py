@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lcm.errors import UserError
-from lcm.files import atomic, atomic_path, cache_folder, disk_errors, lock, sha256
+from lcm.files import atomic, atomic_path, atomic_result, cache_folder, disk_errors, lock, sha256, write_result
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,6 +134,34 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     with pytest.raises(BrokenPipeError), disk_errors(tmp_path):
         raise BrokenPipeError
+
+
+def fill_the_disk(path):
+    with atomic_result(path) as part:
+        part.write_text("hal")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_result_that_the_disk_refuses_leaves_the_earlier_one(tmp_path):
+    path, link = tmp_path / "disk" / "v.npy", tmp_path / "v.npy"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    write_result(link, "earlier")
+    with pytest.raises(UserError, match=r"v\.npy: No space left on device"):
+        fill_the_disk(link)
+    assert link.is_symlink(), "the link stays"
+    assert path.read_text() == "earlier"
+    assert [file.name for file in path.parent.iterdir()] == ["v.npy"]
+
+
+def test_a_result_that_is_a_pipe_is_written_into_it(tmp_path):
+    """`--output >(gzip)`; nor may a file replace /dev/null."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_result(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_a_checksum_is_that_of_the_bytes(tmp_path):

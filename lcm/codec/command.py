@@ -12,7 +12,7 @@ import torch
 
 from lcm.codec.codec import load_codec
 from lcm.errors import UserError
-from lcm.files import disk_errors
+from lcm.files import atomic_result, write_result
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_file
 from lcm.streams import read_lines
 
@@ -60,7 +60,7 @@ def encode(args: Namespace) -> int:
     output = writable_file(options.output)
     vectors = load_codec(options.codec, compile_encoder=options.compile).encode(sentences, lang=options.lang)
     # Through an open file, because numpy adds ".npy" to a name that lacks it.
-    with disk_errors(output), output.open("wb") as file:
+    with atomic_result(output) as part, part.open("wb") as file:
         np.save(file, vectors.numpy())
     print(json.dumps({"sentences": len(sentences), "dim": vectors.shape[1], "output": options.output}))
     return 0
@@ -81,8 +81,7 @@ def decode(args: Namespace) -> int:
     sentences = codec.decode(torch.from_numpy(vectors).float(), lang=options.lang, beam=options.beam)
     text = "".join(sentence + "\n" for sentence in sentences)
     if output:
-        with disk_errors(output):
-            output.write_text(text, encoding="utf-8")
+        write_result(output, text)
     else:
         sys.stdout.write(text)
     return 0

@@ -33,6 +33,7 @@ from lcm.codec_lab.start import Start, make_start
 from lcm.codec_lab.terms import Rounding, fit_rounding, load_rounding, make_teacher
 from lcm.data.manifest import location_and_scale
 from lcm.errors import UserError
+from lcm.files import write_result
 from lcm.models import Normalizer
 from lcm.models.quantizer import save_quantizer
 from lcm.training.checkpoint import AtomicCheckpointIO, latest
@@ -96,7 +97,7 @@ def train_codec(settings: CodecTraining) -> Path:
     run = prepare_run(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    (folder / "settings.yaml").write_text(text, encoding="utf-8")
+    write_result(folder / "settings.yaml", text)
     if checkpoint:
         say(f"going on from {checkpoint}")
     run.fit(folder, checkpoint)
@@ -249,13 +250,13 @@ def ablate(settings: CodecTraining, steps: int) -> str:
         run.fit(folder=None)
         run.module.protect(embedding=True)
         done[key] = _scores(run)
-        path.write_text(json.dumps({"settings": ours, "rows": done}, indent=1), encoding="utf-8")
+        write_result(path, json.dumps({"settings": ours, "rows": done}, indent=1))
     lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
     for key, row in done.items():
         if key.endswith(f", {steps} steps"):
             lines.append(f"| {key} | {' | '.join(f'{row[column]:.4g}' for column in COLUMNS)} |")
     text = "\n".join([*lines, ""])
-    (folder / "ablation.md").write_text(text, encoding="utf-8")
+    write_result(folder / "ablation.md", text)
     return text
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from lcm.codec_lab.judging import Judged
 from lcm.errors import UserError
 from lcm.evaluation import finite, output_folder, render
+from lcm.files import atomic_result, write_result
 from lcm.options import existing_file
 
 RESULTS, PAGE, SENTENCES = "results.json", "report.html", "sentences.parquet"
@@ -53,9 +54,10 @@ def write(judged: Judged, folder: Path, others: Sequence[Results] = ()) -> None:
     output_folder(folder)
     results = finite(judged.results)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    pq.write_table(pa.Table.from_pylist(judged.rows, schema=COLUMNS), folder / SENTENCES)
-    (folder / PAGE).write_text(report_page(results, others), encoding="utf-8")
+    write_result(folder / RESULTS, text + "\n")
+    with atomic_result(folder / SENTENCES) as part:
+        pq.write_table(pa.Table.from_pylist(judged.rows, schema=COLUMNS), part)
+    write_result(folder / PAGE, report_page(results, others))
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from lcm.evaluation.examples import (
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
 from lcm.evaluation.truth import PROMPTS, judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
-from lcm.files import disk_errors
+from lcm.files import write_result
 from lcm.inference import LCM, Bank, load
 from lcm.ledger import Entries, Ledger, described
 from lcm.models import Sampling
@@ -247,10 +247,9 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate(lcm, options)
     text = json.dumps(evaluation.results, indent=2, ensure_ascii=False, allow_nan=False)
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.rows]
-    with disk_errors(output):
-        (output / "results.json").write_text(text + "\n", encoding="utf-8")
-        (output / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
-        write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
+    write_result(output / "results.json", text + "\n")
+    write_result(output / "examples.jsonl", "".join(lines))
+    write_report(output / "report.html", evaluation.results, evaluation.rows, Path(command.model))
     print(text if command.json else headline(evaluation.results))
     print(f"{output / 'report.html'}", file=sys.stderr)
     if line := described(evaluation.refused):

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lcm.errors import UserError
 from lcm.evaluation.summaries import ROUGE, rouge_line
 from lcm.evaluation.truth_report import truth_lines, truth_values
+from lcm.files import write_result
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
@@ -189,7 +190,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         **truth_values(results, rows),
         **_curves(model),
     }
-    path.write_text(render(HERE / "report.html", values), encoding="utf-8")
+    write_result(path, render(HERE / "report.html", values))
 
 
 def headline(results: Results) -> str:

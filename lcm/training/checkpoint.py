@@ -31,7 +31,7 @@ from lcm.models import build_from_tensors, save_model
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
 from lcm.training.ownership import Owner
 
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, BEST, CARD = "last.ckpt", "best.ckpt", "README.md"
 MODEL_CARD = """# {name}
 
 A concept model: it reads sentences as vectors and predicts the vector of the next one.
@@ -238,7 +238,7 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
         ("written by", ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    with atomic_path(folder / "README.md") as partial:
+    with atomic_path(folder / CARD) as partial:
         partial.write_text(MODEL_CARD.format(name=Path(config.run.dir).name, table=table), encoding="utf-8")
 
 

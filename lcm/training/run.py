@@ -28,7 +28,7 @@ from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.models import MODEL, ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Stopped
-from lcm.training.checkpoint import BEST, LAST, check_disk_space, export, latest, open_checkpoint, write_card
+from lcm.training.checkpoint import BEST, CARD, LAST, check_disk_space, export, latest, open_checkpoint, write_card
 from lcm.training.engine import BYTES_PER_PARAMETER, SHARDED, check_strategy, choose
 from lcm.training.environment import Launch, read_environment
 from lcm.training.loggers import check_loggers, quiet_lightning, say
@@ -74,7 +74,7 @@ def train(config: Config) -> Path:
             if stopped := _fit(trainer, module, data, start):
                 return _requeue_or_raise(stopped, folder, trainer.is_global_zero)
         if owner is not None:
-            _check_model(folder, data.has_validation)
+            _check_model(folder, data.has_validation, module.config)
     return folder
 
 
@@ -130,16 +130,19 @@ def _requeue_or_raise(stopped: Stopped, folder: Path, is_global_zero: bool) -> P
     return folder
 
 
-def _check_model(folder: Path, validates: bool) -> None:
-    """Make sure that a finished run has a model that opens: else write it again, from the checkpoint it came from.
+def _check_model(folder: Path, validates: bool, config: Config) -> None:
+    """Make sure that a finished run has a model that opens, and its card: else write them, from their checkpoint.
 
     Raises UserError where there is none.
     """
+    best = folder / "checkpoints" / (BEST if validates else LAST)
     try:
         with safe_open(folder / MODEL, "pt"):
+            if best.is_file() and not (folder / CARD).is_file():  # ended between its last checkpoint and its card
+                write_card(folder, count_parameters(config), config, open_checkpoint(best))
             return
     except (OSError, SafetensorError):
-        best = folder / "checkpoints" / (BEST if validates else LAST)
+        pass
     if not best.is_file():
         raise UserError(
             f"run.dir={folder}: all steps are done, but no model was chosen as the best, as val/loss was never a "

@@ -184,6 +184,14 @@ def test_a_finished_run_gets_its_model_again(how, finished, run, capsys):
     torch.testing.assert_close(dict(load_model(run)[0].state_dict()), before, rtol=0, atol=0)
 
 
+def test_a_finished_run_gets_its_card_again(finished, run):
+    """A run that was killed, or whose disk was full, between its last checkpoint and its card."""
+    before = (run / "README.md").read_text()
+    (run / "README.md").unlink()
+    train(tiny_config(finished[0], run, "optimizer.final_lr=1.0"))
+    assert (run / "README.md").read_text() == before.replace(f"# {finished[1].name}", f"# {run.name}")
+
+
 def test_a_finished_run_without_a_model_is_no_success(finished, run):
     (run / MODEL).unlink()
     (run / "checkpoints/best.ckpt").unlink()
