@@ -6,7 +6,7 @@ Four hops from a YAML value to the tensor it changes: the file, a field here, `b
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, model_validator
@@ -14,12 +14,19 @@ from pydantic.dataclasses import dataclass as section_of
 
 from lcm.files import CACHE_GB, RETRIES
 from lcm.sampling import SamplingOptions
-from lcm.settings import Beta, Devices, Place, Places, Section, Settings, add_descriptions
+from lcm.settings import Beta, Devices, Needs, Place, Places, Section, Settings, add_descriptions
 
 
 class DiffusionConfig(Section):
     """Noise of the diffusion, and what the denoiser predicts (paper §2.3.2)."""
 
+    needs: ClassVar[Needs] = {
+        ("schedule", "quadratic"): ("b0", "b1"),
+        ("schedule", "sigmoid"): ("gamma", "delta"),
+        ("weight", "snr"): ("min_snr", "max_snr"),
+        ("weight", "fragility"): ("fragility",),
+        ("timesteps", "beta"): ("beta_a", "beta_b"),
+    }
     schedule: Literal["cosine", "linear", "quadratic-1", "quadratic-2", "quadratic", "sigmoid"] = "cosine"
     """Noise schedule (paper §2.3.2; quadratic and sigmoid take the parameters below)."""
     steps: int = Field(100, ge=2)
@@ -103,6 +110,7 @@ class TwoTowerConfig(Widths):
 class InterleavedConfig(Widths):
     """Settings of One-Tower and Quant-LCM: one transformer over clean and predicted concepts side by side."""
 
+    needs: ClassVar[Needs] = {("positions", "learned"): ("max_positions",)}
     heads: int = Field(32, gt=0)
     """Number of attention heads."""
     layers: int = Field(32, gt=0)
@@ -289,5 +297,4 @@ load_config = Config.load
 def save_config(config: Config, path: str | Path) -> None:
     """Write a configuration such that `load_config(path) == config`."""
     sections = {name: section for name, section in config.model_dump(mode="json", exclude_none=True).items() if section}
-    text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), encoding="utf-8")

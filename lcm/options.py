@@ -99,6 +99,11 @@ def option_name(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
+def _called(field: str, option: Option) -> str:
+    """The name of a field in a line: its flag, or what stands for a value without one."""
+    return option.metavar or field if option.positional else option_name(field)
+
+
 def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     """'; did you mean 'width'?' where a candidate is close, else nothing."""
     close = difflib.get_close_matches(name, candidates, n=1)
@@ -125,7 +130,7 @@ def options_from(args: Namespace, record: type[OptionsT]) -> OptionsT:
         if hasattr(args, name):
             value = getattr(args, name)
             if option.place and "" in (value, *(value if isinstance(value, list) else ())):
-                raise UserError(f"{option_name(name)} is empty; expected a file or a folder")
+                raise UserError(f"{_called(name, option)} is empty; expected a file or a folder")
             value = option.parse(value) if option.parse else value
             given[name] = tuple(value) if isinstance(value, list) else value
     return record(**given)
@@ -139,7 +144,7 @@ def check_fields(record: Any) -> None:
     """
     types, options = get_type_hints(type(record)), _options(type(record))
     for name, option in options.items():
-        value = _checked(getattr(record, name), types[name], option, option_name(name))
+        value = _checked(getattr(record, name), types[name], option, _called(name, option))
         object.__setattr__(record, name, value)
 
 

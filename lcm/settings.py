@@ -7,15 +7,15 @@ are mistakes, each of one line.
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from lcm.errors import UserError, in_one_line
@@ -42,8 +42,14 @@ def _devices(value: Any) -> Any:
 Devices = Annotated[int | Literal["auto"], BeforeValidator(_devices)]
 
 
+Needs = Mapping[tuple[str, str], tuple[str, ...]]
+"""Settings that mean something only beside a value of another one: by that setting and its value."""
+
+
 class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False):
-    """A section of a configuration: refuses unknown keys, and never changes after loading."""
+    """A section of a configuration: refuses unknown keys and idle settings, and never changes after loading."""
+
+    needs: ClassVar[Needs] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +62,23 @@ class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=T
             if kind in _NUMBERS and any(isinstance(each, bool) for each in of_one):
                 raise ValueError(f"--{name}={value}: expected a number; YAML reads yes, no, on, off as true and false")
         return values
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Section":
+        """Refuse a setting that differs from its default where nothing would come of it."""
+        for (setting, needed), names in self.needs.items():
+            for name in names if getattr(self, setting) != needed else ():
+                if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                    about = {"name": name, "value": str(value), "needed": f"{setting}={needed}"}
+                    raise PydanticCustomError("idle", "{name}={value}: goes with {needed}", about)
+        return self
+
+    @classmethod
+    def forget_idle(cls, values: dict[str, Any]) -> None:
+        """Reset in `values` what `_nothing_idle` would refuse."""
+        for (setting, needed), names in cls.needs.items():
+            if values.get(setting, needed) != needed:
+                values |= {name: cls.model_fields[name].default for name in names if name in values}
 
 
 _NUMBERS = (int, float, int | None, float | None, Beta)
@@ -215,6 +238,9 @@ def _explain(error: ErrorDetails, settings: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{name} is not a setting{of_kind}{did_you_mean(name, names)}"
+        case "idle":
+            about = error["ctx"]
+            return f"{name}.{about['name']}={about['value']}: goes with {name}.{about['needed']}"
         case "missing":
             return f"{name} is missing: {error['msg'].lower()}"
         case "value_error":

@@ -121,7 +121,7 @@ TOWERS = {"kind": "two_tower", "dim": 16, "width": 16, "heads": 2, "context_laye
         ({**TOWERS, "widht": 2}, [], "model.widht is not a setting; did you mean 'model.width'?"),
         ({**TOWERS, "diffusion": {"shedule": "x"}}, [], "did you mean 'model.diffusion.schedule'?"),
         (TOWERS, ["model.diffusion.schedule=cosin"], "tiny.yaml: model.diffusion.schedule='cosin': input should be"),
-        (TOWERS, ["model.diffusion.min_snr=20"], "min_snr=20.0 is above max_snr=10.0"),
+        (TOWERS, ["model.diffusion.weight=snr", "model.diffusion.min_snr=20"], "min_snr=20.0 is above max_snr=10.0"),
         ({"kind": "two_towers"}, [], "tiny.yaml: model.kind"),
     ],
 )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
+from pydantic import ValidationError
 
-from lcm.config import Config, load_config
+from lcm.config import Config, DiffusionConfig, load_config
 from lcm.errors import UserError
 from lcm.files import expanded
 from lcm.options import Option, add_options, check_fields, options_from, refuse_idle
@@ -54,6 +55,37 @@ def refused(tmp_path, text):
 )  # fmt: skip
 def test_a_file_is_read_strictly(text, line, tmp_path):
     assert line in refused(tmp_path, text)
+
+
+IDLE = [
+    ("b0=0.1", "schedule=quadratic"),
+    ("b1=0.1", "schedule=quadratic"),
+    ("gamma=1.0", "schedule=sigmoid"),
+    ("delta=0.0", "schedule=sigmoid"),
+    ("min_snr=0.3", "weight=snr"),
+    ("max_snr=5.0", "weight=snr"),
+    ("fragility=f.safetensors", "weight=fragility"),
+    ("beta_a=0.5", "timesteps=beta"),
+    ("beta_b=2.0", "timesteps=beta"),
+]
+
+
+@pytest.mark.parametrize(("setting", "needs"), IDLE)
+def test_a_setting_of_the_diffusion_that_nothing_would_come_of_is_refused_from_a_file_a_command_and_python(
+    setting, needs, tmp_path
+):
+    name, _, value = setting.partition("=")
+    towers = f"model: {{kind: two_tower, dim: 8, width: 16, heads: 2, diffusion: {{{name}: {value}}}}}\n"
+    line = f"model.diffusion.{setting}: goes with model.diffusion.{needs}"
+    assert refused(tmp_path, towers) == line
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {kind: one_tower, dim: 8, width: 64}\n")
+    with pytest.raises(UserError, match=rf"run.yaml: {line}$"):
+        load_config(path, [f"model.diffusion.{setting}"])
+    with pytest.raises(ValidationError, match=f"{setting}: goes with {needs}"):
+        DiffusionConfig.model_validate({name: value})
+    both = load_config(path, [f"model.diffusion.{needs}", f"model.diffusion.{setting}"])
+    assert str(getattr(both.model.diffusion, name)) == value
 
 
 def test_a_home_folder_is_understood_in_every_path(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ import yaml
 
 from lcm.config import Config, load_config
 from lcm.errors import UserError
+from lcm.files import expanded
 from lcm.options import existing_file
 
 MOST = 1000
@@ -37,11 +38,14 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, li
     for name in ("config", "run.dir"):
         if not isinstance(settings.get(name), str):
             raise UserError(f"{path}: expected one '{name}:', beside the settings to cross")
-    config, folder = settings.pop("config"), Path(settings.pop("run.dir"))
+    given = {word.removeprefix("--").partition("=")[0] for word in overrides}
     crossed = {name: value for name, value in settings.items() if isinstance(value, list)}
+    if twice := sorted(given & {*crossed, "run.dir"}):
+        raise UserError(f"--{twice[0]}: {path} says it for each run, and the folders are named by it; change it there")
+    config, folder = settings.pop("config"), Path(expanded(settings.pop("run.dir"), setting=f"{path}: run.dir"))
     if empty := [name for name, values in crossed.items() if not values]:
         raise UserError(f"{path}: {empty[0]}=[]: expected a value at least")
-    fixed = [f"--{name}={value}" for name, value in settings.items() if name not in crossed]
+    fixed = [f"--{name}={value}" for name, value in settings.items() if name not in {*crossed, *given}]
     combinations = [dict(zip(crossed, values, strict=True)) for values in product(*crossed.values())]
     if len(combinations) > MOST:
         raise UserError(f"{path}: {len(combinations):,} runs, {MOST:,} at most; split it")
@@ -58,15 +62,15 @@ def _settings(path: Path) -> Iterator[tuple[str, Any]]:
     """Names with dots and values as they are written: text, and lists. Raises UserError for a name twice."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{path}: expected settings, such as 'optimizer.lr: [1e-4, 4e-4]'")
+        found: dict[str, Any] = {}
+        for name, value in _flat(root):
+            if name in found:
+                raise UserError(f"{path}: {name} stands there twice; remove one")
+            found[name] = value
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path}: expected settings, such as 'optimizer.lr: [1e-4, 4e-4]'")
-    found: dict[str, Any] = {}
-    for name, value in _flat(root):
-        if name in found:
-            raise UserError(f"{path}: {name} stands there twice; remove one")
-        found[name] = value
     yield from found.items()
 
 

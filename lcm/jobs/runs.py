@@ -16,16 +16,18 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lcm.config import Config, load_config
 from lcm.errors import UserError
 from lcm.jobs.attempts import Attempts
+from lcm.options import Option, add_options, check_fields, options_from
 
 LIVE = {"RUNNING": "running", "COMPLETING": "running"} | dict.fromkeys(("PENDING", "REQUEUED", "SUSPENDED"), "queued")
 
@@ -52,14 +54,19 @@ class Run:
     last_line: str | None
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Folders of runs in `folder`, itself included, in the order of their names."""
-    for place, names, files in os.walk(folder):
+def find_runs(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    """Folders of runs in `folder`, itself included, in the order of their names, links last; none comes twice."""
+    seen = set()
+    for place, names, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
         here = Path(place)
+        if (known := (here.stat().st_dev, here.stat().st_ino)) in seen:
+            names.clear()
+            continue
+        seen.add(known)
         if "metrics.csv" in files or "checkpoints" in names or list(here.glob("submitted/[!.]*/config.yaml")):
             names.clear()
             yield here
-        names[:] = sorted(set(names) - {"submitted"})
+        names[:] = sorted(set(names) - {"submitted"}, key=lambda name: ((here / name).is_symlink(), name))
 
 
 def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
@@ -198,18 +205,35 @@ def _duration(seconds: int | None) -> str:
     return "-" if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    folder: Annotated[str, Option("DIR", place=True, positional=True)]
+    """A run's folder, or one above several."""
+    json: bool = False
+    """A list of objects, for programs."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="a run's folder, or one above several")
-    parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
+    add_options(parser, RunsOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """`lcm runs`: prints a table, or JSON."""
-    folder = Path(args.folder)
+    options = options_from(args, RunsOptions)
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        what = "is a file; expected a folder of runs" if folder.exists() else "no such folder"
+        raise UserError(f"DIR={folder}: {what}")
     queue = slurm_queue()
-    names = {each: str(each.relative_to(folder)) for each in find_runs(folder)}
-    runs = [describe(each, folder.name if name == "." else name, queue) for each, name in names.items()]
-    if not runs and not args.json:
+    unreadable: list[OSError] = []
+    names = {each: str(each.relative_to(folder)) for each in find_runs(folder, unreadable)}
+    runs = [describe(each, folder.absolute().name if name == "." else name, queue) for each, name in names.items()]
+    if not runs and not options.json:
         raise UserError(f"DIR={folder}: no runs in it; expected folders of lcm train")
-    print(json.dumps([asdict(each) for each in runs], indent=1) if args.json else "\n".join(table(runs)))
-    return 0
+    print(json.dumps([asdict(each) for each in runs], indent=1) if options.json else "\n".join(table(runs)))
+    for error in unreadable:
+        print(f"lcm runs: {error.filename}: {error.strerror}; passed over", file=sys.stderr)
+    return 1 if unreadable else 0

@@ -10,13 +10,23 @@ file is complete or absent, whenever the process dies. CONTRIBUTING.md lists wha
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcm.config import BaseLCMConfig, Config, ModelConfig, OneTowerConfig, QuantConfig, TwoTowerConfig, save_config
+from lcm.config import (
+    BaseLCMConfig,
+    Config,
+    DiffusionConfig,
+    ModelConfig,
+    OneTowerConfig,
+    QuantConfig,
+    TwoTowerConfig,
+    save_config,
+)
 from lcm.errors import UserError
 from lcm.files import atomic_path
 from lcm.models.base import BaseLCM
@@ -27,6 +37,7 @@ from lcm.models.transformer import BlockHook, no_hook
 from lcm.models.two_tower import TwoTowerLCM
 from lcm.options import existing_file
 from lcm.sampling import Sampling
+from lcm.settings import read_yaml
 
 __all__ = [
     "MODEL",
@@ -38,6 +49,7 @@ __all__ = [
     "build_from_tensors",
     "build_model",
     "check_sampling",
+    "forget_idle",
     "fragility",
     "load_model",
     "quantizer",
@@ -99,7 +111,8 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
         raise UserError(
             f"{folder}: no {MODEL} there; expected a folder written by lcm train or lcm export, or one of {packaged}"
         )
-    config = Config.load(existing_file(Path(folder, CONFIG), "the model's configuration"))
+    where = existing_file(Path(folder, CONFIG), "the model's configuration")
+    config = Config.parse(forget_idle(read_yaml(where)), [], where=str(where))
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -107,6 +120,14 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
     model = build_from_tensors(config, tensors, path)
     check_sampling(config, model)
     return model, config
+
+
+def forget_idle(values: dict[str, Any]) -> dict[str, Any]:
+    """Reset the idle settings of a model that was saved when they were ignored. Returns `values`, which it changes."""
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("diffusion"), dict):
+        DiffusionConfig.forget_idle(model["diffusion"])
+    return values
 
 
 def check_sampling(config: Config, model: ConceptModel) -> None:

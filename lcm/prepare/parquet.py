@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lcm.prepare.rows import Refused, add_names
+from lcm.prepare.rows import Refused, add_names, repeated, shortened
 from lcm.streams import DamagedFile
 
 MAGIC = b"PAR1"
@@ -35,8 +35,12 @@ def parquet_rows(
         if batch is None:
             return
         cells = {column: _plain(array) for column, array in zip(batch.schema.names, batch.columns, strict=True)}
+        twice = repeated(batch.schema.names)
         for i in range(len(batch)):
             number += 1
+            if twice:
+                yield number, Refused("column twice", f"{name}:{number}: {shortened(twice[0])}")
+                continue
             yield number, _row({column: array[i] for column, array in cells.items()}, f"{name}:{number}")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time, timedelta
@@ -165,6 +166,11 @@ def add_names(columns_seen: dict[str, None], columns: Iterable[str]) -> None:
     """Add names of columns to those seen. Stops at about a hundred, enough for an error message."""
     if len(columns_seen) < 100:
         columns_seen |= dict.fromkeys(columns)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Names that stand there more than once: a row would have the last value of each, and nobody would know."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _not_text(value: Any, place: str) -> Refused | None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from lcm.data.manifest import DatasetInfo
 from lcm.ledger import Ledger, printable
 from lcm.prepare.discovery import format_of, names_of
 from lcm.prepare.parquet import MAGIC, parquet_rows
-from lcm.prepare.rows import Columns, Document, Refused, add_names, shortened
+from lcm.prepare.rows import Columns, Document, Refused, add_names, repeated, shortened
 from lcm.streams import DamagedFile, blocks_of, lines_of, opened
 
 TOO_LONG = f"longer than {streams.LIMIT >> 20} MB"
@@ -72,19 +73,30 @@ def _json_rows(plain: BufferedIOBase, name: str, seen: dict[str, None]) -> Rows:
         if len(line) > streams.LIMIT:
             yield number, Refused(TOO_LONG, place)
             continue
+        twice: list[str] = []
         try:
-            row = json.loads(text) if (text := line.decode("utf-8").strip()) else None
+            text = line.decode("utf-8").strip()
+            row = json.loads(text, object_pairs_hook=partial(_once, twice=twice)) if text else None
         except UnicodeDecodeError:
             yield number, Refused("not UTF-8", f"{place}: {shortened(line)}")
             continue
         except (ValueError, RecursionError):
             yield number, Refused("invalid JSON", f"{place}: {shortened(line)}")
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and twice:
+            yield number, Refused("column twice", f"{place}: {shortened(twice[0])}")
+        elif isinstance(row, dict):
             add_names(seen, row)
             yield number, row
         elif text:
             yield number, Refused("not a JSON object", f"{place}: {shortened(line)}")
+
+
+def _once(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    """An object of JSON. twice: becomes its keys that it has already; so after the last call, the outermost's."""
+    found = dict(pairs)
+    twice[:] = () if len(found) == len(pairs) else repeated([key for key, _ in pairs])
+    return found
 
 
 class Sources:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map_only
 from lcm.config import Config
 from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.files import atomic_path
-from lcm.models import build_from_tensors, save_model
+from lcm.models import build_from_tensors, forget_idle, save_model
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
 from lcm.training.ownership import Owner
 
@@ -186,6 +186,7 @@ def open_checkpoint(path: str | Path, trust: bool = False, whole: bool = False) 
         raise UserError(broken) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint of lcm train: it has no state_dict and config")
+    forget_idle(checkpoint["config"])
     if whole and (bad := [name for name, tensor in checkpoint["state_dict"].items() if not tensor.isfinite().all()]):
         raise UserError(f"{path}: {bad[0]} is not finite: training had diverged; take an older checkpoint")
     return checkpoint

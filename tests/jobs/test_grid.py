@@ -55,11 +55,35 @@ def test_settings_of_one_last_name_stand_whole_in_the_names_of_runs(grid):
         (["model.width: [32, 33]"], "model.width=33 cannot be split"),
         (["trainer.max_steps: [" + "1, " * 1001 + "]"], "1,001 runs, 1,000 at most; split it"),
         (["- a"], "not valid YAML"),
+        (["optimizer.lr: &lr [1e-4, *lr]"], "not valid YAML"),
     ],
 )
 def test_a_mistake_is_refused_with_its_name(lines, told, grid):
     with pytest.raises(UserError, match=told.replace("[", r"\[").replace("?", r"\?")):
         grid(*lines)
+
+
+@pytest.mark.parametrize("way", ["--{}={}", "{}={}", "--{} {}"])
+def test_a_crossed_setting_and_the_folder_are_not_changed_behind_the_names_of_runs(way, grid):
+    for name, value in (("optimizer.lr", "1e-3"), ("run.dir", "elsewhere")):
+        with pytest.raises(UserError, match=rf"--{name}: .*grid.yaml says it for each run, and the folders are named"):
+            grid("optimizer.lr: [1e-4, 4e-4]", overrides=way.format(name, value).split())
+
+
+def test_the_command_line_replaces_a_single_value_and_does_not_add_to_it(grid):
+    _, runs = grid("data.path: a", "model.width: [32, 64]", "run.seed: 3", overrides=["--data.path=b", "run.seed=4"])
+    assert [(run.data.path, run.run.seed, run.model.width) for run in runs] == [(("b",), 4, 32), (("b",), 4, 64)]
+
+
+def test_the_folder_of_a_sweep_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_config(tiny_config("data", tmp_path / "unused"), tmp_path / "c.yaml")
+    (tmp_path / "grid.yaml").write_text("config: ~/c.yaml\nrun.dir: ~/sweep\nrun.seed: [1]")
+    folder, (run,) = read_grid("~/grid.yaml")
+    assert (folder, run.run.dir) == (tmp_path / "sweep", f"{tmp_path}/sweep/seed=1")
+    (tmp_path / "grid.yaml").write_text("config: ~/c.yaml\nrun.dir: $RUNS/sweep\nrun.seed: [1]")
+    with pytest.raises(UserError, match=r"grid.yaml: run.dir=\$RUNS/sweep: \$RUNS is not replaced here"):
+        read_grid(tmp_path / "grid.yaml")
 
 
 def test_a_grid_without_configuration_or_folder_is_refused(tmp_path):

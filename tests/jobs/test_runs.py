@@ -141,8 +141,67 @@ def test_a_folder_that_is_a_run_is_shown_by_its_name(folder, capsys):
 def test_a_folder_without_runs_is_one_line(folder, capsys):
     assert main(["runs", str(folder)]) == 1
     assert "no runs in it; expected folders of lcm train" in capsys.readouterr().err
-    assert main(["runs", str(folder / "nothing")]) == 1
-    assert f"DIR={folder}/nothing: no runs in it" in capsys.readouterr().err
+    assert main(["runs", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("nothing", "DIR=nothing: no such folder"),
+        ("a file", "DIR=a file: is a file; expected a folder of runs"),
+        ("", "DIR is empty; expected a file or a folder"),
+        ("$RUNS/a", "DIR=$RUNS/a: $RUNS is not replaced here"),
+        ("~nobody_of_that_name", "DIR=~nobody_of_that_name: no such user's home"),
+    ],
+)
+def test_what_is_no_folder_is_one_line_for_people_and_for_programs(given, line, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "a file").touch()
+    for more in ([], ["--json"]):
+        assert main(["runs", given, *more]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"lcm runs: {line}")
+
+
+@pytest.mark.parametrize("header", [b"step,val/loss,train/concepts_per_second\n", b"", b"val/loss\n"])
+@pytest.mark.parametrize("row", [b"x,1,2\n", b"51,oops,nan\n", b"51,\xff\n", b"51,0.5\0,\n", b"51,1,2,3\n", b"\0\0\0"])
+def test_a_spoiled_report_hides_neither_its_run_nor_the_others(header, row, folder, capsys):
+    made(folder, "a", START)
+    run = made(folder, "b", START, "start\t\t7\tnode0\tmany\tlog\n")
+    (run / "metrics.csv").write_bytes(header + row)
+    (run / "submitted/20261201-090000-aa/attempts").write_bytes(b"\xff\n")
+    found = shown(folder, capsys)
+    assert (found["a"]["step"], list(found)) == (50, ["a", "b"])
+    assert found["b"]["step"] in (None, 51)
+
+
+def test_a_link_to_a_run_elsewhere_is_followed_and_none_twice(folder, capsys):
+    made(folder, "elsewhere/a", START)
+    (folder / "runs").mkdir()
+    (folder / "runs/linked").symlink_to("../elsewhere/a")
+    (folder / "runs/loop").symlink_to(".")
+    made(folder, "runs/z", START)
+    (folder / "runs/current").symlink_to("z")
+    assert list(shown(folder / "runs", capsys)) == ["z", "linked"]
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_shown(folder, capsys, monkeypatch):
+    made(folder, "a", START)
+    (folder / "secret").mkdir()
+    scan = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert main(["runs", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out.count("\n"), printed.err) == (
+        2, f"lcm runs: {folder}/secret: Permission denied; passed over\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"host": "laptop"}', "\x00"])

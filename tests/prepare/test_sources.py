@@ -109,6 +109,8 @@ def test_other_columns_by_name(tmp_path):
         (b'["a"]', "not a JSON object"),
         (b"null", "not a JSON object"),
         (b'{"body": "a"}', "no column 'text'"),
+        (b'{"text": "a", "text": "b"}', "column twice"),
+        (b'{"id": 1, "text": "a", "id": 2}', "column twice"),
         (b'{"text": "a", "split": "dev"}', "unknown split"),
         (b'{"text": "a", "split": 3}', "unknown split"),
     ],
@@ -120,6 +122,20 @@ def test_a_bad_row_is_refused_with_its_place_and_the_others_stay(line, reason, t
     assert refused.example.startswith("a.jsonl:2")
     assert len(refused.example) < 250
     assert (before.id, after.id) == ("a.jsonl:1", "a.jsonl:4")
+
+
+def test_a_key_twice_deep_in_a_row_concerns_no_column(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"meta": {"a": 1, "a": 2}, "text": "b"}')
+    assert [document.text for document in read(tmp_path / "a.jsonl")] == ["b"]
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused_row_by_row_and_only_where_it_is_read(tmp_path):
+    table = pa.Table.from_arrays([pa.array([c, c]) for c in "abcd"], names=["text", "text", "other", "other"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = read(tmp_path / "a.parquet")
+    assert (first, second.reason) == (Refused("column twice", "a.parquet:1: 'text'"), "column twice")
+    pq.write_table(table.select([0, 2, 3]), tmp_path / "a.parquet")
+    assert [document.text for document in read(tmp_path / "a.parquet")] == ["a", "a"]
 
 
 def test_crlf_and_a_byte_order_mark_change_nothing(tmp_path):

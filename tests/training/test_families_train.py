@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+import yaml
 from family_runs import config_of, train_and_break, write_quantizer
 from same_run import assert_same_run
 from synthetic import DIM, write_data
 
 from lcm.batch import Batch
+from lcm.config import load_config
 from lcm.errors import UserError
 from lcm.models import load_model
 from lcm.models.interface import Sampling
+from lcm.settings import read_yaml
+from lcm.training.checkpoint import export, latest, open_checkpoint
 from lcm.training.run import train
 
 KINDS = ["two_tower", "one_tower", "quant_c", "quant_d"]
@@ -52,6 +56,25 @@ def test_a_saved_model_needs_no_other_file_and_predicts_the_same(kind, data, qua
     one, two = (model.eval().predict(batch, steps_of(kind)) for model in (first, second))
     assert torch.equal(one, two)
     assert one.norm(dim=-1).min() > 0
+
+
+def test_a_run_from_when_idle_settings_were_ignored_loads_exports_and_resumes(data, quantizer, tmp_path):
+    idle = {"max_snr": 5.0, "beta_a": 0.5}
+    config = config_of("two_tower", data, tmp_path / "run", quantizer)
+    train(config)
+    path, last = tmp_path / "run/config.yaml", latest(tmp_path / "run")
+    values, checkpoint = read_yaml(path), open_checkpoint(last)
+    values["model"]["diffusion"] |= idle
+    path.write_text(yaml.safe_dump(values))
+    checkpoint["config"]["model"]["diffusion"] |= idle
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    (tmp_path / "old.ckpt").replace(last)
+    assert load_model(tmp_path / "run")[1].model == config.model
+    export(last, tmp_path / "exported")
+    more = config.trainer.model_copy(update={"max_steps": config.trainer.max_steps + 1})
+    train(config.model_copy(update={"trainer": more}))
+    with pytest.raises(UserError, match=r"model.diffusion.max_snr=5.0: goes with model.diffusion.weight=snr"):
+        load_config(path, ["model.diffusion.max_snr=5.0"])
 
 
 def test_a_quantizer_of_other_sizes_or_other_data_is_refused(data, quantizer, tmp_path):
