@@ -73,10 +73,18 @@ _OTHERS = {
     b"PK\3\4": "a zip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"\x04\x22\x4d\x18": "lz4",
+    b"SQLite f": "SQLite",
+    b"%PDF-": "PDF",
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, which begins alike
+    codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 """The first bytes of formats that are not read as text, by which a wrong name is explained."""
+_TAR, _TAR_AT = b"ustar", 257
+"""The mark of a tar, and the byte at which it stands."""
+_FIRST = 512
+"""Bytes that tell a format."""
 
 
 class _Members(io.RawIOBase):
@@ -132,16 +140,17 @@ def opened(path: Path, expected: bytes = b"") -> Iterator[tuple[io.BufferedIOBas
     with path.open("rb") as raw:
         named = next((c for c in _COMPRESSIONS if c.suffix == path.suffix.lower()), None)
         plain: io.BufferedIOBase = raw
-        first = raw.peek(16)[:16]
+        first = raw.peek(_FIRST)[:_FIRST]
         if named and not first:
             raise DamagedFile("truncated file", "empty")
         for _ in range(2):  # some servers compress what is compressed
             if compression := next((c for c in _COMPRESSIONS if c.magic.match(first)), None):
                 reader = io.BufferedReader(_Members(plain, compression), 1 << 16)
-                plain, first = reader, reader.peek(16)[:16]
+                plain, first = reader, reader.peek(_FIRST)[:_FIRST]
         other = next((name for magic, name in _OTHERS.items() if first.startswith(magic)), "")
+        other = "a tar archive" if first.startswith(_TAR, _TAR_AT) else other
         if other and not (expected and first.startswith(expected)):
-            reason = "not UTF-8" if other == "UTF-16" else "corrupt file"
+            reason = "not UTF-8" if other.startswith("UTF") else "corrupt file"
             raise DamagedFile(reason, f"it is {other}, in spite of its name; convert it first")
         if named and plain is raw:
             raise DamagedFile(

@@ -23,6 +23,8 @@ STOPS = "。！？｡।॥۔؟։።፧፨။།༎។៕᱾᱿"  # noqa: RUF001
 """Ends of sentences in scripts that put no blank after them, or that nupunkt does not know."""
 CLOSING = "」』”’\"')）】》〉»\\]"  # noqa: RUF001
 """Marks that belong to the sentence before them."""
+RULE = 2
+"""Version of the rule by which text is cut, in the record of an unfinished data set; 2 knows the stops above."""
 NO_STOPS = {"Thai": "Thai", "Laoo": "Lao"}
 """Scripts, as in FLORES codes, in which nothing ends a sentence but what it means."""
 SEPARATORS = (

@@ -126,6 +126,15 @@ def _header(documents: int) -> bytes:
     return b"\x93NUMPY\x01\x00v\x00" + text.ljust(_HEADER - 11).encode() + b"\n"
 
 
+def _is_index(index: np.ndarray) -> bool:
+    """True for rows that a tar can have: vectors behind headers, one document after another."""
+    if index.dtype != np.int64 or index.ndim != 2 or index.shape[1:] != (3,):
+        return False
+    offset, concepts, source = index.T
+    ok = (offset % tarfile.BLOCKSIZE == _HEADER) & (np.diff(offset, prepend=0) > 0)
+    return bool((ok & (concepts > 0) & (source >= 0) & (source <= concepts)).all())
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar of a prepared folder."""
@@ -155,17 +164,16 @@ class Shard:
         """The index. Raises UserError if it does not agree with the manifest: documents would silently be lost."""
         index, record = load_index(self.path), self.record
         self.check(index)
-        documents, _, concepts = totals(index)
-        if (documents, concepts) != (record.documents, record.concepts):
+        if (counts := totals(index)) != record.counts:
             raise UserError(
-                f"{self.path}: the index lists {documents} documents with {concepts} concepts, the manifest "
-                f"{record.documents} with {record.concepts}; 'lcm verify {self.place}' says what is broken"
+                f"{self.path}: the index lists {counts} documents, pairs and concepts, the manifest {record.counts}; "
+                f"'lcm verify {self.place}' says what is broken"
             )
         return index
 
     def check(self, index: Int64[np.ndarray, "N 3"]) -> None:
         """Raise UserError where the tar is not the one of the manifest, by its size, or not that of the index."""
-        if index.ndim != 2 or index.shape[1:] != (3,) or (np.diff(index[:, OFFSET], prepend=0) <= 0).any():
+        if not _is_index(index):
             raise UserError(f"{index_path(self.path)}: not an index; delete it and it is made anew")
         if self.path.is_file() and (size := self.path.stat().st_size) != self.record.bytes:
             what = "truncated" if size < self.record.bytes else "longer than it was"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from lcm.data.manifest import MANIFEST, is_url
+from lcm.data.manifest import is_url
 from lcm.data.remote import Unreachable
 from lcm.data.shards import Shard
 from lcm.errors import UserError, in_one_line, without_secrets
@@ -29,7 +29,7 @@ from lcm.evaluation.examples import (
 )
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
 from lcm.evaluation.truth import PROMPTS, judge_truth
-from lcm.evaluation.truth_judge import TruthJudge
+from lcm.evaluation.truth_judge import TruthJudge, has_story
 from lcm.files import write_result
 from lcm.inference import LCM, Bank, load
 from lcm.ledger import Entries, Ledger, described
@@ -145,6 +145,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         "settings": {**asdict(options), "data": names, "split": examples.split, **asdict(lengths)},
         "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},
         "codec": {"name": lcm.record.name, "fingerprint": lcm.record.fingerprint, "dim": lcm.record.dim},
+        "training_data_not_here": lcm.missing_data,
         "bank": {"sentences": len(bank.sentences) if bank else 0},
         "seconds": stages.seconds,
     }
@@ -176,22 +177,29 @@ def _read(lcm: LCM, options: EvaluateOptions) -> tuple[EvaluationSet, list[Shard
     for example in examples.drawn if options.truth else ():
         if len(example.vectors) >= lcm.config.data.slots:
             ledger.add("too long for --truth", example.id)
+        elif not has_story(example):
+            ledger.add("no story for --truth", example.id)
     train = shards_of(folders, lcm, "train")
     return examples, train or _training_shards(lcm, ledger), ledger
 
 
 def _training_shards(lcm: LCM, ledger: Ledger) -> list[Shard]:
-    """The shards that the model was trained on, except for data sets that are gone, which are counted."""
-    found = []
+    """The shards that the model was trained on, but for data sets that are not on this machine, which a line names.
+
+    Those that cannot be reached are counted, too.
+    """
+    found: list[Shard] = []
+    missing = lcm.missing_data
     for path in lcm.config.data.path:
         try:
-            if is_url(path) or Path(path, MANIFEST).is_file():
-                found += shards_of([path], lcm, "train")
-            else:
-                ledger.add("training data not there", path)
+            found += [] if path in missing else shards_of([path], lcm, "train")
         except Unreachable as error:
             ledger.add("training data not reached", str(error))
             print(f"{error}; scored without it", file=sys.stderr)
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        what = "'nearest' and 'always the mean' are of the others" if found else "'nearest' is left out"
+        print(f"the model's training data ({missing[0]}{others}) is not on this machine: {what}", file=sys.stderr)
     return found
 
 

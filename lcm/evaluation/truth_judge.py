@@ -99,6 +99,13 @@ def read_tales(examples: Iterable[Example], slots: int) -> list[Tale]:
     return [tale for each in rounds for tale in each if tale]
 
 
+def has_story(example: Example) -> bool:
+    """True for a story long enough to be continued, and for a pair with one on either side."""
+    if example.source_length:
+        return any(map(read_story, (example.document, example.answer)))
+    return len(example.document) > PROMPT and read_story(example.document) is not None
+
+
 def read_story(sentences: Sequence[str]) -> Level | None:
     """The story of these sentences; None unless it is a whole one."""
     story = follow([parse(sentence) for sentence in sentences])

@@ -116,11 +116,15 @@ class LCM:
         fits = partial(codec.fits, lang=self.record.lang)
         self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
 
+    @property
+    def missing_data(self) -> list[str]:
+        """The folders of training data that are not on this machine."""
+        return [path for path in self.config.data.path if not is_url(path) and not Path(path, MANIFEST).is_file()]
+
     @cached_property
     def bank(self) -> Bank:
         """Sentences of the training shards; assign another bank to replace them."""
-        missing = [path for path in self.config.data.path if not is_url(path) and not Path(path, MANIFEST).is_file()]
-        if missing or not self.config.data.path:
+        if (missing := self.missing_data) or not self.config.data.path:
             raise UserError(
                 f"data.path={', '.join(missing) or '(none)'}: the shards that the model was trained on are not there; "
                 "name a prepared folder with --bank, or use --decode codec"

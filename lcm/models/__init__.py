@@ -8,13 +8,14 @@ A trained model on disk is model.safetensors and config.yaml, all that generatio
 file is complete or absent, whenever the process dies. CONTRIBUTING.md lists what a new family needs.
 """
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lcm.config import (
@@ -59,6 +60,8 @@ __all__ = [
 ]
 
 MODEL, CONFIG = "model.safetensors", "config.yaml"
+CHECKSUM = "crc32"
+"""Name of the checksum among the metadata of model.safetensors; older versions left none."""
 PACKAGED = Path(__file__).parent / "assets"
 """Folders of the models that are part of the package, such as `tales`."""
 
@@ -94,7 +97,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config) 
         save_config(config, partial)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / MODEL) as partial:
-        save_file(tensors, partial)
+        save_file(tensors, partial, {CHECKSUM: _checksum(tensors)})
 
 
 def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
@@ -113,11 +116,7 @@ def load_model(folder: str | Path) -> tuple[ConceptModel, Config]:
         )
     where = existing_file(Path(folder, CONFIG), "the model's configuration")
     config = Config.parse(forget_idle(read_yaml(where)), [], where=str(where))
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
-    model = build_from_tensors(config, tensors, path)
+    model = build_from_tensors(config, _read_whole(path), path)
     check_sampling(config, model)
     return model, config
 
@@ -128,6 +127,30 @@ def forget_idle(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model, dict) and isinstance(model.get("diffusion"), dict):
         DiffusionConfig.forget_idle(model["diffusion"])
     return values
+
+
+def _read_whole(path: Path) -> dict[str, Tensor]:
+    """The tensors of a model's file. Raises UserError where it is cut off, damaged inside, or holds NaN or infinity."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = (file.metadata() or {}).get(CHECKSUM)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); copy or export it again") from error
+    if stored not in (None, _checksum(tensors)):
+        raise UserError(f"{path}: damaged: its tensors differ from their checksum; copy or export it again")
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path}: {bad[0]} is not finite; copy it again, or export an older checkpoint")
+    return tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of names and bytes, in hexadecimal: as fast as reading, and enough against a bad disk or copy."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode("utf-8"), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def check_sampling(config: Config, model: ConceptModel) -> None:

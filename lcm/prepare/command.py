@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.codec import Codec, load_codec
-from lcm.codec.text import SatSettings, SplitterSettings, check_language, load_sat
+from lcm.codec.text import RULE, SatSettings, SplitterSettings, check_language, load_sat
 from lcm.data.manifest import MANIFEST, SPLITS, UNFINISHED, CodecInfo, Manifest, local_folder, open_dataset
 from lcm.data.shards import fit_normalizer
 from lcm.errors import UserError, in_one_line
@@ -75,7 +75,7 @@ def _sources(options: PrepareOptions) -> Sources | DatasetRows:
     if not options.input:
         raise UserError("--input: expected files, folders or globs; or name a data set by --dataset")
     passed = Ledger()
-    files = find_inputs(options.input, audio=True, passed=passed)
+    files = find_inputs(options.input, audio=True, passed=passed, output=options.output)
     return Sources(files, options.columns, options.lang, options.file_documents, passed)
 
 
@@ -100,6 +100,7 @@ def _request(
         ),
         splitter=_splitter(options),
         dataset=sources.info,
+        rule=RULE,
     )
 
 
@@ -141,6 +142,7 @@ def _make_shards(sharding: Sharding, pool: Pool, notes: dict[str, Finished]) -> 
     sharding.progress.start()
     for note in pool.run(sharding.tasks(notes)):
         sharding.finished(note)
+    sharding.inputs.check_recordings()
     sharding.check_not_empty()
 
 
@@ -166,7 +168,7 @@ def _make_part(folder: Path, request: Request, part: str, sharding: Sharding, po
 def _save_manifest(folder: Path, request: Request, sharding: Sharding) -> Manifest:
     splits = sharding.splits()
     manifest = Manifest(
-        **request.model_dump(exclude={"mtimes", "ctimes", "cut"}),
+        **request.model_dump(exclude={"mtimes", "ctimes", "cut", "rule"}),
         emojis=sharding.emojis(),
         blocks=sharding.blocks(),
         refused=sharding.refused(),

@@ -18,7 +18,13 @@ KINDS = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
 
 
 class _Left(dict[str, tuple[str, str]]):
-    """The kind of each path that is passed over, and its name: once, however many names lead to it."""
+    """The kind of each path that is passed over, and its name: once, however many names lead to it.
+
+    output: a folder that is being written, and so no part of what is read
+    """
+
+    def __init__(self, output: str | Path | None = None) -> None:
+        self.output = None if output is None else os.path.abspath(output)
 
     def note(self, path: Path, kind: str) -> None:
         self.setdefault(os.path.abspath(path), (kind, str(path)))
@@ -40,18 +46,23 @@ def format_of(path: Path) -> str | None:
 
 
 def find_inputs(
-    names: Sequence[str], audio: bool = False, setting: str = "--input", passed: Ledger | None = None
+    names: Sequence[str],
+    audio: bool = False,
+    setting: str = "--input",
+    passed: Ledger | None = None,
+    output: str | None = None,
 ) -> list[Path]:
     """Expand files, folders and globs to input files, each once: in the order of `names`, sorted within each name.
 
     audio:   accept recordings, too; those of a folder or glob only where it holds no text
     setting: the setting that `names` comes from, for error messages
     passed:  counts what folders and globs hold besides
+    output:  a folder that is never searched: what a killed run left there is no input of the next
     Raises UserError for a name that matches no input file, and for a folder or file that cannot be read.
     """
     formats = (*FORMATS, *AUDIO) if audio else FORMATS
     by_place: dict[Path, Path] = {}
-    left = _Left()
+    left = _Left(output)
     for name in map(str, several(names)):
         for path in _expand(name, formats, setting, left):
             by_place.setdefault(path.resolve(), path)
@@ -116,7 +127,7 @@ def walk(folder: Path, left: _Left, setting: str) -> Iterator[Path]:
     while now:
         place = now.pop()
         facts = place.stat()
-        if (facts.st_dev, facts.st_ino) not in seen:
+        if (facts.st_dev, facts.st_ino) not in seen and os.path.abspath(place) != left.output:
             seen.add((facts.st_dev, facts.st_ino))
             for entry in _entries(place, setting):
                 path = place / entry.name

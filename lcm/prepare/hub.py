@@ -32,6 +32,9 @@ class DatasetRows:
         self._folder = Path(name) if Path(name).is_dir() else None
         if self._folder and revision:
             raise UserError(f"--revision={revision}: --dataset={name} is a folder, which has no revisions")
+        if self._folder and Path(options.output).resolve().is_relative_to(self._folder.resolve()):
+            line = f"lies in --dataset={name}, which would no longer be what is read; choose another folder"
+            raise UserError(f"--output={options.output}: {line}")
         self.passed = Ledger()
         self.files = files_of(self._folder, "--dataset", self.passed) if self._folder else []
         """The files of a local folder, sorted, to be hashed; none for a data set of the hub."""

@@ -9,6 +9,7 @@ from lcm.data.manifest import InputFile
 from lcm.errors import UserError
 from lcm.files import sha256
 from lcm.ledger import printable
+from lcm.prepare.discovery import AUDIO, format_of
 
 _Facts = tuple[int, int, int]
 
@@ -54,6 +55,12 @@ class Inputs:
                     raise InputChanged(path, number)
                 self._facts[number] = facts  # touched, or renamed: the bytes are the same
         self._checked = max(0, last) if self._in_order else 0
+
+    def check_recordings(self) -> None:
+        """`check`, for all files where recordings are among them: workers read these some time after their turn."""
+        if any(format_of(path) in AUDIO for path in self._paths):
+            self._checked = 0
+            self.check(len(self._paths) - 1)
 
 
 def _facts(path: Path) -> _Facts:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lcm.codec.text import AnySplitter
+from lcm.codec.text import RULE, AnySplitter
 from lcm.data.manifest import MANIFEST, UNFINISHED, CodecInfo, DatasetInfo, InputFile, Record, ShardRecord
 from lcm.data.shards import index_path
 from lcm.errors import UserError
@@ -31,6 +31,7 @@ class Request(Record):
     codec:  with an empty `end_of_text` until a worker has encoded it
     ctimes: time of the last change of each input in nanoseconds; one of the same time and size is not hashed again
     cut:    `inputs` ends before one that changed while it was read: those that follow may be any
+    rule:   version of the rule by which text is cut
     mtimes: left by older versions
     """
 
@@ -42,6 +43,7 @@ class Request(Record):
     mtimes: tuple[int, ...] = ()
     ctimes: tuple[int, ...] = ()
     cut: bool = False
+    rule: int = 1
 
     def with_end_of_text(self, digest: str) -> "Request":
         """A copy with the digest of the vector that ends every document."""
@@ -134,6 +136,17 @@ def read_request(folder: Path) -> Request | None:
         ) from error
 
 
+def _begun(folder: Path) -> Request | None:
+    """`read_request`, for writing on. Raises UserError where its text was cut by another rule than today's."""
+    request = read_request(folder)
+    if request and request.rule != RULE:
+        raise UserError(
+            f"--output={folder}: begun by a version of lcm that cut sentences otherwise; continue with that version, "
+            "give another --output, or delete the folder with the shards that are finished"
+        )
+    return request
+
+
 def check_folder(folder: Path) -> None:
     """Raise UserError for an output that is a file, or a folder that holds anything but a data set."""
     if folder.exists() and not folder.is_dir():
@@ -152,7 +165,7 @@ def claimed(folder: Path, request: Request) -> Iterator[tuple[Request, dict[str,
     Raises UserError where another run is under way, or shards of another request are there.
     """
     with _locked(folder, "lock"):
-        before = read_request(folder)
+        before = _begun(folder)
         done = _notes(folder, before.cut, request) if before else {}
         if before and (difference := before.difference(request)):
             if any(note.shard for note in _notes(folder, False, before).values()) and not _is_size(before, difference):
@@ -185,7 +198,7 @@ def shared(folder: Path, request: Request, part: str) -> Iterator[dict[str, Fini
     with _locked(folder, "lock", shared=True, patience=60.0), _locked(folder, own):
         if read_request(folder) is None:
             _write_request(folder, request)
-        before = read_request(folder)  # ours, or that of another part that began at the same moment
+        before = _begun(folder)  # ours, or that of another part that began at the same moment
         assert before is not None
         if difference := before.difference(request):
             raise _begun_otherwise(folder, difference)

@@ -37,7 +37,28 @@ def test_an_index_that_leaves_documents_out_is_refused(tmp_path):
     folder = write_data(tmp_path / "data", DOCUMENTS)
     index = folder / "train-000001.index.npy"
     np.save(index, np.load(index)[:-1])
-    with pytest.raises(UserError, match=r"train-000001\.tar: the index lists 9 documents"):
+    with pytest.raises(UserError, match=r"train-000001\.tar: the index lists \(9, "):
+        trained(opened(a_config(folder)), 40)
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, 1), (1, 0), (1, -4), (2, -1), (2, 10**6)])
+def test_an_index_that_no_tar_has_is_refused(column, value, tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    path = folder / "train-000001.index.npy"
+    index = np.load(path)
+    index[0, column] += value if column == 0 else value - index[0, column]
+    np.save(path, index)
+    with pytest.raises(UserError, match=r"train-000001\.index\.npy: not an index; delete it and it is made anew"):
+        trained(opened(a_config(folder)), 40)
+
+
+def test_an_index_with_prompts_that_the_manifest_does_not_count_is_refused(tmp_path):
+    folder = write_data(tmp_path / "data", DOCUMENTS)
+    path = folder / "train-000001.index.npy"
+    index = np.load(path)
+    index[0, 2] = 0 if index[0, 2] else 1
+    np.save(path, index)
+    with pytest.raises(UserError, match=r"train-000001\.tar: the index lists .* documents, pairs and concepts"):
         trained(opened(a_config(folder)), 40)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from fakes import FakeCodec, reciting, write_dataset
@@ -144,8 +145,7 @@ def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
     )
     results = evaluate(knowing(data=("gone/data",)), EvaluateOptions(data=(path,))).results
     counts = results["counts"]
-    gone = {"training data not there": {"count": 1, "first": "gone/data"}}
-    assert results["refused"] == counts["reasons"] | gone, "the ledger holds all that was passed over"
+    assert results["refused"] == counts["reasons"], "the ledger holds all that was passed over"
     assert (counts["scored"], counts["failed"], counts["not_drawn"]) == (2, 5, 0)
     assert {reason: r["count"] for reason, r in counts["reasons"].items()} == {
         "invalid JSON": 1, "neither {document, summary} nor {text}": 2, "empty": 1, "not text": 1,
@@ -169,6 +169,18 @@ def test_without_training_data_there_is_no_bank_and_the_mean_is_the_normalizers(
     assert "nearest" not in results["summaries"]
     expected = (model.codec.encode(ANSWER) - 1.0).norm(dim=1).mean()
     assert results["controls"]["mean"]["l2"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_training_data_that_is_not_here_is_said_and_is_no_refusal(folder, capsys):
+    path = write_rows(Path(folder) / "f.jsonl", {"text": " ".join(STORY)})
+    for data, line in {
+        ("gone/data", "gone/too"): "(gone/data and 1 more) is not on this machine: 'nearest' is left out",
+        ("gone/data", folder): "(gone/data) is not on this machine: 'nearest' and 'always the mean' are of the others",
+    }.items():
+        evaluation = evaluate(knowing(data=data), EvaluateOptions(data=(path,)))
+        assert f"the model's training data {line}" in capsys.readouterr().err
+        assert evaluation.refused == evaluation.results["refused"] == {}
+        assert evaluation.results["training_data_not_here"] == [name for name in data if name != folder]
 
 
 def test_a_file_is_scored_with_the_training_data_that_the_config_names(folder, tmp_path):

@@ -187,7 +187,9 @@ def test_a_story_that_does_not_fit_the_model_is_left_out(data):
 def test_a_pair_whose_document_is_no_whole_story_is_passed_over(tmp_path):
     codec, (tale,) = FakeCodec(), tales(Errand, 1)
     write_dataset(tmp_path / "data", codec, {"test": [tale.story, (tale.story[:3], ["A gist."])]})
-    assert "gist" not in results_of((str(tmp_path / "data"), codec)).results["truth"]["model"]
+    results = results_of((str(tmp_path / "data"), codec)).results
+    assert "gist" not in results["truth"]["model"]
+    assert results["refused"]["no story for --truth"]["count"] == 1
 
 
 def test_long_gists_are_expanded_to_stories_longer_than_half_the_slots(tmp_path, monkeypatch):

@@ -239,3 +239,9 @@ def test_links_to_folders_are_followed_hidden_ones_are_not_and_what_is_not_read_
         "hidden": (2, str(folder / ".e.jsonl")),
         "file of an unknown kind": (1, str(folder / "table.csv")),
     }
+
+
+def test_an_output_inside_the_data_set_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": "Some text."}) + "\n")
+    with pytest.raises(UserError, match="data: lies in --dataset="):
+        prepare(options(tmp_path, tmp_path))

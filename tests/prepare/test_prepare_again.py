@@ -9,6 +9,7 @@ import pytest
 from stub_codec import StubCodec, load_another, load_stub, use_codec
 from test_prepare import options, rows, snapshot, write
 
+from lcm.codec.text import RULE
 from lcm.errors import UserError
 from lcm.prepare import command, sharding
 from lcm.prepare.command import prepare
@@ -229,3 +230,39 @@ def test_any_file_that_changes_is_noticed_where_they_are_not_read_in_order(chang
     with pytest.raises(InputChanged, match=paths[changed].name) as error:
         inputs.check(2)
     assert error.value.number == changed
+
+
+@pytest.mark.parametrize("part", [None, "2/2"])
+def test_text_is_not_cut_by_two_rules_in_one_data_set(part, tmp_path):
+    asked = write_parts(tmp_path)
+    assert prepare(options(tmp_path, **asked, part="1/2")) is None
+    request = tmp_path / "data/.unfinished/asked.json"
+    request.write_text(request.read_text().replace(f'"rule":{RULE}', '"rule":1'))
+    before = snapshot(tmp_path / "data")
+    with pytest.raises(UserError, match="begun by a version of lcm that cut sentences otherwise; continue with that"):
+        prepare(options(tmp_path, **asked, part=part))
+    assert before.items() <= snapshot(tmp_path / "data").items()
+
+
+@pytest.mark.parametrize("name", [".", "*"])
+def test_what_a_killed_run_left_in_its_input_is_no_input_of_the_next(name, tmp_path, monkeypatch):
+    write(tmp_path / "a.jsonl", *rows(5))
+    (tmp_path / "notes.md").touch()
+    monkeypatch.chdir(tmp_path)
+    asked = options(tmp_path, input=(name,), output="data")
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "fit_normalizer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(asked)
+    resumed = prepare(asked)
+    assert {kind: entry.count for kind, entry in resumed.refused.items()} == {"file of an unknown kind": 1}
+
+
+def test_a_recording_that_changes_after_its_turn_is_noticed(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"sound")
+    inputs = Inputs([tmp_path / "a.wav", tmp_path / "b.wav"], {})
+    inputs.check(1)
+    (tmp_path / "a.wav").write_bytes(b"other")
+    with pytest.raises(InputChanged, match=r"a\.wav"):
+        inputs.check_recordings()

@@ -1,10 +1,12 @@
 """Compressed files and lines: every part of a file is read, and what cannot be read is named as what it is."""
 
 import gzip
+import io
 import json
 import lzma
 import random
 import struct
+import tarfile
 import zlib
 
 import pytest
@@ -87,6 +89,15 @@ def test_the_bytes_of_a_file_say_how_it_is_compressed_not_its_name(suffix, reall
     assert read(tmp_path / "b.jsonl", PACK[really](rows(0))) == (texts(5), [])
 
 
+def archive():
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo("a.jsonl")
+        member.size = len(rows(0))
+        tar.addfile(member, io.BytesIO(rows(0)))
+    return packed.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason", "words"),
     [
@@ -98,6 +109,10 @@ def test_the_bytes_of_a_file_say_how_it_is_compressed_not_its_name(suffix, reall
         ("a.jsonl", b"PAR1\x15....", "corrupt file", "Parquet"),
         ("a.txt", "Text.".encode("utf-16"), "not UTF-8", "UTF-16"),
         ("a.jsonl.gz", gzip.compress(rows(0).decode().encode("utf-16")), "not UTF-8", "UTF-16"),
+        ("a.jsonl", rows(0).decode().encode("utf-32"), "not UTF-8", "UTF-32"),
+        ("a.jsonl.gz", gzip.compress(archive()), "corrupt file", "it is a tar archive, in spite of its name"),
+        ("a.txt", archive(), "corrupt file", "a tar archive"),
+        ("a.txt", b"%PDF-1.7 ....", "corrupt file", "PDF"),
         ("a.jsonl.gz", b"\x1f\x8b\x07" + bytes(20), "corrupt file", "unknown compression method"),
         ("a.parquet", b"PAR1 and nothing else", "corrupt file", "Parquet: "),
         ("a.parquet", b"PK\3\4....", "corrupt file", "a zip archive"),

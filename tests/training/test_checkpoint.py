@@ -1,11 +1,12 @@
 """Models and checkpoints on disk are complete or absent, exact, and run no pickled code unasked."""
 
 import json
+import os
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from synthetic import DIM, pack, tiny_config, write_data
 
 from lcm.cli import main
@@ -71,7 +72,7 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
     save_model(tmp_path, model.state_dict(), config)
     before = (tmp_path / "model.safetensors").read_bytes()
 
-    def half(tensors, path):
+    def half(tensors, path, _):
         path.write_bytes(before[:100])
         raise KeyboardInterrupt
 
@@ -90,11 +91,16 @@ def test_a_crash_while_saving_leaves_the_old_model(model, config, tmp_path, monk
         (lambda f: (f / "config.yaml").unlink(), r"the model's configuration=.*config.yaml: no such file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"nonsense"), "not a readable safetensors file"),
         (lambda f: truncate(f / "model.safetensors"), "not a readable safetensors file"),
+        (
+            lambda f: zeros(f / "model.safetensors"),
+            "model.safetensors: damaged: its tensors differ from",
+        ),
+        (lambda f: not_finite(f / "model.safetensors"), "model.safetensors: post.weight is not finite; copy it again"),
         (lambda f: other_config(f, "model.width=32"), r"post.weight is \(8, 16\), but .* has \(8, 32\)"),
         (lambda f: other_config(f, "model.layers=2"), r"blocks.1.attention.* is missing, but .* has"),
         (lambda f: other_config(f, "model.layers=0"), "model.layers"),
     ],
-    ids=["no model", "no config", "garbage", "truncated", "width", "layers", "broken config"],
+    ids=["no model", "no config", "garbage", "truncated", "zeros", "NaN", "width", "layers", "broken config"],
 )
 def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(spoil, message, model, config, tmp_path):
     save_model(tmp_path, model.state_dict(), config)
@@ -106,6 +112,19 @@ def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(spoil, message, m
 
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-10])
+
+
+def zeros(path):
+    with path.open("r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(bytes(100))
+
+
+def not_finite(path):
+    """A file of another program, without a checksum."""
+    tensors = load_file(path)
+    tensors["post.weight"][0, 0] = torch.nan
+    save_file(tensors, path)
 
 
 def other_config(folder, override):
