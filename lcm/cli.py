@@ -7,6 +7,7 @@ Exit status: 0 success · 1 an error that the user can fix, in one line · 2 wro
 import os
 import select
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -58,11 +59,19 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
     if sys.stdout is None:  # closed by the shell: `>&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     log = _Log(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
+    before, threading.excepthook = threading.excepthook, lambda thread: _end_thread(program, thread.exc_value)
     try:
         with redirect_stderr(log):
             return _status_of(program, work, interrupted)
     finally:
+        threading.excepthook = before
         log.settle()
+
+
+def _end_thread(program: str, error: BaseException | None) -> None:
+    """Report in one line the error by which a thread ends, such as TensorBoard's on a full disk."""
+    if isinstance(error, Exception):
+        report(program, error)
 
 
 def _status_of(program: str, work: Callable[[], int], interrupted: str) -> int:

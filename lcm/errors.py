@@ -100,6 +100,8 @@ def explained(error: Exception) -> str:
             return refused_by_system(error)
     if re.search(r"out of memory|can't allocate memory|bad_alloc|Cannot allocate memory", str(error), re.IGNORECASE):
         return _out_of_memory(error)
+    if "can't start new thread" in str(error):
+        return "this process may start no more threads (see ulimit -u, or the job's limit); use fewer workers"
     if origin(error) == "lcm":
         line = f"{type(error).__name__}: {_first_line(error)}{_place(error)}"
         return f"{line}; a fault of lcm: please report it, with what {DEBUG}=1 shows"

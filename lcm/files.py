@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from lcm.errors import UserError, refused_by_system
 
 CACHE_GB, RETRIES = 100.0, 5
 """Defaults for data behind URLs, also where there is no configuration."""
+_OF_LIBRARIES = re.compile(r"inline_container|requested and \d+ written")
+"""Errors of torch and numpy that a file was not written."""
 _POLL = 0.1
 """Seconds between two attempts to get a lock."""
 
@@ -68,16 +71,25 @@ def _naming(path: Path) -> Iterator[None]:
     """Let the errors of writing name `path`: the system's do not where a write fails, nor do those of the libraries."""
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
+    except Exception as error:
+        if _OF_LIBRARIES.search(str(error)) or type(error).__name__ == "SafetensorError":
+            reason = _refusal(path.parent) or str(error).partition("\n")[0]
+            raise UserError(f"{path}: cannot be written ({reason}); what was saved before is still there") from error
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
-    except Exception as error:
-        if "inline_container" in str(error) or type(error).__name__ == "SafetensorError":
-            reason = str(error).partition("\n")[0]
-            line = f"{path}: cannot be written ({reason}); is the disk full? What was there before is still there"
-            raise UserError(line) from error
-        raise
+
+
+def _refusal(folder: Path) -> str | None:
+    """The reason why a disk takes no more, in the system's words, which the libraries do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 @contextmanager

@@ -98,22 +98,9 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:
             torch.save(checkpoint, partial)
-    except (OSError, RuntimeError) as error:  # torch raises the second when a disk is full
-        own = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        reason = _refusal(path.parent) or own
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason}); what was saved before is still there") from error
-
-
-def _refusal(folder: Path) -> str | None:
-    """The reason why a disk takes no more, in the system's words, which torch's own do not tell."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.strerror
-    return None
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:

@@ -79,6 +79,26 @@ class MetricsFile(PlainLogger):
             writer.writerows(rows)
 
 
+class EventFiles(TensorBoardLogger):
+    """TensorBoard's logger; an error of the disk names its folder."""
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        super().__init__(folder, name="", version="", purge_step=purge_step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with disk_errors(Path(self.log_dir)):
+            try:
+                super().log_metrics(metrics, step)
+            except ValueError as error:  # Lightning's, which says that a number cannot be logged
+                raise error.__cause__ or error from None
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        with disk_errors(Path(self.log_dir)):
+            super().finalize(status)
+
+
 class OneWandbRun(WandbLogger):
     """W&B's logger, whose run a resumed run continues. It has got the steps that are trained again already.
 
@@ -105,8 +125,9 @@ class OneWandbRun(WandbLogger):
         names = self._sent["names"] if step == self._sent["step"] else []
         self._sent |= {"step": step, "names": [*names, *metrics]}
         part = self._state.with_suffix(".tmp")
-        part.write_text(json.dumps(self._sent))
-        part.replace(self._state)
+        with disk_errors(self._state):
+            part.write_text(json.dumps(self._sent))
+            part.replace(self._state)
 
 
 class Terminal(PlainLogger):
@@ -183,7 +204,7 @@ def build_loggers(config: Config, folder: Path, start: int = 0) -> list[Logger]:
             case "csv":
                 loggers.append(MetricsFile(folder / "metrics.csv", start))
             case "tensorboard":
-                loggers.append(TensorBoardLogger(folder, name="", version="", purge_step=start + 1))
+                loggers.append(EventFiles(folder, purge_step=start + 1))
             case "wandb":
                 loggers.append(OneWandbRun(folder))
     return loggers

@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import yaml
-from commands import Case, Fault, Result, Run
+from commands import LONGER, TRAIN, Case, Fault, Result, Run, Steps, copied
+from disk import full_disk
 from made_up_data import some_documents, write_data
 from safetensors.numpy import load_file
 from spoil import UNPACK, VALUES, WORDS, as_jsonl, as_parquet, documents, packed, spoil_file, spoiled, text
@@ -21,7 +22,6 @@ from spoil import with_spoiled_values as with_spoiled
 
 from lcm.models import PACKAGED
 
-Steps = Generator[Run, Result, None]
 CONFIG: dict[str, Any] = {
     "model": {"kind": "base", "dim": 4, "width": 8, "heads": 2, "layers": 1, "dropout": 0.0},
     "data": {"path": ["data"], "slots": 16, "rows": 4, "group": 2, "workers": 0},
@@ -32,9 +32,6 @@ CONFIG: dict[str, Any] = {
     },
     "run": {"dir": "run", "seed": 1},
 }  # fmt: skip
-TRAIN = ("train", "--config", "config.yaml")
-LONGER = (*TRAIN, "--trainer.max_steps", "8")
-"""Resumes the run. Its rate is constant after the warm-up, so that it trains the same from whichever checkpoint."""
 JUNK = (*map(str, VALUES[1:24]), "ü…😀", "x" * 300, "a=b", "--", "-x")
 ENVIRONMENT = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
@@ -145,9 +142,11 @@ def configuration(random: Random, folder: Path, bench: Path) -> Steps:
 
 def checkpoint(random: Random, folder: Path, bench: Path) -> Steps:
     """A run with a spoiled file resumes from a good checkpoint, to the undisturbed run's weights, or is refused."""
-    _copy(bench, folder, "data", "config.yaml", "run")
+    copied(bench, folder, "data", "config.yaml", "run")
     files = [path for path in sorted((folder / "run").rglob("*")) if path.is_file() or path.is_symlink()]
     spoil_file(random, random.choice([path for path in files if path.suffix == ".ckpt"] * 3 + files))
+    if (yield Run(["runs", "."])).status:
+        raise Fault("lcm runs shows no run")
     again = yield Run(LONGER)
     if again.succeeded:
         expected, found = (_last_weights(place) for place in (bench / "whole", folder / "run"))
@@ -166,7 +165,7 @@ def _last_weights(run: Path) -> dict[str, torch.Tensor]:
 
 def data_set(random: Random, folder: Path, bench: Path) -> Steps:
     """A spoiled manifest or shard."""
-    _copy(bench, folder, "data", "config.yaml")
+    copied(bench, folder, "data", "config.yaml")
     manifest = folder / "data" / "manifest.json"
     changed = ""
     if random.random() < 0.5:
@@ -186,7 +185,7 @@ def data_set(random: Random, folder: Path, bench: Path) -> Steps:
 
 def model(random: Random, folder: Path, bench: Path) -> Steps:
     """A model whose weights or configuration are spoiled."""
-    _copy(bench, folder, "model")
+    copied(bench, folder, "model")
     path = folder / "model" / random.choice(["model.safetensors", "config.yaml"])
     if path.suffix == ".yaml" and random.random() < 0.7:
         values = with_spoiled(random, yaml.safe_load(path.read_text()))
@@ -209,7 +208,7 @@ def model(random: Random, folder: Path, bench: Path) -> Steps:
 
 def environment(random: Random, folder: Path, bench: Path) -> Steps:
     """Variables that schedulers, containers and other programs leave behind."""
-    _copy(bench, folder, "data", "config.yaml")
+    copied(bench, folder, "data", "config.yaml")
     names = random.sample(ENVIRONMENT, random.choice([1, 1, 2, 4]))
     found = {
         name: random.choice(["0", "1", "2", "4", "-1", "", "none", "node01", "29500", "16-mixed"]) for name in names
@@ -227,7 +226,7 @@ def _steps_logged(run: Path) -> int:
 
 def arguments(random: Random, folder: Path, bench: Path) -> Steps:
     """Options with values that they do not take."""
-    _copy(bench, folder, "data", "config.yaml", "run")
+    copied(bench, folder, "data", "config.yaml", "run")
     (folder / "good.jsonl").write_text(json.dumps({"id": "a", "text": "One. Two."}) + "\n")
     with gzip.open(folder / "good.jsonl.gz", "wt") as file:
         file.write(json.dumps({"id": "b", "text": " ".join(WORDS)}) + "\n")
@@ -265,12 +264,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def _copy(bench: Path, folder: Path, *names: str) -> None:
-    for name in names:
-        (shutil.copytree if (bench / name).is_dir() else shutil.copy)(bench / name, folder / name)
-
-
 CASES: dict[str, Case] = {
     case.__name__: case
-    for case in (prepare, encode, configuration, checkpoint, data_set, model, environment, arguments)
+    for case in (prepare, encode, configuration, checkpoint, data_set, model, environment, arguments, full_disk)
 }

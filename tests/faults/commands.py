@@ -1,6 +1,7 @@
 """Run `lcm` commands in processes with limited time and memory; what no command may end in is a Fault."""
 
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +12,9 @@ from random import Random
 
 from forked import Forked
 
+TRAIN = ("train", "--config", "config.yaml")
+LONGER = (*TRAIN, "--trainer.max_steps", "8")
+"""Resumes the run. Its rate is constant after the warm-up, so that it trains the same from whichever checkpoint."""
 SECONDS = 60
 """A command that takes longer hangs."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -25,6 +29,8 @@ class Run:
 
     words: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    room: int | None = None
+    """Bytes beyond which no file can be written, as on a full disk."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,36 @@ class Fault(Exception):
     """Found by a case: something that no command may do."""
 
 
-Case = Callable[[Random, Path, Path], Generator[Run, Result, None]]
+Steps = Generator[Run, Result, None]
+Case = Callable[[Random, Path, Path], Steps]
 """(random, folder, bench) → the commands to run, one after the other; is sent the result of each. Raises Fault.
 
 bench: what the cases start from, made once; they copy from it
 """
 
 
+def copied(bench: Path, folder: Path, *names: str) -> None:
+    """Copy files and folders of the bench into the folder of a case."""
+    for name in names:
+        (shutil.copytree if (bench / name).is_dir() else shutil.copy)(bench / name, folder / name)
+
+
 def result_of(run: Run, folder: Path, number: int) -> Result:
-    """Run a command. Raises Fault for a traceback, a signal, a hang, an unknown status, or an error without a line."""
+    """Run a command. Raises Fault for a traceback, a signal, a hang, an unknown status, or an error without a line.
+
+    A line that calls its error a fault of lcm is one.
+    """
     out, err = folder / f"{number}.out", folder / f"{number}.err"
     with _ONE_AT_A_TIME:
         environment = {"HOME": str(folder), **run.environment}
-        process = Forked(_limited, list(run.words), out=out, err=err, cwd=folder, **environment)
+        process = Forked(_limited, list(run.words), run.room, out=out, err=err, cwd=folder, **environment)
     if (status := _waited(process)) is None:
         raise Fault(f"hangs for {SECONDS} s: {_end_of(err)}")
     result = Result(status, *(path.read_text("utf-8", "replace") if path.exists() else "" for path in (out, err)))
     if "Traceback (most recent call last)" in result.err:
         raise Fault(f"traceback, status {status}: {_end_of(err)}")
+    if "a fault of lcm" in result.err:
+        raise Fault(f"status {status}: {_end_of(err)}")
     if status not in (0, 1, 2):
         raise Fault(f"status {status}: {_end_of(err)}")
     if status and not result.last_line:
@@ -93,8 +111,8 @@ def _end_of(path: Path) -> str:
     return " / ".join(line.strip() for line in lines[-4:])[-600:]
 
 
-def _limited(words: list[str]) -> None:
-    """The `lcm` command with limited memory, and `lcm prepare` with a codec without weights, in this process."""
+def _limited(words: list[str], room: int | None) -> None:
+    """The `lcm` command in this process, with limited memory and files; `lcm prepare` has a codec without weights."""
     import stub_codec
 
     from lcm.cli import main
@@ -102,6 +120,8 @@ def _limited(words: list[str]) -> None:
 
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     command.load_codec = worker.load_codec = stub_codec.load_stub
     command.Pool = stub_codec.InlinePool
     sys.argv = ["lcm", *words]

@@ -2,8 +2,9 @@
 
     python tests/faults/fuzz.py --seeds 0 2000 [--case prepare] [--jobs 2]
 
-A traceback, a signal, a hang, exit 0 with less than was given, or a folder that a second run cannot mend is a failure:
-it is printed with its seed, which makes it again. Commands run in processes forked from one that has imported torch.
+A traceback, a line that calls its error a fault of lcm, a signal, a hang, exit 0 with less than was given, or a folder
+that a second run cannot mend is a failure: it is printed with its seed, which makes it again. Commands run in processes
+forked from one that has imported torch.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def run_case(case: Case, seed: int, bench: Path) -> str:
         return ""
     except Fault as fault:
         return "\n".join([str(fault), *told])
+    except Exception as error:  # of the case, which did not find what a command should have left
+        return "\n".join([f"{type(error).__name__}: {error}", *told])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -51,8 +54,13 @@ def fuzz(cases: Mapping[str, Case], seeds: Sequence[int], bench: Path, jobs: int
         found = run_case(case, seed, bench)
         return seed, found and f"seed {seed}, {name}: {found}"
 
+    failed = {}
     with ThreadPoolExecutor(jobs) as pool:
-        return {seed: found for seed, found in pool.map(one, seeds) if found}
+        for seed, found in pool.map(one, seeds):
+            if found:
+                failed[seed] = found
+                print(found, end="\n\n", flush=True)
+    return failed
 
 
 def main() -> int:
@@ -66,8 +74,6 @@ def main() -> int:
         bench = Path(folder)
         make_bench(bench, partial(result_of, folder=bench, number=0))
         failed = fuzz(cases, range(*args.seeds), bench, args.jobs)
-    for found in failed.values():
-        print(found, end="\n\n")
     print(f"{args.seeds[1] - args.seeds[0]} cases, {len(failed)} failed")
     return bool(failed)
 

@@ -129,7 +129,8 @@ def as_parquet(random: Random, rows: list[dict[str, Any]]) -> bytes:
         ]
     )
     buffer = io.BytesIO()
-    table = pa.table({"id": pa.array([str(row.get("id")) for row in rows], pa.string()), "text": column})
+    ids = [str(row.get("id")).encode("utf-8", "replace").decode() for row in rows]
+    table = pa.table({"id": pa.array(ids, pa.string()), "text": column})
     pq.write_table(table, buffer, row_group_size=random.choice([1, 5, 1000]))
     return buffer.getvalue()
 

@@ -1,9 +1,11 @@
 """metrics.csv across resumed runs, and the output on a terminal."""
 
 import csv
+import errno
 import importlib.util
 import io
 import logging
+import os
 import warnings
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from synthetic import tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lcm.errors import UserError
-from lcm.training.loggers import MetricsFile, Terminal, build_loggers, quiet_lightning
+from lcm.training.loggers import EventFiles, MetricsFile, Terminal, build_loggers, quiet_lightning
 
 
 def rows(path):
@@ -90,6 +92,21 @@ def test_tensorboard_holds_every_step_once_after_resuming(tmp_path):
 
 
 @pytest.mark.needs("wandb")
+def test_a_full_disk_is_told_by_tensorboard_too_with_its_folder(tmp_path, monkeypatch):
+    """Its thread meets the disk; Lightning then says that a number cannot be logged."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    logger = EventFiles(tmp_path, purge_step=1)
+    expected = rf"^{tmp_path}: No space left on device; put it right"
+    with pytest.raises(UserError, match=expected):  # noqa: PT012  by one of the first reports
+        for step in range(100):
+            logger.log_metrics({"train/loss": 1.0}, step)
+
+
 def test_wandb_has_one_run_with_every_step_once(tmp_path, monkeypatch):
     """The steps that are trained again are in it already, bit for bit."""
     sent, inits = [], []
