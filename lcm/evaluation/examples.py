@@ -114,9 +114,12 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
             "or score what the model was trained on with --split train"
         )
     places = [(shard, i) for shard in shards[chosen] for i in range(shard.record.documents)]
-    drawn = []
+    drawn, checked = [], set[Path]()
     for i in _draw(len(places), limit, seed):
         shard, number = places[i]
+        if shard.path not in checked:
+            shard.load()  # which compares it with the manifest
+            checked.add(shard.path)
         stored = read_sample(shard.fetch(), number)
         vectors = torch.from_numpy(stored.vectors.astype(np.float32))
         drawn.append(Example(stored.id, stored.sentences, stored.source_length, vectors))

@@ -6,7 +6,7 @@ Shapes.  n queries · c sentences of the bank · k neighbours · D concept width
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.data.shard_cache import split_shards
-from lcm.data.shards import read_shard
+from lcm.data.shards import Encoded, Shard, read_shard
 from lcm.errors import UserError
 from lcm.options import several
 
@@ -27,6 +27,13 @@ BLOCK = 16_384
 """Sentences compared at once, in fp32; the bank itself is fp16."""
 QUERIES = 1024
 """Queries looked up at once."""
+
+
+def _documents(shard: Shard) -> Iterator[Encoded]:
+    """The documents of a shard that agrees with its manifest."""
+    path = shard.fetch()
+    shard.load()
+    yield from read_shard(path)
 
 
 class Bank:
@@ -52,7 +59,7 @@ class Bank:
         found: dict[str, np.ndarray] = {}
         for folder in several(folders):
             shards = split_shards(folder, split, codec)
-            for document in (document for shard in shards for document in read_shard(shard.fetch())):
+            for document in (document for shard in shards for document in _documents(shard)):
                 for sentence, vector in zip(document.sentences, document.vectors, strict=True):
                     if sentence not in found and sentence not in (END_OF_TEXT, PROMPT_SUFFIX):
                         found[sentence] = vector.copy()  # a view would keep the whole document in memory

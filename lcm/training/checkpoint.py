@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +172,22 @@ def open_checkpoint(path: str | Path, trust: bool = False, whole: bool = False) 
         ) from error
     except (RuntimeError, ValueError, LookupError, EOFError) as error:
         raise UserError(broken) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
-        raise UserError(f"{path}: not a checkpoint of lcm train: it has no state_dict and config")
+    _check_parts(checkpoint, {"state_dict": dict, "config": dict}, path)
+    if strange := [
+        n for n, t in checkpoint["state_dict"].items() if not (isinstance(n, str) and isinstance(t, Tensor))
+    ]:
+        raise UserError(f"{path}: not a checkpoint of lcm train: {strange[0]!r} of its state_dict is no tensor")
     forget_idle(checkpoint["config"])
     if whole and (bad := [name for name, tensor in checkpoint["state_dict"].items() if not tensor.isfinite().all()]):
         raise UserError(f"{path}: {bad[0]} is not finite: training had diverged; take an older checkpoint")
     return checkpoint
+
+
+def _check_parts(checkpoint: Any, parts: Mapping[str, type], path: str | Path) -> None:
+    """Raises UserError where one of these parts is missing, or of another type."""
+    for name, kind in parts.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise UserError(f"{path}: not a checkpoint of lcm train: its {name} is missing, or of another type")
 
 
 def _check_archive(path: Path, whole: bool) -> None:
@@ -201,6 +212,7 @@ def export(checkpoint_path: str | Path, output: str | Path, trust: bool = False,
     half: store the parameters in fp16, and the buffers as they are
     """
     checkpoint = open_checkpoint(checkpoint_path, trust, whole=True)
+    _check_parts(checkpoint, {"global_step": int, "metrics": dict, "versions": dict}, checkpoint_path)
     config = Config.parse(checkpoint["config"], [], where=str(checkpoint_path))
     tensors = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model = build_from_tensors(config, tensors, Path(checkpoint_path))

@@ -4,13 +4,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import FakeCodec, write_dataset
+from fakes import FakeCodec, reciting, write_dataset
 from test_evaluate import STORY, TRAIN, knowing, write_rows
 
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, evaluate
 from lcm.evaluation.examples import answer_lengths, from_file, from_folders, mean_vector, shards_of
+from lcm.inference.nearest import Bank
 
 
 def test_the_default_split_is_test_or_validation_and_never_train(tmp_path):
@@ -97,3 +98,16 @@ def test_statistics_of_many_shards_come_from_some_spread_over_all(tmp_path, monk
 def test_answer_lengths_leave_out_documents_and_markers(tmp_path):
     write_dataset(tmp_path, FakeCodec(), {"train": TRAIN})
     assert answer_lengths(shards_of([tmp_path], knowing(), "train")) == [1, 2]
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_a_shard_of_another_size_than_the_manifest_says_is_refused_whatever_is_drawn(split, tmp_path):
+    write_dataset(tmp_path / "data", FakeCodec(), {"train": [["Once.", "Twice."]], "test": [["One.", "Two."]]})
+    with (tmp_path / f"data/{split}-000000.tar").open("ab") as file:
+        file.write(bytes(10_240))
+    readers = {
+        "test": lambda: from_folders([str(tmp_path / "data")], reciting(["Once."], FakeCodec()), None, 1, 0),
+        "train": lambda: Bank.from_shards([tmp_path / "data"]),
+    }
+    with pytest.raises(UserError, match=rf"{split}-000000\.tar: longer than it was"):
+        readers[split]()

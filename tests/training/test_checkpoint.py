@@ -229,6 +229,22 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content, message, r
         export(tmp_path / "none.ckpt", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("global_step", None), ("metrics", [1]), ("versions", 3), ("state_dict", [1]), ("config", 5), (None, None)],
+)
+def test_a_checkpoint_with_a_part_of_another_type_is_no_fault_of_lcm(part, value, run, tmp_path):
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    if part is None:
+        part, checkpoint["state_dict"] = "'model.end_of_text' of its state_dict", {"model.end_of_text": None}
+    else:
+        checkpoint[part] = value
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=rf"x\.ckpt: not a checkpoint of lcm train: (its )?{part}"):
+        export(tmp_path / "x.ckpt", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_export_is_the_model_of_the_checkpoint_and_its_card(run, tmp_path, capsys):
     assert main(["export", "--checkpoint", str(run / "checkpoints/best.ckpt"), "--output", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path)
