@@ -29,6 +29,7 @@ HINTS = {
     errno.EISDIR: "expected a file",
     errno.ENOTDIR: "expected a folder",
     errno.ELOOP: "a link leads to itself",
+    errno.ENOMEM: "memory ran out, not the disk: ask for less, or take a larger machine",
     errno.EMFILE: "raise the limit: ulimit -n 4096",
     errno.EIO: "the disk has failed",
     errno.ESTALE: "the file server has lost it",

@@ -56,6 +56,8 @@ def test_an_error_of_the_system_names_the_file_and_the_way_out(capsys, tmp_path)
     }
     for line, error in cases.items():
         assert line_of(capsys, error) == line
+    line = refused_by_system(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "runs/a")
+    assert line.startswith("runs/a: Cannot allocate memory (memory ran out, not the disk: ask for less, or")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert refused_by_system(full, "out") == f"out: No space left on device; {again}"
 
