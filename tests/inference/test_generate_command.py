@@ -133,8 +133,6 @@ def test_the_options_of_the_command_line_reach_generate(monkeypatch):
     [
         (lambda m: m.generate_many("Hello."), "texts='Hello.': expected a list of texts; generate takes a single one"),
         (lambda m: m.generate("Hello.", beam=True), "--beam=True: expected a whole number, found bool"),
-        (lambda m: m.generate("Hello.", decode="nearst"), "--decode=nearst: expected codec, nearest, both"),
-        (lambda m: m.generate("Hello.", task="anser"), "--task=anser: expected continue, answer"),
         (lambda m: m.generate("Hello.", decode="nearest", beam=4), "--beam=4: means nothing to --decode nearest"),
         (lambda m: m.generate("Hello.", max_sentences=1, min_sentences=3), "expected at most --max-sentences=1"),
         (lambda m: m.generate("Hello.", lang="tha_Thai"), "Thai has no mark that ends a sentence"),
