@@ -30,11 +30,18 @@ class PreparedData:
     def __init__(self, folders: Sequence[Place], cache: ShardCache | None = None) -> None:
         """cache: for shards behind URLs; without it, the default one.
 
-        Raises UserError if there is no folder, one is not prepared, or two cannot be trained on together.
+        Raises UserError if there is no folder, one is named twice or not prepared, or two cannot be trained on
+        together.
         """
         folders = several(folders)
         if not folders:
             raise UserError("data.path is empty; name one or more folders written by lcm prepare: --data.path DIR")
+        places: dict[str, Place] = {}
+        for folder in folders:
+            place = str(folder).rstrip("/") if is_url(folder) else str(Path(folder).resolve())
+            if place in places:
+                raise UserError(f"data.path: {folder} is named twice, also as {places[place]}; name each data set once")
+            places[place] = folder
         self.cache = cache or ShardCache()
         self.manifests: dict[Place, Manifest] = {
             folder if is_url(folder) else Path(folder): open_dataset(folder, self.cache.retries) for folder in folders

@@ -2,6 +2,7 @@
 
     lcm submit --nodes=4 --ntasks-per-node=8 slurm/train.sbatch configs/two_tower_1.6b.yaml --run.dir=runs/first
     lcm submit --time=2:00:00 slurm/sweep.sbatch GRID.yaml          an array with a job a run; lcm/jobs/grid.py
+    lcm submit --array=1-16 slurm/embed.sbatch --input F --output DIR      lcm prepare, with a copy in DIR.submitted/
     runs/first/submitted/20261201-093000-1f3a/
         lcm/ slurm/ config.yaml      what the job runs, whatever changes in the checkout while it waits
         commit.txt changes.diff      where the code comes from, in a git checkout
@@ -24,7 +25,7 @@ from pathlib import Path
 import lcm
 from lcm.config import Config, load_config, save_config
 from lcm.errors import UserError
-from lcm.files import disk_errors
+from lcm.files import disk_errors, expanded
 from lcm.jobs.grid import read_grid
 from lcm.options import existing_file
 
@@ -69,6 +70,7 @@ def _copy_code(root: Path, folder: Path) -> None:
 def submit(options: Sequence[str], script: Path, words: Sequence[str]) -> int:
     """Copy what the job will run, and queue it. Returns sbatch's exit status; a job that it refuses leaves no copy."""
     root, name = script.absolute().parent.parent, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    order: list[str | Path]
     match script.name, words:
         case "train.sbatch", [config, *settings]:
             folders = [copy_run(load_config(config, settings), root, name)]
@@ -77,8 +79,14 @@ def submit(options: Sequence[str], script: Path, words: Sequence[str]) -> int:
             folders = _copy_sweep(Path(grid), settings, root, name)
             order = [folders[0] / "slurm" / script.name, folders[0] / "runs"]
             options = [f"--array=1-{len(folders) - 1}", *options]  # a later --array=1-9%2 of the user's wins
+        case "embed.sbatch", _:
+            folders = [_copy_for_data(words, root, name)]
+            order = [folders[0] / "slurm" / script.name, folders[0], *words]
         case _:
-            raise UserError(f"{script}: expected slurm/train.sbatch CONFIG or slurm/sweep.sbatch GRID.yaml")
+            raise UserError(
+                f"{script}: expected slurm/train.sbatch CONFIG, slurm/sweep.sbatch GRID.yaml or "
+                "slurm/embed.sbatch with options of lcm prepare"
+            )
     try:
         done = subprocess.run(["sbatch", *options, *map(str, order)], stdout=subprocess.PIPE, text=True, check=False)
     except OSError as error:
@@ -104,6 +112,19 @@ def _copy_sweep(grid: Path, settings: Sequence[str], root: Path, name: str) -> l
     copies = [copy_run(config, root, name, code=folder) for config in configs]
     (folder / "runs").write_text("".join(f"{copy}\n" for copy in copies))
     return [folder, *copies]
+
+
+def _copy_for_data(words: Sequence[str], root: Path, name: str) -> Path:
+    """Copy the code beside the data set that `lcm prepare` will write: in its folder nothing else may stand."""
+    parser = argparse.ArgumentParser(prog="lcm submit", allow_abbrev=False)
+    parser.add_argument("--output", default="")
+    if not (output := parser.parse_known_args(words)[0].output):
+        raise UserError("--output: expected the folder of the data set among the options behind slurm/embed.sbatch")
+    folder = Path(f"{Path(expanded(output, setting='--output')).absolute()}.{SUBMITTED}", name)
+    folder.mkdir(parents=True)
+    _copy_code(root, folder)
+    (folder / "root").write_text(f"{root.absolute()}\n")
+    return folder
 
 
 def _remove(folders: Sequence[Path]) -> None:
@@ -144,7 +165,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lcm submit",
         usage="%(prog)s [options of sbatch] slurm/train.sbatch CONFIG [--SECTION.SETTING=VALUE …]\n"
-        "       %(prog)s [options of sbatch] slurm/sweep.sbatch GRID.yaml [--SECTION.SETTING=VALUE …]",
+        "       %(prog)s [options of sbatch] slurm/sweep.sbatch GRID.yaml [--SECTION.SETTING=VALUE …]\n"
+        "       %(prog)s [options of sbatch] slurm/embed.sbatch --input F --output DIR [options of lcm prepare]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -158,6 +180,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     place = next((i for i, word in enumerate(argv) if word.endswith(".sbatch")), None)
     if place is None:
-        raise UserError(f"{' '.join(argv)}: no script; expected slurm/train.sbatch or slurm/sweep.sbatch")
+        raise UserError(f"{' '.join(argv)}: no script; expected slurm/train.sbatch, sweep.sbatch or embed.sbatch")
     with disk_errors(Path.cwd()):
         return submit(argv[:place], existing_file(argv[place], "SCRIPT"), argv[place + 1 :])

@@ -28,11 +28,13 @@ from torch.utils._pytree import tree_map_only
 from lcm.config import Config
 from lcm.errors import UserError, in_one_line, without_secrets
 from lcm.files import atomic_path
-from lcm.models import build_from_tensors, forget_idle, save_model
+from lcm.models import MODEL, build_from_tensors, forget_idle, save_model
 from lcm.options import Option, add_options, check_fields, existing_file, options_from, writable_folder
-from lcm.training.ownership import Owner
+from lcm.training.ownership import OWNER, Owner
 
 LAST, BEST, CARD = "last.ckpt", "best.ckpt", "README.md"
+FILES = (OWNER, MODEL, "config.yaml", "metrics.csv", CARD, f"checkpoints/{LAST}", f"checkpoints/{BEST}")
+"""Files that a run writes into its folder."""
 MODEL_CARD = """# {name}
 
 A concept model: it reads sentences as vectors and predicts the vector of the next one.
@@ -130,6 +132,15 @@ def checkpoint_bytes(parameters: int, keep: int) -> int:
 def check_disk_space(folder: Path, parameters: int, keep: int) -> None:
     """Raises UserError where the run's folder cannot be written, or its disk is too small for the checkpoints."""
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    checkpoints = folder / "checkpoints"
+    for each in (folder, checkpoints):
+        if each.is_symlink() and not each.exists():
+            raise UserError(f"run.dir={folder}: {each} is a link to {each.readlink()}, which is not there; mend it")
+    if checkpoints.exists() and not checkpoints.is_dir():
+        raise UserError(f"run.dir={folder}: {checkpoints} is a file; expected a folder, so move it away")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise UserError(f"run.dir={folder}: {folder / name} is a folder; expected a file, so move it away")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -187,7 +187,10 @@ class Terminal(PlainLogger):
 
 
 def check_loggers(config: Config) -> None:
-    """Raises UserError for a logger that is not installed."""
+    """Raises UserError for a logger that is not installed, or stands there twice: each would write every step."""
+    loggers = config.trainer.loggers
+    if len(set(loggers)) < len(loggers):
+        raise UserError(f"trainer.loggers={','.join(loggers)}: expected each of them once")
     if "wandb" in config.trainer.loggers and importlib.util.find_spec("wandb") is None:
         raise UserError("trainer.loggers=wandb is not installed; pip install wandb, or leave it out")
 

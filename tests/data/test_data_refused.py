@@ -8,6 +8,7 @@ import pytest
 from made_up_data import END, a_config, some_documents, write_data
 from reading import DOCUMENTS, opened, trained
 
+from lcm.data.dataset import PreparedData
 from lcm.data.manifest import open_dataset
 from lcm.errors import UserError
 
@@ -60,6 +61,15 @@ def test_an_index_with_prompts_that_the_manifest_does_not_count_is_refused(tmp_p
     np.save(path, index)
     with pytest.raises(UserError, match=r"train-000001\.tar: the index lists .* documents, pairs and concepts"):
         trained(opened(a_config(folder)), 40)
+
+
+def test_a_data_set_that_is_named_twice_is_refused_however_it_is_written(tmp_path, folder):
+    (tmp_path / "link").symlink_to(folder)
+    for again in (folder, f"{folder}/", f"{folder}/../{folder.name}", tmp_path / "link"):
+        with pytest.raises(UserError, match=rf"data.path: .* is named twice, also as {folder}; name each"):
+            PreparedData([folder, again])
+    with pytest.raises(UserError, match=r"data.path: s3://b/x/ is named twice, also as s3://b/x"):
+        PreparedData(["s3://b/x", "s3://b/x/"])
 
 
 def test_data_that_cannot_be_trained_on_is_refused_in_one_line(tmp_path, folder):

@@ -78,6 +78,21 @@ def test_a_sweep_is_one_array_with_a_folder_a_run(site):
         assert (run / "lcm").resolve() == copy / "lcm"
 
 
+def test_the_code_of_an_array_that_prepares_data_is_copied_beside_the_data_set(site, monkeypatch):
+    monkeypatch.chdir(site)
+    words = ["--input", "a b.jsonl", "c.jsonl", "--output", "data", "--workers=1"]
+    assert main(["submit", "--array=1-4", str(ROOT / "slurm/embed.sbatch"), *words]) == 0
+    (copy,) = (site / "data.submitted").iterdir()
+    queued = ["--array=1-4", f"{copy}/slurm/embed.sbatch", str(copy), *words]
+    assert (site / "sbatch").read_text().splitlines() == queued
+    assert [(copy / name).read_text() for name in ("root", "job")] == [f"{ROOT}\n", "41\n"]
+    assert (copy / "lcm/prepare/command.py").is_file()
+    assert not (site / "data").exists()
+    stub(site, "sbatch", "exit 1")
+    assert main(["submit", str(ROOT / "slurm/embed.sbatch"), "--output=other"]) == 1
+    assert not (site / "other.submitted").exists()
+
+
 @pytest.mark.parametrize("text", ["exit 1", "echo not a job; exit 0"])
 def test_a_job_that_is_not_queued_leaves_nothing(text, site):
     stub(site, "sbatch", text)
@@ -91,9 +106,14 @@ def test_a_job_that_is_not_queued_leaves_nothing(text, site):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--nodes=2", "c.yaml"], "no script; expected slurm/train.sbatch or slurm/sweep.sbatch"),
+        (["--nodes=2", "c.yaml"], "no script; expected slurm/train.sbatch, sweep.sbatch or embed.sbatch"),
         (["missing.sbatch"], "SCRIPT=missing.sbatch: no such file"),
-        ([str(ROOT / "slurm/embed.sbatch"), "x"], "expected slurm/train.sbatch CONFIG or slurm/sweep.sbatch GRID.yaml"),
+        (
+            [str(ROOT / "slurm/evaluate.sbatch"), "x"],
+            "expected slurm/train.sbatch CONFIG, slurm/sweep.sbatch GRID.yaml",
+        ),
+        ([str(ROOT / "slurm/embed.sbatch"), "--input", "x"], "--output: expected the folder of the data set"),
+        ([str(ROOT / "slurm/embed.sbatch"), "--output", "$D"], "--output=$D: $D is not replaced here"),
         ([str(ROOT / "slurm/train.sbatch"), "nothing.yaml"], "nothing.yaml: no such file"),
     ],
 )

@@ -14,7 +14,7 @@ from synthetic import tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lcm.errors import UserError
-from lcm.training.loggers import EventFiles, MetricsFile, Terminal, build_loggers, quiet_lightning
+from lcm.training.loggers import EventFiles, MetricsFile, Terminal, build_loggers, check_loggers, quiet_lightning
 
 
 def rows(path):
@@ -52,6 +52,12 @@ def test_a_resumed_run_replaces_the_rows_that_it_trains_again(tmp_path):
         {"step": "4", "val/loss": "8.0", "val/l2": "1.0"},
     ]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_logger_that_stands_there_twice_is_refused_before_it_writes_each_step_twice(tmp_path):
+    config = tiny_config("data", tmp_path, "--trainer.loggers=csv", "--trainer.loggers=csv")
+    with pytest.raises(UserError, match=r"trainer.loggers=csv,csv: expected each of them once"):
+        check_loggers(config)
 
 
 @pytest.mark.parametrize("tail", ["5,0.", "\0\0\0", "5,1.0,7,8\n", "x,1.0\n"])

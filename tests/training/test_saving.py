@@ -14,10 +14,11 @@ from ranks import Run, full, start_together
 from synthetic import tiny_config, write_data
 
 from lcm.errors import UserError
-from lcm.models import build_model, load_model, save_model
+from lcm.models import MODEL, build_model, load_model, save_model
 from lcm.training import checkpoint
 from lcm.training.checkpoint import AtomicCheckpointIO, check_disk_space, latest, open_checkpoint
 from lcm.training.module import LCMModule
+from lcm.training.ownership import OWNER
 from lcm.training.run import train
 
 NUMBERS = 400_000
@@ -157,6 +158,23 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run.dir=.*: cannot be written \(Not a directory\); choose another"):
         check_disk_space(tmp_path / "file/run", 10, 1)
+
+
+@pytest.mark.parametrize("name", [OWNER, MODEL, "config.yaml", "metrics.csv", "README.md", "checkpoints/last.ckpt"])
+def test_a_folder_in_the_place_of_a_file_is_reported_before_training(name, tmp_path):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"run.dir=.*: .*run/{name} is a folder; expected a file, so move it away"):
+        check_disk_space(tmp_path / "run", 10, 1)
+
+
+def test_a_file_or_a_link_to_nothing_in_the_place_of_a_folder_is_reported_before_training(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/checkpoints").touch()
+    with pytest.raises(UserError, match=r"run.dir=.*: .*a/checkpoints is a file; expected a folder"):
+        check_disk_space(tmp_path / "a", 10, 1)
+    (tmp_path / "b").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"run.dir=.*: .*b is a link to /nowhere, which is not there; mend it"):
+        check_disk_space(tmp_path / "b", 10, 1)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
