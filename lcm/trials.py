@@ -85,7 +85,7 @@ def plots() -> None:
     figure.savefig(io.BytesIO())
 
 
-def families() -> None:
+def transformers() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -108,7 +108,7 @@ def s3() -> None:
 
 TRIALS = {
     "sonar": sonar, "deepspeed": deepspeed, "sat": sat, "data": data, "judge": judge, "eval": evaluation,
-    "plots": plots, "families": families, "wandb": wandb, "s3": s3,
+    "plots": plots, "transformers": transformers, "wandb": wandb, "s3": s3,
 }  # fmt: skip
 """The trials by the names of the extras."""
 

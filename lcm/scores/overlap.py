@@ -55,7 +55,7 @@ def ovl3_characters(document: str, text: str) -> float:
     return len(source & set(_characters(text))) / len(source) if source else NAN
 
 
-def overlap(document: str, text: str, words: Sequence[str], source: Sequence[str]) -> Mapping[str, float]:
+def overlap_scores(document: str, text: str, words: Sequence[str], source: Sequence[str]) -> Mapping[str, float]:
     """Every score of `OVERLAP` for one prediction, given as text and as words, beside its document.
 
     compression: words of the document for one of the prediction (Grusky et al. 2018); word_ratio: its inverse, WR of

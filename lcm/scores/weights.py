@@ -12,7 +12,7 @@ from torch import Tensor
 from lcm.errors import UserError, optional_import
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
-"""What is fetched from a hub: no pickled weights."""
+"""Files that are fetched from a hub: no pickled weights."""
 PICKLED = {
     "alignscore": ("yzha/AlignScore/AlignScore-base.ckpt", "roberta-base"),
     "coherence": ("aisingapore/coherence-momentum/pytorch_model.bin", "xlnet-base-cased"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lcm.scores.overlap import ngrams, novelty, overlap, ovl3, ovl3_characters, rep4, rep4_characters
+from lcm.scores.overlap import ngrams, novelty, overlap_scores, ovl3, ovl3_characters, rep4, rep4_characters
 
 CAT = "the cat sat on the mat"
 
@@ -40,17 +40,17 @@ def test_novelty_is_the_share_of_bigrams_that_the_document_does_not_have():
 
 
 def test_a_copy_of_the_document_has_compression_one_and_nothing_new():
-    found = overlap(CAT, CAT, CAT.split(), CAT.split())
+    found = overlap_scores(CAT, CAT, CAT.split(), CAT.split())
     expected = {"ovl3": 1, "ovl3_characters": 1, "novelty": 0, "compression": 1, "word_ratio": 1}
     assert {name: found[name] for name in expected} == expected
-    half = overlap(CAT, "the cat sat", CAT.split()[:3], CAT.split())
+    half = overlap_scores(CAT, "the cat sat", CAT.split()[:3], CAT.split())
     assert (half["compression"], half["word_ratio"]) == (2, 0.5)
 
 
 def test_a_row_without_a_document_is_scored_for_itself_alone():
-    found = overlap("", CAT, CAT.split(), [])
+    found = overlap_scores("", CAT, CAT.split(), [])
     assert {name for name, value in found.items() if not math.isnan(value)} == {"rep4", "rep4_characters"}
-    assert math.isnan(overlap(CAT, "", [], CAT.split())["compression"])
+    assert math.isnan(overlap_scores(CAT, "", [], CAT.split())["compression"])
 
 
 def test_ngrams_are_in_order():
