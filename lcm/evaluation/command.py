@@ -1,33 +1,28 @@
-"""The `lcm evaluate` command: a model's scores beside controls, as results.json, examples.jsonl and report.html.
-
-Shapes.  D concept width · N sentences that are predicted
-"""
+"""The `lcm evaluate` command: a model's scores beside controls, as results.json, examples.jsonl and report.html."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import torch
 
 from lcm.data.manifest import is_url
 from lcm.data.remote import Unreachable
 from lcm.data.shards import Shard
 from lcm.errors import UserError, in_one_line, without_secrets
-from lcm.evaluation import scoring, summaries
+from lcm.evaluation import summaries
 from lcm.evaluation.examples import (
     EvaluationSet,
     answer_lengths,
     from_file,
     from_folders,
     from_tales,
-    mean_vector,
     shards_of,
 )
+from lcm.evaluation.judging import MI, Panel, judge_summaries
 from lcm.evaluation.report import Stages, finite, headline, output_folder, write_report
+from lcm.evaluation.teacher_forced import Forcing, teacher_forced
 from lcm.evaluation.truth import PROMPTS, judge_truth
 from lcm.evaluation.truth_judge import TruthJudge, has_story
 from lcm.files import write_result
@@ -36,6 +31,7 @@ from lcm.ledger import Entries, Ledger, described
 from lcm.models import Sampling
 from lcm.options import Option, add_options, check_fields, options_from, writable_folder
 from lcm.sampling import SAMPLING_HELP
+from lcm.scores import asked_for
 from lcm.tales import LEVELS
 
 CONTINUATIONS = 4
@@ -59,6 +55,9 @@ class EvaluateOptions:
     """Seed of everything that is drawn."""
     truth: bool = False
     """Judge continuations, next sentences and gists of stories whose truth is known (data_prep/make_tales.py)."""
+    judge: Annotated[tuple[str, ...], Option("NAME[=FOLDER]")] = ()
+    """Scores by models of others: cola, seahorse-q4, seahorse-q5, bertscore, coherence, perplexity, alignscore,
+    minicheck, mauve; of next sentences: mi. After = another folder or hub name for the weights."""
     bootstrap: Annotated[int, Option(least=1)] = 1000
     """Bootstrap samples of each interval."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -102,22 +101,26 @@ class Evaluation:
 def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     """Score a model on the sentences, summaries and continuations of a test set.
 
-    Raises UserError for data that is missing, of another codec or without a sentence to predict, and for a setting of
-    `sampling` that the model's family does not have.
+    Raises UserError for data that is missing, of another codec or without a sentence to predict, for a judge whose
+    weights are not there, and for a setting of `sampling` that the model's family does not have.
     """
+    asked = asked_for(options.judge)
     options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
     stages = Stages()
     names = [without_secrets(name) for name in options.data]
     with stages.of("reading", " ".join(names) or "new stories"):
         examples, train, ledger = _read(lcm, options)
+    if idle := [one.name for one in asked if one.name != MI and not examples.pairs]:
+        raise UserError(f"--judge {' '.join(idle)}: judges summaries, and the data has no pairs; expected some, or mi")
     truth: dict[str, Any] = {}
     told: list[dict[str, Any]] = []
     if options.truth:
         with stages.of("judging", "stories by their truth"):
             judge = TruthJudge(lcm, options.sampling, options.bootstrap, options.seed)
             truth, told = judge_truth(judge, examples.documents, examples.pairs)
+    forcing = Forcing(options.sampling, options.roundtrip, options.bootstrap, options.seed)
     with stages.of("scoring", f"the sentences of {len(examples.drawn)} documents and pairs"):
-        forced, rows = _teacher_forced(lcm, examples, train, options)
+        forced, rows = teacher_forced(lcm, examples.drawn, train, forcing, [one for one in asked if one.name == MI])
     with stages.of("gathering", "the sentences of the training data, to find the nearest among them"):
         bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
@@ -127,11 +130,13 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         rouge = summaries.rouge_record(examples.pairs, lcm.record.lang)
         if rouge["not_scored"]:
             ledger.add("reference without words for ROUGE", rouge["first_not_scored"], rouge["not_scored"])
+        panel = Panel(asked, lcm.record.lang, options.bootstrap, options.seed)
+        found = judge_summaries(panel, examples.pairs, table, written, ledger)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,
         **({"truth": truth} if truth else {}),
-        "summaries": table,
+        **found.results(table),
         **({"rouge": rouge} if examples.pairs else {}),
         "counts": {
             "scored": len(examples.drawn),
@@ -203,40 +208,6 @@ def _training_shards(lcm: LCM, ledger: Ledger) -> list[Shard]:
     return found
 
 
-def _teacher_forced(
-    lcm: LCM, examples: EvaluationSet, train: Sequence[Shard], options: EvaluateOptions
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Score the model and two controls on every sentence that has one before it; with a row for each example."""
-    pieces = scoring.pieces_of(examples.drawn, lcm.config.data.slots)
-    predictions = scoring.predictions_of(pieces, scoring.predict(lcm.model, pieces, options.sampling), lcm.record)
-    total = len(predictions.place)
-    if not total:
-        raise UserError(f"--data {' '.join(options.data)}: no document has a second sentence; nothing can be predicted")
-    sample = torch.zeros(total, dtype=torch.bool)
-    sample[torch.randperm(total, generator=torch.Generator().manual_seed(options.seed))[: options.roundtrip]] = True
-    mean = mean_vector(train, lcm.model.dim) if train else lcm.model.normalizer.location.cpu()
-    guesses = {"model": predictions.predicted, "mean": mean.expand(total, -1), "previous": predictions.previous}
-    systems = {name: scoring.measure(guess, predictions, lcm.round_trip, sample) for name, guess in guesses.items()}
-    intervals = {
-        name: {
-            metric: asdict(scoring.mean_of(scores[metric], predictions.example, options.bootstrap, options.seed))
-            for metric in scoring.METRICS
-        }
-        for name, scores in systems.items()
-    }
-    values = {name: {m: interval["value"] for m, interval in found.items()} for name, found in intervals.items()}
-    return {
-        "teacher_forced": values.pop("model"),
-        "controls": values,
-        "intervals": intervals,
-        "mean_of": "training vectors" if train else "the normalizer's medians, as there is no training data here",
-        "end_of_text": scoring.stop_rates(predictions, lcm.model.end_of_text, lcm.record.stop_threshold),
-        "by_position": scoring.by_group(systems, predictions.pos, scoring.POSITIONS),
-        "by_length": scoring.by_group(systems, predictions.words, scoring.WORDS),
-        "targets": {"sentences": total, "candidates": len(predictions.candidates), "roundtrip": int(sample.sum())},
-    }, scoring.by_example(systems["model"], predictions, examples.drawn)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, CommandOptions)
     add_options(parser, EvaluateOptions, skip=["sampling"])
@@ -250,6 +221,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
     output = writable_folder(command.output or f"report-{Path(command.model).absolute().name}")
+    asked_for(options.judge)  # which may raise, before the model is loaded
     lcm = load(command.model, codec=command.codec)
     output_folder(output)  # only now, or a misspelt model would leave an empty one
     evaluation = evaluate(lcm, options)

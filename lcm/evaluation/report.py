@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lcm.errors import UserError
+from lcm.evaluation.judging_report import information_line, judged_lines, judged_values
 from lcm.evaluation.summaries import ROUGE, rouge_line
 from lcm.evaluation.truth_report import truth_lines, truth_values
 from lcm.files import write_result
@@ -38,6 +39,7 @@ WRITERS = {
     "nearest": "the model, as nearest real sentences",
     "lead": "the document's beginning",
     "roundtrip": "the reference through the codec",
+    "people": "people: the references",
 }
 """Writers of summaries: the model and its controls."""
 GROUPS = {
@@ -188,6 +190,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "by_group": [chart for group in GROUPS for chart in _by_group(results, group)],
         "settings_shown": _settings(results),
         **truth_values(results, rows),
+        **judged_values(results),
         **_curves(model),
     }
     write_result(path, render(HERE / "report.html", values))
@@ -198,6 +201,8 @@ def headline(results: Results) -> str:
     lines = [f"{'':20}" + "".join(f"{column:>22}" for column in METRICS.values())]
     for system, scores in _systems(results).items():
         lines.append(f"{NAMES[system]:20}" + "".join(f"{_shown(m, scores[m]):>22}" for m in METRICS))
+    if line := information_line(results):
+        lines += ["", line]
     if results["summaries"]:
         lines += ["", f"{'':40}" + "".join(f"{name:>12}" for name in ROUGE)]
         for system, scores in results["summaries"].items():
@@ -205,6 +210,7 @@ def headline(results: Results) -> str:
             lines.append(f"{WRITERS[system]:40}" + cells)
     if line := rouge_line(results.get("rouge", {})):
         lines += ["", line]
+    lines += judged_lines(results, WRITERS)
     lines += truth_lines(results)
     counts = results["counts"]
     return "\n".join([*lines, "", f"scored {counts['scored']:,}, failed {counts['failed']:,}"])

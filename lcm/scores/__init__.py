@@ -7,13 +7,14 @@ whose weights a name or a folder says (weights). Nothing here knows a concept mo
 from lcm.scores import mauve, perplexity
 from lcm.scores.judges import JUDGES, Asked, asked_for, judge
 from lcm.scores.overlap import HUMAN_REP4, OVERLAP, overlap_scores
-from lcm.scores.rows import Row, Score
+from lcm.scores.rows import Measure, Row, Score
 
 __all__ = [
     "HUMAN_REP4",
     "JUDGES",
     "OVERLAP",
     "Asked",
+    "Measure",
     "Row",
     "Score",
     "asked_for",

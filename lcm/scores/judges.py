@@ -16,53 +16,54 @@ from lcm.errors import UserError
 from lcm.files import sha256
 from lcm.ledger import Ledger
 from lcm.options import did_you_mean
-from lcm.scores.rows import Row, Score
+from lcm.scores.rows import Measure, Row, Score
 from lcm.scores.weights import Weights, find_weights
 
 
-@dataclass(frozen=True)
-class Judge:
-    """A judge, as results.json records it. weights: the default; reads: beside the prediction; better: the direction"""
+@dataclass(frozen=True, kw_only=True)
+class Judge(Measure):
+    """A score by a model of others. weights: the default; reads: beside the prediction"""
 
     weights: str
-    source: str
-    measures: str
-    reads: Literal["nothing", "document", "references"]
-    better: Literal["higher", "lower"] = "higher"
-    range: str = "0 to 1"
+    reads: Literal["nothing", "document", "references"] = "nothing"
 
 
 JUDGES: Mapping[str, Judge] = {
     "cola": Judge(
-        "cointegrated/roberta-large-cola-krishna2020", "Krishna et al. 2020", "grammatical, by probability", "nothing"
+        "Krishna et al. 2020", "grammatical, by probability", weights="cointegrated/roberta-large-cola-krishna2020"
     ),
     "seahorse-q4": Judge(
-        "google/seahorse-large-q4", "Clark et al. 2023", "says what the document says, by probability", "document"
+        "Clark et al. 2023", "says what the document says, by probability",
+        weights="google/seahorse-large-q4", reads="document",
     ),
     "seahorse-q5": Judge(
-        "google/seahorse-large-q5", "Clark et al. 2023", "has the document's main ideas, by probability", "document"
+        "Clark et al. 2023", "has the document's main ideas, by probability",
+        weights="google/seahorse-large-q5", reads="document",
     ),
     "bertscore": Judge(
-        "roberta-large", "Zhang et al. 2020", "F of matching a reference's tokens by their vectors", "references",
-        range="-1 to 1, mostly over 0.8",
+        "Zhang et al. 2020", "F of matching a reference's tokens by their vectors", range="-1 to 1, mostly over 0.8",
+        weights="roberta-large", reads="references",
     ),
     "coherence": Judge(
-        "aisingapore/coherence-momentum", "Jwalapuram et al. 2022", "sentences in a coherent order", "nothing"
+        "Jwalapuram et al. 2022", "sentences in a coherent order", weights="aisingapore/coherence-momentum"
     ),
     "perplexity": Judge(
-        "gpt2-large", "Radford et al. 2019", "how surprising the text is to a language model", "nothing", "lower",
-        "1 and over",
+        "Radford et al. 2019", "how surprising the text is to a language model", "lower", "1 and over",
+        weights="gpt2-large",
     ),
-    "alignscore": Judge("yzha/AlignScore", "Zha et al. 2023", "the document says so, by probability", "document"),
+    "alignscore": Judge(
+        "Zha et al. 2023", "the document says so, by probability", weights="yzha/AlignScore", reads="document"
+    ),
     "minicheck": Judge(
-        "lytang/MiniCheck-Flan-T5-Large", "Tang et al. 2024", "the document supports it, by probability", "document"
+        "Tang et al. 2024", "the document supports it, by probability",
+        weights="lytang/MiniCheck-Flan-T5-Large", reads="document",
     ),
     "mauve": Judge(
-        "gpt2-large", "Pillutla et al. 2021", "the texts of the set are distributed as those of people", "references"
+        "Pillutla et al. 2021", "texts are distributed as those of people", weights="gpt2-large", reads="references"
     ),
     "mi": Judge(
-        "gpt2", "LCM paper §2.4.1", "nats a token that the sentences before a predicted one say of it", "nothing",
-        range="any, mostly 0 to 2",
+        "LCM paper §2.4.1", "nats a token that the sentences before a predicted one say of it",
+        range="any, mostly 0 to 2", weights="gpt2",
     ),
 }  # fmt: skip
 

@@ -6,10 +6,29 @@ in characters, whose values its tables have.
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import isnan
+
+from lcm.scores.rows import Measure
 
 HUMAN_REP4 = 0.0192
 """REP-4 that 95% of XSum's own summaries stay below (arXiv 2607.00588)."""
-OVERLAP = ("rep4", "rep4_characters", "ovl3", "ovl3_characters", "novelty", "compression", "word_ratio")
+OVERLAP: Mapping[str, Measure] = {
+    "rep4": Measure("LCM paper §3.1.1; Welleck et al. 2019", "share of word 4-grams that occurred before", "lower"),
+    "rep4_over_human": Measure(
+        "arXiv 2607.00588", f"share of texts with rep4 over {HUMAN_REP4:.2%}: of people's, one in twenty", "lower"
+    ),
+    "rep4_characters": Measure(
+        "code of the LCM paper", "all / distinct - 1 of the 1- to 4-grams of characters", "lower", "0 and over"
+    ),
+    "ovl3": Measure("LCM paper §3.1.1", "share of the document's word 3-grams that the text has", "neither"),
+    "ovl3_characters": Measure(
+        "code of the LCM paper", "share of the document's 1- to 4-grams of characters that the text has", "neither"
+    ),
+    "novelty": Measure("See et al. 2017", "share of the text's word 2-grams that the document lacks", "neither"),
+    "compression": Measure("Grusky et al. 2018", "words of the document for one of the text", "neither", "0 and over"),
+    "word_ratio": Measure("LCM paper, WR", "words of the text for one of the document", "neither", "0 and over"),
+}
+"""The scores by counting. Words are in lower case and not stemmed."""
 NAN = float("nan")
 
 
@@ -61,8 +80,10 @@ def overlap_scores(document: str, text: str, words: Sequence[str], source: Seque
     compression: words of the document for one of the prediction (Grusky et al. 2018); word_ratio: its inverse, WR of
     the LCM paper. Each is NaN where it would divide by zero.
     """
+    repeated = rep4(words)
     return {
-        "rep4": rep4(words),
+        "rep4": repeated,
+        "rep4_over_human": NAN if isnan(repeated) else float(repeated > HUMAN_REP4),
         "rep4_characters": rep4_characters(text),
         "ovl3": ovl3(source, words),
         "ovl3_characters": ovl3_characters(document, text),

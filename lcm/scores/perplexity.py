@@ -80,11 +80,11 @@ def mutual_information(
 
     Positive: the sentence is easier to predict where its context is known (paper §2.4.1, whose formula has the
     opposite sign of its definition). A newline stands before s in both, so that its first token has a probability.
-    sentences: decoded predictions ŝ_n; before: the true sentences before each, of which the last ten are read
+    sentences: decoded predictions ŝ_n; before: the true sentences before each, ten of them in the paper
     """
     newline = lm.tokens("\n")
     room = lm.most - len(newline) - 1
     targets = [lm.tokens(sentence)[:room] for sentence in sentences]
-    contexts = [[*lm.tokens(" ".join(past[-10:])), *newline] for past in before]
+    contexts = [[*lm.tokens(" ".join(past)), *newline] for past in before]
     alone, informed = lm.surprise([newline] * len(targets), targets), lm.surprise(contexts, targets)
     return alone - informed, np.array([float(len(target)) for target in targets])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,3 +22,13 @@ class Row:
 
 Score = Callable[[Sequence[Row], Ledger], Float64[np.ndarray, " n"]]
 """One number a row; NaN for a row that cannot be scored, which the ledger counts."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A score in words, as results.json records it. better: the direction that is good for a summary, if one is"""
+
+    source: str
+    measures: str
+    better: Literal["higher", "lower", "neither"] = "higher"
+    range: str = "0 to 1"

@@ -17,6 +17,7 @@ from lcm.evaluation.scoring import METRICS
 from lcm.evaluation.summaries import Lengths, score
 from lcm.models.interface import Sampling
 from lcm.options import option_name
+from lcm.scores import OVERLAP
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
 ANSWER = ["A trip at sea.", "It ended well."]
@@ -54,7 +55,7 @@ def test_results_hold_every_documented_score(folder):
     assert set(results["controls"]) == {"mean", "previous"}
     assert set(results["summaries"]) == {"model", "nearest", "lead", "roundtrip"}
     for scores in results["summaries"].values():
-        assert set(scores) == {"rouge1", "rouge2", "rougeL", "rougeLsum", "length_ratio"}
+        assert set(scores) == {"rouge1", "rouge2", "rougeL", "rougeLsum", "length_ratio", *OVERLAP}
         assert scores["rougeL"]["low"] <= scores["rougeL"]["value"] <= scores["rougeL"]["high"]
     assert results["counts"]["scored"] == 4
     assert results["counts"]["failed"] == 0
@@ -232,13 +233,15 @@ def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, fo
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr("lcm.evaluation.command.evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
+    monkeypatch.setattr("lcm.evaluation.command.asked_for", seen.append)
     given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8}
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
     with pytest.raises(ZeroDivisionError):
-        command(monkeypatch, "--data", folder, *words, "--truth", "--temperature", "0.5")
+        command(monkeypatch, "--data", folder, *words, "--judge", "cola", "mi=gpt2", "--truth", "--temperature", "0.5")
     sampling = Sampling(seed=7, temperature=0.5)
-    assert seen == [EvaluateOptions(data=(folder,), **given, truth=True, sampling=sampling)]
-    assert {field.name for field in fields(EvaluateOptions)} == {"data", "sampling", "truth", *given}
+    judge = ("cola", "mi=gpt2")
+    assert seen == [judge, EvaluateOptions(data=(folder,), **given, judge=judge, truth=True, sampling=sampling)]
+    assert {field.name for field in fields(EvaluateOptions)} == {"data", "judge", "sampling", "truth", *given}
 
 
 def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):
