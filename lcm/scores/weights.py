@@ -18,6 +18,11 @@ PICKLED = {
     "coherence": ("aisingapore/coherence-momentum/pytorch_model.bin", "xlnet-base-cased"),
 }
 """Published weights that are pickled and of no class of transformers; the model with their sizes and tokenizer."""
+TENSORS = {
+    "cola": "classifier.", "seahorse-q4": "decoder.", "seahorse-q5": "decoder.", "coherence": "conlinear.",
+    "alignscore": "tri_layer.", "minicheck": "decoder.",
+}  # fmt: skip
+"""Beginnings of names by which weights of another model are known before anything starts."""
 BATCH = 16
 """Texts at once."""
 
@@ -64,6 +69,19 @@ class Weights:
         except (OSError, ValueError) as error:
             raise self.refused("its config.json is of no model that transformers knows") from error
 
+    def names(self) -> list[str]:
+        """The names of all tensors of the folder. Raises UserError for a damaged file."""
+        from safetensors import SafetensorError, safe_open
+
+        found: list[str] = []
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    found += file.keys()
+            except SafetensorError as error:
+                raise self.refused(f"{path.name} is damaged ({error}); copy it again") from error
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the folder, for a model that transformers does not know."""
         from safetensors.torch import load_file
@@ -107,6 +125,8 @@ def find_weights(judge: str, name: str) -> Weights:
         )
     if "config.json" not in files:
         raise weights.refused("no config.json there; expected a folder as save_pretrained of transformers writes it")
+    if judge in TENSORS and not any(name.startswith(TENSORS[judge]) for name in weights.names()):
+        raise weights.refused(f"has no tensor {TENSORS[judge]}*: weights of another model")
     return weights
 
 

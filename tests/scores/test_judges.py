@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lcm.scores import alignscore, bertscore, coherence, mauve, minicheck
 from lcm.scores.judges import JUDGES, asked_for, judge
 from lcm.scores.perplexity import LanguageModel, mutual_information
 from lcm.scores.rows import Row
-from lcm.scores.weights import Weights, find_weights
+from lcm.scores.weights import TENSORS, Weights, find_weights
 
 sys.path.append(str(Path(__file__).parents[2] / "data_prep"))
 import convert_judge
@@ -188,6 +189,9 @@ def test_weights_that_are_not_there_are_refused_before_anything_starts(tmp_path,
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"no config\.json there"):
         asked_for([f"cola={tmp_path}"])
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        asked_for([f"cola={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -200,6 +204,8 @@ def test_weights_that_are_not_there_are_refused_before_anything_starts(tmp_path,
 def test_weights_of_another_model_are_refused_in_one_line(name, other, folder):
     with pytest.raises(UserError, match=f"--judge {name}=.*; docs/evaluation.md") as refused:
         judged(name, folder(other), ROWS)
+    with pytest.raises(UserError) if name in TENSORS else nullcontext():  # before anything starts
+        asked_for([f"{name}={folder(other)}"])
     assert "\n" not in str(refused.value)
 
 
