@@ -27,6 +27,7 @@ TRAIN = [["Once.", "Twice."], (["More."], ["One.", "Two."])]
 ROWS = [
     Row("a", "The cat sat on the mat all day.", ("The cat sat on the mat.",), "The cat sat on the mat."),
     Row("b", "A dog ran to the old mill.", ("A dog ran away.", "It ran."), "Run, run, run, run, run, run."),
+    Row("c", "A cat.", ("It sat.",), "No."),  # too short for 4-grams
 ]
 
 
@@ -47,14 +48,14 @@ def panel(lang: str = "eng_Latn") -> Panel:
 
 
 def test_a_mean_is_that_of_its_rows_and_people_are_scored_like_a_system():
-    found = panel().judge({"model": ROWS, "copy": [ROWS[0], ROWS[0]]}, Ledger())
+    found = panel().judge({"model": ROWS, "copy": [ROWS[0]] * 3}, Ledger())
     for system in ("model", "copy", "people"):
         for name in OVERLAP:
             numbers = found.single[system][name]
             assert found.table[system][name]["value"] == pytest.approx(np.nanmean(numbers)), name
             assert found.of_row(1)[system][name] == numbers[1]
     assert found.table["model"]["rep4"]["value"] == pytest.approx((0 + 2 / 3) / 2)
-    assert found.single["model"]["rep4_over_human"] == [0, 1]
+    assert found.single["model"]["rep4_over_human"][:2] == [0, 1]
     assert found.single["people"]["ovl3"][0] == found.single["copy"]["ovl3"][0]
     assert found.scores["rep4"]["human_bar"] == HUMAN_REP4 == 0.0192
 

@@ -209,6 +209,33 @@ def test_weights_of_another_model_are_refused_in_one_line(name, other, folder):
     assert "\n" not in str(refused.value)
 
 
+def test_weights_that_lack_a_tensor_are_refused(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in folder("alignscore").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["base_model.pooler.dense.bias"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"has no base_model\.pooler\.dense\.bias \(1 tensors missing\)"):
+        judged("alignscore", tmp_path, ROWS)
+
+
+def test_a_chunk_makes_room_for_the_sentence_and_not_the_other_way_round(folder):
+    align = alignscore.AlignScore(find_weights("alignscore", str(folder("alignscore"))))
+    tokens, whole = align.tokens("a" * 300, "b" * 400)
+    (letter,) = align.tokenizer("b", add_special_tokens=False)["input_ids"]
+    assert (len(tokens), whole, tokens.count(letter)) == (512, 704, 400)
+
+
+def test_a_context_that_is_too_long_loses_its_beginning(folder):
+    lm = LanguageModel(find_weights("mi", str(folder("mi"))))
+    text = "The cat sat on the mat. " * 40
+    kept = text[-(lm.most - len("A cat.\n")) :]
+    (of_all, of_kept), _ = mutual_information(lm, ["A cat."] * 2, [[text], [kept]])
+    assert of_all == pytest.approx(of_kept)
+
+
 def test_bertscore_refuses_a_model_whose_best_layer_nobody_knows(folder, monkeypatch):
     monkeypatch.delitem(bertscore.LAYERS, ("roberta", 2))
     with pytest.raises(UserError, match="no layer is known to be best for roberta of 2 layers"):
