@@ -31,7 +31,13 @@ Marks = list[tuple[float, str]]
 """Positions and labels along an axis."""
 SUMMARIES, CONTINUATIONS = 5, 4
 """Examples shown on the page: the first of examples.jsonl, so that nobody has chosen them."""
-METRICS = {"l2": "L2", "l2_roundtrip": "L2 round trip", "contrastive_accuracy": "Contrastive accuracy", "par": "PAR"}
+METRICS = {
+    "l2": "L2",
+    "l2_roundtrip": "L2 round trip",
+    "l2_gap": "gap",
+    "contrastive_accuracy": "Contrastive accuracy",
+    "par": "PAR",
+}
 NAMES = {"model": "the model", "mean": "always the mean", "previous": "the sentence before"}
 """Predictors of the next sentence: the model and its controls."""
 WRITERS = {

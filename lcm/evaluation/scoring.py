@@ -22,7 +22,7 @@ from lcm.evaluation.examples import Example
 from lcm.evaluation.tokens import tokens_of
 from lcm.models import ConceptModel, Sampling
 
-METRICS = ("l2", "l2_roundtrip", "contrastive_accuracy", "par")
+METRICS = ("l2", "l2_roundtrip", "l2_gap", "contrastive_accuracy", "par")
 PAR_FLOOR = 0.1
 """Smallest cosine that PAR divides by; below it the ratio says more about the cosine than about the prediction."""
 BLOCK = 1024
@@ -229,7 +229,8 @@ def measure(
 ) -> dict[str, Float[Tensor, " N"]]:
     """Score one guess for each predicted sentence: the model's x̂ or a control's.
 
-    sample: guesses that go through the codec and back, the slow part; l2_roundtrip of the others is NaN
+    sample: guesses that go through the codec and back, the slow part; of the others, l2_roundtrip is NaN, and so is
+    l2_gap = l2_roundtrip − l2, which says how far from any sentence a guess lies (§2.4.1)
     """
     truth = predictions.candidates[predictions.place]
     distinct, back = torch.unique(guess[sample], dim=0, return_inverse=True)
@@ -242,7 +243,8 @@ def measure(
         first = int(sequence.nonzero()[0, 0])
         ratio[rows] = par(guess[rows], predictions.candidates[sequence], predictions.place[rows] - first)
     closer = contrastive_accuracy(guess, predictions.candidates, predictions.piece, predictions.place)
-    return {"l2": l2(guess, truth), "l2_roundtrip": again, "contrastive_accuracy": closer, "par": ratio}
+    near = l2(guess, truth)
+    return {"l2": near, "l2_roundtrip": again, "l2_gap": again - near, "contrastive_accuracy": closer, "par": ratio}
 
 
 def mean_of(values: Float[Tensor, " N"], example: Int[Tensor, " N"], samples: int, seed: int) -> Interval:

@@ -46,7 +46,7 @@ class AlignScore:
 
         found = [self.tokens(chunk, sentence) for chunk, sentence in pairs]
         is_cut = np.array([whole > self.most for _, whole in found], dtype=bool)
-        return in_batches([tokens for tokens, _ in found], self.tokenizer.pad_token_id, 32, probability), is_cut
+        return in_batches([tokens for tokens, _ in found], self.tokenizer.pad_token_id, probability), is_cut
 
     def tokens(self, chunk: str, sentence: str) -> tuple[list[int], int]:
         """(tokens of a pair, their number before the cut). A chunk loses its end; a long sentence is cut as well."""

@@ -47,11 +47,11 @@ def by_sentence(
 
 @torch.inference_mode()
 def in_batches(
-    tokens: Sequence[list[int]], pad: int, size: int, probability: Callable[[Tensor, Tensor], Tensor]
+    tokens: Sequence[list[int]], pad: int, probability: Callable[[Tensor, Tensor], Tensor]
 ) -> Float64[Tensor, " n"]:
-    """probability(tokens, mask) of each pair, in batches of `size` pairs of like length."""
+    """probability(tokens, mask) of each pair, in batches of pairs of like length."""
     found = torch.zeros(len(tokens), dtype=torch.float64)
-    for numbers in batches([len(t) for t in tokens], size):
+    for numbers in batches([len(t) for t in tokens]):
         found[numbers] = probability(*padded([tokens[i] for i in numbers], pad)).double().cpu()
     return found
 

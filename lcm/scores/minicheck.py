@@ -50,7 +50,7 @@ class MiniCheck:
         whole = [self.tokenizer(text, verbose=False)["input_ids"] for text in texts]
         is_cut = np.array([len(tokens) > LONGEST for tokens in whole], dtype=bool)
         kept = [[*tokens[: LONGEST - 1], tokens[-1]] if len(tokens) > LONGEST else tokens for tokens in whole]
-        return in_batches(kept, self.tokenizer.pad_token_id, 8, probability), is_cut
+        return in_batches(kept, self.tokenizer.pad_token_id, probability), is_cut
 
 
 def chunks(document: str) -> list[str]:

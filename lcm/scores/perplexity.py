@@ -43,7 +43,7 @@ class LanguageModel:
         """
         lines = [[*c, *t][-self.most :] for c, t in zip(contexts, targets, strict=True)]
         total = np.zeros(len(lines))
-        for numbers in batches([len(line) for line in lines], size=8):
+        for numbers in batches([len(line) for line in lines]):
             tokens, mask = padded([lines[i] for i in numbers], 0)
             logits = self.model(input_ids=tokens, attention_mask=mask).logits[:, :-1].float()
             loss = logits.logsumexp(dim=-1) - logits.gather(2, tokens[:, 1:, None]).squeeze(2)

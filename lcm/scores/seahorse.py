@@ -27,7 +27,7 @@ class Seahorse:
     def __call__(self, rows: Sequence[Row], ledger: Ledger) -> Float64[np.ndarray, " n"]:
         prompts = [self.tokenizer(prompt(row))["input_ids"] for row in rows]
         found = np.zeros(len(rows))
-        for numbers in batches([len(p) for p in prompts], size=4):
+        for numbers in batches([len(p) for p in prompts]):
             tokens, mask = padded([prompts[i] for i in numbers], self.tokenizer.pad_token_id)
             first = torch.full((len(numbers), 1), self.tokenizer.pad_token_id, device=tokens.device)
             logits = self.model(input_ids=tokens, attention_mask=mask, decoder_input_ids=first).logits[:, 0]

@@ -25,6 +25,8 @@ TENSORS = {
 """Beginnings of names by which weights of another model are known before anything starts."""
 BATCH = 16
 """Texts at once."""
+TOKENS = 8192
+"""Tokens at once, unless a single text has more."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,12 @@ def longest(tokenizer: Any, config: Any) -> int:
 
 
 def batches(lengths: Sequence[int], size: int = BATCH) -> Iterator[list[int]]:
-    """Numbers of texts, those of like length together."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    """Numbers of texts, those of like length together: `size` of them, or as many as make up `TOKENS` with padding."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        fit = max(1, min(size, TOKENS // max(1, lengths[order[0]])))
+        yield order[:fit]
+        del order[:fit]
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:

@@ -127,6 +127,9 @@ def test_only_the_sample_makes_the_round_trip():
     assert measured["l2_roundtrip"].isnan().tolist() == [False, True, False]
     torch.testing.assert_close(measured["l2_roundtrip"][[0, 2]], measured["l2"][[0, 2]])
     assert len(sent[0]) == 2
+    lost = measure(predictions.previous, predictions, torch.zeros_like, torch.tensor([True, False, True]))
+    torch.testing.assert_close(lost["l2_gap"], lost["l2_roundtrip"] - lost["l2"], equal_nan=True)
+    assert lost["l2_gap"].isnan().tolist() == [False, True, False]
 
 
 def test_par_sees_the_past_of_its_own_document_only():

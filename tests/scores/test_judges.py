@@ -18,7 +18,7 @@ from lcm.scores import alignscore, bertscore, coherence, mauve, minicheck
 from lcm.scores.judges import JUDGES, asked_for, judge
 from lcm.scores.perplexity import LanguageModel, mutual_information
 from lcm.scores.rows import Row
-from lcm.scores.weights import TENSORS, Weights, find_weights
+from lcm.scores.weights import TENSORS, Weights, batches, find_weights
 
 sys.path.append(str(Path(__file__).parents[2] / "data_prep"))
 import convert_judge
@@ -144,6 +144,15 @@ def test_mauve_is_one_for_equal_distributions_and_a_beta_function_for_disjoint_o
     p, q = np.array([0.3, 0.7, 0, 0]), np.array([0, 0, 0.5, 0.5])
     assert mauve.area(p, p) == pytest.approx(1, abs=1e-4)
     assert mauve.area(p, q) == pytest.approx(5 * 120 * 24 / 3_628_800, rel=0.03)  # 5 B(6, 5), by 25 trapezoids
+
+
+def test_batches_have_every_text_once_and_few_long_ones():
+    lengths = [5, 3000, 5, 9000, 2500, 7, *[4] * 20]
+    found = list(batches(lengths))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert found[:2] == [[3], [1, 4]]
+    assert max(map(len, found)) == 16
+    assert list(batches([])) == []
 
 
 def test_long_texts_are_windows_of_ten_sentences():
