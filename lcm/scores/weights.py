@@ -46,9 +46,7 @@ class Weights:
         ignore: beginnings of the tensors that may be missing, as nothing reads them
         Raises UserError for weights of another kind, which lack tensors that would be random.
         """
-        library = transformers(self.setting)
-        library.utils.logging.set_verbosity_error()  # it would print what `check` refuses, and what nothing reads
-        model_class = getattr(library, kind)
+        model_class = getattr(transformers(self.setting), kind)
         try:
             model, found = model_class.from_pretrained(
                 self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
@@ -102,8 +100,10 @@ class Weights:
 
 
 def transformers(setting: str) -> Any:
-    """The package. Raises UserError with its extra where it is not installed."""
-    return optional_import("transformers", f"{setting}: needs transformers: pip install 'lcm-train[transformers]'")
+    """The package, silenced: it prints what `check` refuses. Raises UserError with its extra where it is missing."""
+    library = optional_import("transformers", f"{setting}: needs transformers: pip install 'lcm-train[transformers]'")
+    library.utils.logging.set_verbosity_error()
+    return library
 
 
 def device() -> torch.device:
