@@ -15,7 +15,7 @@ from lcm.evaluation.examples import Example
 from lcm.evaluation.scoring import bootstrap
 from lcm.evaluation.tokens import CHARACTERS, UNREADABLE, characters, words
 from lcm.ledger import Ledger
-from lcm.scores import HUMAN_REP4, OVERLAP, Asked, Row, judge, mauve, overlap_scores, perplexity
+from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Asked, Row, judge, mauve, overlap_scores, perplexity
 
 MI = "mi"
 """The judge of next sentences, not of texts."""
@@ -87,7 +87,8 @@ class Panel:
             if one.name == "mauve":
                 self._add_mauve(found, one, systems, ledger)
             else:
-                self._enter(found, one.name, judge(one, everyone, ledger))
+                alone = JUDGES[one.name].reads == "references" and not any(row.references for row in of_people)
+                self._enter(found, one.name, judge(one, systems if alone else everyone, ledger))
         return found
 
     def _enter(self, found: Judged, name: str, values: Values) -> None:

@@ -19,7 +19,7 @@ from lcm.evaluation.judging import Panel, words_of
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.scoring import pieces_of, predictions_of
 from lcm.ledger import Ledger
-from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Row
+from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Row, asked_for, bertscore
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
 ANSWER = ["A trip at sea.", "It ended well."]
@@ -98,6 +98,20 @@ def test_judges_reach_the_results_each_row_and_the_page(folder, tmp_path):
         assert "MAUVE of 2 texts: meant for 5,000" in text
         assert "utual information with the ten sentences before" in text
     assert re.search(r"^people: the references( +[\d.,]+)+ +–$", lines, re.MULTILINE)  # no MAUVE of their own
+
+
+@pytest.mark.needs("transformers")
+def test_people_are_judged_by_their_other_references_if_there_are_any(tmp_path, monkeypatch):
+    monkeypatch.setitem(bertscore.LAYERS, ("roberta", 2), 1)
+    asked = asked_for([f"bertscore={WRITERS['bertscore'](tmp_path)}"])
+    judging = Panel(asked, "eng_Latn", samples=50, seed=0)
+    ledger = Ledger()
+    found = judging.judge({"model": [ROWS[0]]}, ledger)
+    assert "bertscore" not in found.table["people"]
+    assert not ledger
+    found = judging.judge({"model": ROWS[:2]}, ledger)
+    assert np.isnan(found.single["people"]["bertscore"]).tolist() == [True, False]
+    assert ledger.line == "1 refused: 1 not judged by bertscore (first: a)"
 
 
 def _made(folder: Path) -> Path:
