@@ -17,13 +17,14 @@ from lcm.models.interleaved import Interleaved
 from lcm.models.quantized import QuantLCM
 
 POSITIONS, CODEBOOKS, UNITS = 16, 3, 16
+ROTARY = {"layers": 2, "step_width": 4, "positions": "rotary"}
 INTERLEAVED = {"layers": 2, "step_width": 4, "max_positions": POSITIONS}
 QUANT = {**INTERLEAVED, "codebooks": CODEBOOKS, "units": UNITS}
 SETTINGS = {
     "base": {"kind": "base", "layers": 2},
     "two_tower": {"kind": "two_tower", "context_layers": 2, "denoiser_layers": 2},
     "one_tower": {"kind": "one_tower", **INTERLEAVED},
-    "one_tower_rotary": {"kind": "one_tower", **INTERLEAVED, "positions": "rotary"},
+    "one_tower_rotary": {"kind": "one_tower", **ROTARY},
     "quant_c": {"kind": "quant_c", **QUANT},
     "quant_d": {"kind": "quant_d", **QUANT},
 }

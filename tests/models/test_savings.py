@@ -21,13 +21,14 @@ from lcm.models.interface import Sampling, prompt_number
 
 SIZE = {"dim": DIM, "width": 16, "heads": 2, "dropout": 0.0}
 NOISE = DiffusionConfig(context_drop=0.3)
+ROTARY = {"layers": 2, "step_width": 8, "positions": "rotary"}
 STEPS = {"layers": 2, "step_width": 8, "max_positions": 16}
 CODES = {"codebooks": 3, "units": 5, "context_drop": 0.3}
 CONFIGS = {
     "base": BaseLCMConfig(kind="base", layers=2, **SIZE),
     "two_tower": TwoTowerConfig(kind="two_tower", context_layers=2, denoiser_layers=2, diffusion=NOISE, **SIZE),
     "one_tower": OneTowerConfig(kind="one_tower", diffusion=NOISE, **STEPS, **SIZE),
-    "rotary": OneTowerConfig(kind="one_tower", positions="rotary", diffusion=NOISE, **STEPS, **SIZE),
+    "rotary": OneTowerConfig(kind="one_tower", diffusion=NOISE, **ROTARY, **SIZE),
     "quant_c": QuantConfig(kind="quant_c", **CODES, **STEPS, **SIZE),
     "quant_d": QuantConfig(kind="quant_d", **CODES, **STEPS, **SIZE),
 }
