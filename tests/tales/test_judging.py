@@ -197,3 +197,20 @@ def test_a_copy_of_a_story_takes_its_own_way():
 def test_judging_nonsense_keeps_few_stories_in_mind():
     begun = tales(Promise, 1, seed=3).__next__().story[:3]
     assert not any(v.consistent for v in judge(begun, ["So it is not so."] * 40, False).verdicts)
+
+
+def test_a_wrong_sentence_may_also_have_been_one_too_many():
+    """The story without it is kept in mind, also where what may stand in its place is too much to keep."""
+    judged = judge(STORY[:2], ["So it is not so.", *STORY[2:]], True)
+    assert [verdict.consistent for verdict in judged.verdicts] == [False, *[True] * len(STORY[2:])]
+
+
+def test_a_word_is_a_fact_only_where_all_that_may_have_happened_determines_it():
+    """A wrong sentence may have changed how many eggs Karl has."""
+    begun = ["Karl and Sofia are at the mill today.", "Karl finds two eggs.", "Now Karl has two eggs."]
+    told = ["Sofia finds one apple.", "Karl now has two eggs."]
+    (_, known), (_, _, unsure) = (judge(begun, [*wrong, *told], False).verdicts for wrong in ([], ["So it is not so."]))
+    assert known.consistent
+    assert unsure.consistent
+    assert "goods" in {fact.slot for fact in known.facts}
+    assert "goods" not in {fact.slot for fact in unsure.facts}

@@ -176,3 +176,21 @@ def test_stories_of_every_level_are_followed_from_their_text():
             story = follow([parse(sentence) for sentence in sentences_of(" ".join(tale.story))])
             assert isinstance(story, level)
             assert tale.gist[0] in story.gist()[0].wordings
+
+
+@pytest.mark.parametrize("last", ["take", "lose"])
+def test_nobody_picks_up_again_what_was_just_taken_or_lost(last):
+    after = 0
+    for seed in range(40):
+        story, events = Inventory(), Inventory.draw(Random(seed)).events
+        for event in events:
+            story.add(event)
+            if event.kind == last:
+                item = event.arguments["goods"].split()[1]
+                after += 1
+                assert item not in {
+                    following.arguments["goods"].split()[1]
+                    for following in story.next_events()
+                    if following.kind == "take"
+                }
+    assert after > 20
