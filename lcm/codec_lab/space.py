@@ -22,7 +22,7 @@ from lcm.codec import Codec
 from lcm.codec.text import END_OF_TEXT
 from lcm.codec_lab.decoding import Coder, Encode
 from lcm.codec_lab.sentences import Sample
-from lcm.evaluation import Interval
+from lcm.scores import Interval
 
 ENGLISH = "eng_Latn"
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)

@@ -5,6 +5,5 @@ report (what is written, from the templates page.html, macros.html and report.ht
 """
 
 from lcm.evaluation.report import Stages, finite, output_folder, render
-from lcm.evaluation.scoring import Interval
 
-__all__ = ["Interval", "Stages", "command", "finite", "output_folder", "render"]
+__all__ = ["Stages", "command", "finite", "output_folder", "render"]

@@ -31,7 +31,7 @@ from lcm.ledger import Entries, Ledger, described
 from lcm.models import Sampling
 from lcm.options import Option, add_options, check_fields, options_from, writable_folder
 from lcm.sampling import SAMPLING_HELP
-from lcm.scores import asked_for
+from lcm.scores import CONVENTIONS, asked_for
 from lcm.tales import LEVELS
 
 CONTINUATIONS = 4
@@ -58,6 +58,8 @@ class EvaluateOptions:
     judge: Annotated[tuple[str, ...], Option("NAME[=FOLDER]")] = ()
     """Scores by models of others: cola, seahorse-q4, seahorse-q5, bertscore, coherence, perplexity, alignscore,
     minicheck, mauve; of next sentences: mi. After = another folder or hub name for the weights."""
+    convention: Literal["lcm", "lm-eval", "lighteval", "helm"] = "lcm"
+    """Rules of ROUGE: ours, or those of a harness."""
     bootstrap: Annotated[int, Option(least=1)] = 1000
     """Bootstrap samples of each interval."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -126,18 +128,14 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots)
         writer = summaries.Writer(lcm, bank, options.sampling)
-        table, written = summaries.summarize(writer, examples.pairs, lengths, options.bootstrap)
-        rouge = summaries.rouge_record(examples.pairs, lcm.record.lang)
-        if rouge["not_scored"]:
-            ledger.add("reference without words for ROUGE", rouge["first_not_scored"], rouge["not_scored"])
-        panel = Panel(asked, lcm.record.lang, options.bootstrap, options.seed)
-        found = judge_summaries(panel, examples.pairs, table, written, ledger)
+        systems, written = summaries.summarize(writer, examples.pairs, lengths)
+        panel = Panel(asked, lcm.record.lang, options.bootstrap, options.seed, CONVENTIONS[options.convention])
+        found = judge_summaries(panel, systems, written, ledger)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,
         **({"truth": truth} if truth else {}),
-        **found.results(table),
-        **({"rouge": rouge} if examples.pairs else {}),
+        **found.results,
         "counts": {
             "scored": len(examples.drawn),
             "failed": len(examples.refused),

@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lcm.config import CodecRecord
-from lcm.evaluation.scoring import Piece, bootstrap
-from lcm.scores import Asked, perplexity
+from lcm.evaluation.scoring import Piece
+from lcm.scores import Asked, bootstrap, perplexity
 
 CONTEXT = 10
 """True sentences that are read before the predicted one."""

@@ -1,21 +1,37 @@
-"""Scores of texts beside ROUGE: n-grams of all, and the judges that were asked for; each of every system and of people.
+"""Scores of texts: ROUGE, n-grams, and the judges that were asked for; each of every system and of people.
 
 Shapes.  n rows
 """
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from lcm.evaluation.examples import Example
-from lcm.evaluation.scoring import bootstrap
-from lcm.evaluation.tokens import CHARACTERS, UNREADABLE, characters, words
 from lcm.ledger import Ledger
-from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Asked, Row, judge, mauve, overlap_scores, perplexity
+from lcm.scores import (
+    CONVENTIONS,
+    HUMAN_REP4,
+    JUDGES,
+    OVERLAP,
+    ROUGE,
+    Asked,
+    Convention,
+    Row,
+    in_one_line,
+    judge,
+    length_ratio,
+    mauve,
+    mean_of_texts,
+    overlap_scores,
+    perplexity,
+    rouge_record,
+    rouge_scores,
+    words_of,
+)
 
 MI = "mi"
 """The judge of next sentences, not of texts."""
@@ -32,25 +48,34 @@ class Judged:
 
     table:  the means by system and score, with intervals
     single: the number of each row, by system and score
-    scores: a description of each score
+    scores: a description of each score beside ROUGE
+    rouge:  the convention of ROUGE, its tokens, and the rows that they cannot read
     notes:  what a reader of the scores must know
     """
 
-    table: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    table: dict[str, dict[str, Any]] = field(default_factory=dict)
     single: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rouge: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def results(self, table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Entries of results.json. table: the scores that the systems have already, such as ROUGE"""
-        summaries = {system: {**found, **self.table.get(system, {})} for system, found in table.items()}
-        about = {"people": self.table.get(PEOPLE, {}), "scores": self.scores, "notes": self.notes} if table else {}
-        return {"summaries": summaries, **about}
+    @property
+    def results(self) -> dict[str, Any]:
+        """Entries of results.json."""
+        if not self.table:
+            return {"summaries": {}}
+        summaries = {system: found for system, found in self.table.items() if system != PEOPLE}
+        about = {"scores": self.scores, "rouge": self.rouge, "notes": self.notes}
+        return {"summaries": summaries, "people": self.table[PEOPLE], **about}
 
-    def of_row(self, number: int) -> dict[str, dict[str, float]]:
-        """The scores of one row of every system, for examples.jsonl; people's are those of its first reference."""
-        return {
+    def of_row(self, number: int) -> dict[str, dict[str, dict[str, float]]]:
+        """The scores of one row, ROUGE and others, of every system; people's are those of its first reference."""
+        single = {
             system: {name: numbers[number] for name, numbers in found.items()} for system, found in self.single.items()
+        }
+        return {
+            "rouge": {system: {n: v for n, v in of.items() if n in ROUGE} for system, of in single.items()},
+            "scores": {system: {n: v for n, v in of.items() if n not in ROUGE} for system, of in single.items()},
         }
 
 
@@ -58,14 +83,16 @@ class Judged:
 class Panel:
     """The judges of an evaluation.
 
-    asked: those by models of others, loaded one after the other
-    lang:  language of the texts, which says what a word is
+    asked:      those by models of others, loaded one after the other
+    lang:       language of the texts, which says what a word is
+    convention: rules of ROUGE
     """
 
     asked: Sequence[Asked]
     lang: str
     samples: int
     seed: int
+    convention: Convention = CONVENTIONS["lcm"]
 
     def judge(self, systems: Systems, ledger: Ledger) -> Judged:
         """Score the texts of all systems, and of people: the first reference of each row, beside the others if any.
@@ -74,8 +101,10 @@ class Panel:
         """
         rows = next(iter(systems.values()))
         of_people = [replace(row, prediction=row.references[0], references=row.references[1:]) for row in rows]
-        everyone = {**systems, PEOPLE: of_people}
+        everyone: Systems = {**systems, PEOPLE: of_people}
         found = Judged(notes=notes(self.asked, len(rows)))
+        self._add_rouge(found, everyone if any(row.references for row in of_people) else systems, ledger)
+        systems, everyone = _plain(systems), _plain(everyone)
         counted = {system: overlaps(rows, self.lang) for system, rows in everyone.items()}
         for name, measure in OVERLAP.items():
             found.scores[name] = asdict(measure)
@@ -94,10 +123,21 @@ class Panel:
     def _enter(self, found: Judged, name: str, values: Values) -> None:
         """Enter a score of single rows. A row that is not scored is in no mean of its system."""
         for system, numbers in values.items():
-            is_scored = (~np.isnan(numbers)).astype(np.float64)
-            interval = bootstrap(np.nan_to_num(numbers), is_scored, self.samples, self.seed)
-            found.table.setdefault(system, {})[name] = asdict(interval)
+            found.table.setdefault(system, {})[name] = asdict(mean_of_texts(numbers, self.samples, self.seed))
             found.single.setdefault(system, {})[name] = numbers.tolist()
+
+    def _add_rouge(self, found: Judged, systems: Systems, ledger: Ledger) -> None:
+        """ROUGE of every system, with the ratio of lengths; what it cannot read is counted once, not by system."""
+        first = next(iter(systems.values()))
+        record = rouge_record(first, self.lang, self.convention)
+        found.rouge.update(record)
+        if record["not_scored"]:
+            ledger.add("reference without words for ROUGE", record["first_not_scored"], record["not_scored"])
+        scores = {system: rouge_scores(rows, self.lang, self.convention) for system, rows in systems.items()}
+        for name in self.convention.scores:
+            self._enter(found, name, {system: of[name] for system, of in scores.items()})
+        for system, rows in systems.items():
+            found.table[system]["length_ratio"] = length_ratio(rows, self.lang)
 
     def _add_mauve(self, found: Judged, asked: Asked, systems: Systems, ledger: Ledger) -> None:
         features = mauve.Features(asked.weights)
@@ -109,24 +149,24 @@ class Panel:
                 found.table[system]["mauve"] = result.stored
 
 
-def judge_summaries(
-    panel: Panel,
-    pairs: Sequence[Example],
-    systems: Collection[str],
-    written: Sequence[dict[str, Any]],
-    ledger: Ledger,
-) -> Judged:
-    """Judge the summaries of all systems, and enter the numbers of each in its row of examples.jsonl."""
-    if not pairs:
-        return Judged()
-    texts = [(pair.id, " ".join(pair.document), (" ".join(pair.answer),)) for pair in pairs]
-    rows = {
-        system: [Row(*text, " ".join(row[system])) for text, row in zip(texts, written, strict=True)]
-        for system in systems
+def _plain(systems: Systems) -> Systems:
+    """Texts with a single blank between words: only ROUGE tells lines apart, as its convention says."""
+    return {
+        name: [
+            Row(row.id, in_one_line(row.document), tuple(map(in_one_line, row.references)), in_one_line(row.prediction))
+            for row in rows
+        ]
+        for name, rows in systems.items()
     }
-    found = panel.judge(rows, ledger)
-    for number, row in enumerate(written):
-        row["scores"] = found.of_row(number)
+
+
+def judge_summaries(panel: Panel, systems: Systems, written: Sequence[dict[str, Any]], ledger: Ledger) -> Judged:
+    """Judge the summaries of all systems, and enter the numbers of each in its line of examples.jsonl."""
+    if not systems:
+        return Judged()
+    found = panel.judge(systems, ledger)
+    for number, line in enumerate(written):
+        line |= found.of_row(number)
     return found
 
 
@@ -135,14 +175,6 @@ def overlaps(rows: Sequence[Row], lang: str) -> Values:
     cut = words_of(lang)
     every = [overlap_scores(r.document, r.prediction, cut(r.prediction), cut(r.document)) for r in rows]
     return {name: np.array([scores[name] for scores in every]) for name in OVERLAP}
-
-
-def words_of(lang: str) -> Callable[[str], list[str]]:
-    """The words of a language by its FLORES code: runs of letters, or characters; none where no blanks part them."""
-    script = lang.rpartition("_")[2]
-    if script in UNREADABLE:
-        return lambda text: []
-    return characters if script in CHARACTERS else words
 
 
 def notes(asked: Sequence[Asked], rows: int) -> list[str]:

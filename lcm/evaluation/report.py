@@ -19,9 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lcm.errors import UserError
 from lcm.evaluation.judging_report import information_line, judged_lines, judged_values
-from lcm.evaluation.summaries import ROUGE, rouge_line
 from lcm.evaluation.truth_report import truth_lines, truth_values
 from lcm.files import write_result
+from lcm.scores import ROUGE, rouge_line
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
@@ -187,7 +187,7 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "verdict": _verdict(results),
         "metrics": METRICS,
         "names": NAMES,
-        "rouge": ROUGE,
+        "rouge": _rouge(results),
         "rouge_line": rouge_line(results.get("rouge", {})),
         "writers": WRITERS,
         "shown": _shown,
@@ -210,9 +210,10 @@ def headline(results: Results) -> str:
     if line := information_line(results):
         lines += ["", line]
     if results["summaries"]:
-        lines += ["", f"{'':40}" + "".join(f"{name:>12}" for name in ROUGE)]
+        convention = f"ROUGE, convention {results['rouge']['convention']}"
+        lines += ["", f"{convention:40}" + "".join(f"{name:>12}" for name in _rouge(results))]
         for system, scores in results["summaries"].items():
-            cells = "".join(f"{_shown('rouge', scores[name]['value']):>12}" for name in ROUGE)
+            cells = "".join(f"{_shown('rouge', scores[name]['value']):>12}" for name in _rouge(results))
             lines.append(f"{WRITERS[system]:40}" + cells)
     if line := rouge_line(results.get("rouge", {})):
         lines += ["", line]
@@ -220,6 +221,12 @@ def headline(results: Results) -> str:
     lines += truth_lines(results)
     counts = results["counts"]
     return "\n".join([*lines, "", f"scored {counts['scored']:,}, failed {counts['failed']:,}"])
+
+
+def _rouge(results: Results) -> dict[str, str]:
+    """The ROUGE scores that the convention has, with their names on the page."""
+    known: Results = next(iter(results["summaries"].values()), {})
+    return {name: name.replace("rouge", "ROUGE-") for name in ROUGE if name in known}
 
 
 def _verdict(results: Results) -> str:

@@ -1,7 +1,7 @@
 """Teacher-forced scores: every sentence predicted from the true ones before it (paper §2.4.1). First the metrics.
 
 Shapes.  B rows · S slots · D concept width · n concepts of one piece · s concepts of one document
-         N predicted sentences · c candidates, that each is compared with · E ends of documents · u units of a bootstrap
+         N predicted sentences · c candidates, that each is compared with · E ends of documents
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.nn.utils.rnn import pad_sequence
@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from lcm.batch import PAD, Batch
 from lcm.config import CodecRecord
 from lcm.evaluation.examples import Example
-from lcm.evaluation.tokens import tokens_of
 from lcm.models import ConceptModel, Sampling
+from lcm.scores import Interval, bootstrap, tokens_of
 
 METRICS = ("l2", "l2_roundtrip", "l2_gap", "contrastive_accuracy", "par")
 PAR_FLOOR = 0.1
@@ -86,36 +86,6 @@ def par(
     ours = (normalize(predicted.float(), dim=1) @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
     theirs = (directions[place] @ directions.T).masked_fill(~past, -torch.inf).amax(dim=1)
     return torch.where(theirs >= PAR_FLOOR, ours / theirs, torch.nan)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% bootstrap interval; all NaN if there was nothing to average."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    totals: Float64[np.ndarray, " u"], counts: Float64[np.ndarray, " u"], samples: int = 1000, seed: int = 0
-) -> Interval:
-    """Σ totals / Σ counts, with its 2.5% and 97.5% quantiles over resampled units.
-
-    A unit is a text, or a document with the sum of its sentences' scores and their number: the sentences of a document
-    are not independent, so they are resampled together.
-    """
-    totals, counts = totals[counts > 0], counts[counts > 0]
-    if not len(totals):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    random = np.random.default_rng(seed)
-    step = max(1, 4_000_000 // len(totals))
-    means = []
-    for start in range(0, samples, step):
-        drawn = random.integers(len(totals), size=(min(step, samples - start), len(totals)))
-        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(float(totals.sum() / counts.sum()), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -210,7 +180,7 @@ def predictions_of(
     mark = end | torch.tensor([sentence == record.prompt_suffix for sentence in sentences])
     is_target = counted & ~mark
     tokens = tokens_of(record.lang)
-    length = len if tokens is None else lambda sentence: tokens.count([sentence])
+    length = len if tokens is None else tokens.count
     return Predictions(
         candidates=vectors[~mark],
         piece=number[~mark],

@@ -13,9 +13,9 @@ from torch.nn.functional import cosine_similarity
 
 from lcm.batch import derive_seed
 from lcm.evaluation.examples import Example
-from lcm.evaluation.scoring import bootstrap
 from lcm.inference import LCM
 from lcm.models import Sampling
+from lcm.scores import bootstrap
 from lcm.tales import Level, follow, parse
 
 PROMPT = 3

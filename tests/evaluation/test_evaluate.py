@@ -12,12 +12,14 @@ import lcm.evaluation.command
 from lcm.codec.text import PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, add_arguments, evaluate
+from lcm.evaluation.judging import Panel
 from lcm.evaluation.report import headline
 from lcm.evaluation.scoring import METRICS
-from lcm.evaluation.summaries import Lengths, score
+from lcm.evaluation.summaries import Lengths
+from lcm.ledger import Ledger
 from lcm.models.interface import Sampling
 from lcm.options import option_name
-from lcm.scores import OVERLAP
+from lcm.scores import OVERLAP, Row
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
 ANSWER = ["A trip at sea.", "It ended well."]
@@ -99,12 +101,13 @@ def test_summary_lengths_come_from_training_pairs():
 
 
 def test_rouge_ranks_a_copy_above_a_part_above_nothing():
-    texts = {"copy": [["The cat sat."]], "part": [["The cat."]], "nothing": [[]]}
-    table, single = score(texts, [["The cat sat."]], samples=10, seed=0)
-    values = [table[name]["rouge1"]["value"] for name in texts]
+    texts = {"copy": "The cat sat.", "part": "The cat.", "nothing": ""}
+    systems = {name: [Row("a", "", ("The cat sat.",), text)] for name, text in texts.items()}
+    found = Panel((), "eng_Latn", samples=10, seed=0).judge(systems, Ledger())
+    values = [found.table[name]["rouge1"]["value"] for name in texts]
     assert values == [1.0, pytest.approx(0.8), 0.0]
-    assert single["part"]["rouge1"] == [pytest.approx(0.8)]
-    assert table["part"]["length_ratio"] == pytest.approx(2 / 3)
+    assert found.of_row(0)["rouge"]["part"]["rouge1"] == pytest.approx(0.8)
+    assert found.table["part"]["length_ratio"] == pytest.approx(2 / 3)
 
 
 def test_continuations_begin_in_the_middle_and_are_compared_with_what_follows(folder):
@@ -234,7 +237,7 @@ def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, fo
     seen = []
     monkeypatch.setattr("lcm.evaluation.command.evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
     monkeypatch.setattr("lcm.evaluation.command.asked_for", seen.append)
-    given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8}
+    given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8, "convention": "helm"}
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
     with pytest.raises(ZeroDivisionError):
         command(monkeypatch, "--data", folder, *words, "--judge", "cola", "mi=gpt2", "--truth", "--temperature", "0.5")
@@ -264,10 +267,9 @@ def test_the_results_name_the_tokens_of_rouge_and_what_they_cannot_read(tmp_path
     rows = [{"document": " ".join(STORY), "summary": summary} for summary in (STORY[0], "...", STORY[1])]
     write_rows(tmp_path / "f.jsonl", *rows)
     results = evaluate(knowing(), EvaluateOptions(data=(str(tmp_path / "f.jsonl"),), bootstrap=20)).results
-    assert results["rouge"] == {
-        "tokens": "rouge-score, stemmed", "lang": "eng_Latn", "scored": 2, "not_scored": 1,
-        "first_not_scored": "f.jsonl:2",
-    }  # fmt: skip
+    record = results["rouge"]
+    assert (record["convention"], record["tokens"], record["lang"]) == ("lcm", "rouge-score, stemmed", "eng_Latn")
+    assert (record["scored"], record["not_scored"], record["first_not_scored"]) == (2, 1, "f.jsonl:2")
     assert results["summaries"]["roundtrip"]["rougeL"]["value"] == 1.0, "no 0 for what cannot be read"
     assert "ROUGE: 1 of 3 summaries not scored" in headline(results)
     assert results["refused"]["reference without words for ROUGE"] == {"count": 1, "first": "f.jsonl:2"}

@@ -15,11 +15,11 @@ from lcm.codec.text import PROMPT_SUFFIX
 from lcm.errors import UserError
 from lcm.evaluation.command import EvaluateOptions, evaluate
 from lcm.evaluation.information import contexts
-from lcm.evaluation.judging import Panel, words_of
+from lcm.evaluation.judging import Panel
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.scoring import pieces_of, predictions_of
 from lcm.ledger import Ledger
-from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Row, asked_for, bertscore
+from lcm.scores import HUMAN_REP4, JUDGES, OVERLAP, Row, asked_for, bertscore, words_of
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home."]
 ANSWER = ["A trip at sea.", "It ended well."]
@@ -53,7 +53,7 @@ def test_a_mean_is_that_of_its_rows_and_people_are_scored_like_a_system():
         for name in OVERLAP:
             numbers = found.single[system][name]
             assert found.table[system][name]["value"] == pytest.approx(np.nanmean(numbers)), name
-            assert found.of_row(1)[system][name] == numbers[1]
+            assert found.of_row(1)["scores"][system][name] == numbers[1]
     assert found.table["model"]["rep4"]["value"] == pytest.approx((0 + 2 / 3) / 2)
     assert found.single["model"]["rep4_over_human"][:2] == [0, 1]
     assert found.single["people"]["ovl3"][0] == found.single["copy"]["ovl3"][0]

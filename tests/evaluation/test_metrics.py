@@ -1,15 +1,12 @@
 """The scores, each against a plain second implementation or a closed form."""
 
 import math
-from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 
 from lcm.evaluation import scoring
-from lcm.evaluation.scoring import bootstrap, contrastive_accuracy, l2, par
-from lcm.evaluation.summaries import length_ratio, rouge
+from lcm.evaluation.scoring import contrastive_accuracy, l2, par
 
 
 def some_documents(lengths, dim=8, seed=0):
@@ -85,74 +82,3 @@ def test_par_knows_only_the_past_and_refuses_a_tiny_denominator():
     assert par(guess, sequence, torch.tensor([1])).tolist() == pytest.approx([0.0])  # x_2, which equals it, is future
     assert par(guess, sequence, torch.tensor([0])).isnan().all()
     assert par(guess, torch.tensor([[1.0, 0.0], [0.05, 1.0]]), torch.tensor([1])).isnan().all()
-
-
-def plain_f(matches, predicted, reference):
-    return 2 * matches / (predicted + reference) if matches else 0.0
-
-
-def plain_rouge(prediction, reference, n):
-    grams = [
-        Counter(zip(*(text.lower().split()[i:] for i in range(n)), strict=False)) for text in (prediction, reference)
-    ]
-    return plain_f((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
-
-
-def plain_lcs(a, b):
-    if not a or not b:
-        return 0
-    if a[-1] == b[-1]:
-        return 1 + plain_lcs(a[:-1], b[:-1])
-    return max(plain_lcs(a[:-1], b), plain_lcs(a, b[:-1]))
-
-
-def test_rouge_agrees_with_counting_by_hand():
-    prediction, reference = "a red cat sat on a mat", "a cat in red sat on my mat"
-    found = rouge([[prediction]], [[reference]])
-    assert found["rouge1"] == pytest.approx(plain_rouge(prediction, reference, 1))
-    assert found["rouge2"] == pytest.approx(plain_rouge(prediction, reference, 2))
-    assert found["rougeL"] == pytest.approx(plain_f(plain_lcs(prediction.split(), reference.split()), 7, 8))
-
-
-def test_rouge_lsum_compares_sentence_by_sentence():
-    """Sentences in another order: their longest common sequence is shorter, but each sentence has its match."""
-    found = rouge([["A dog ran.", "The cat sat."]], [["The cat sat.", "A dog ran."]])
-    assert found["rougeLsum"].tolist() == [1.0]
-    assert found["rougeL"].tolist() == [0.5]
-    assert rouge([["A dog ran, the cat sat."]], [["The cat sat.", "A dog ran."]])["rougeLsum"].tolist() == [1.0]
-    assert rouge([[]], [["Something."]])["rougeL"].tolist() == [0.0]
-
-
-def test_length_ratio_counts_words_of_all_texts_together():
-    assert length_ratio([["one two", "three"], []], [["one two"], ["three four"]]) == 0.75
-    assert math.isnan(length_ratio([["one"]], [[]]))
-
-
-def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
-    values = np.random.default_rng(0).normal(5.0, 2.0, size=4000)
-    interval = bootstrap(values, np.ones(4000), samples=4000)
-    half = 1.96 * values.std() / math.sqrt(4000)
-    assert interval.value == pytest.approx(values.mean())
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_bootstrap_draws_the_sentences_of_a_document_together():
-    """If all sentences of a document score alike, a thousand of them in ten documents are worth ten numbers."""
-    scores = np.random.default_rng(1).normal(size=10)
-    together = bootstrap(scores * 100, np.full(10, 100.0))
-    assert together.value == pytest.approx(scores.mean())
-    single = bootstrap(scores, np.ones(10))
-    assert (together.low, together.high) == pytest.approx((single.low, single.high))
-
-
-def test_bootstrap_is_a_function_of_its_seed():
-    values, ones = np.arange(50.0), np.ones(50)
-    assert bootstrap(values, ones, seed=3) == bootstrap(values, ones, seed=3)
-    assert bootstrap(values, ones, seed=3) != bootstrap(values, ones, seed=0)
-
-
-def test_units_without_sentences_are_no_units():
-    interval = bootstrap(np.array([4.0, 0.0]), np.array([2.0, 0.0]))
-    assert (interval.value, interval.low, interval.high) == (2.0, 2.0, 2.0)
-    assert math.isnan(bootstrap(np.zeros(3), np.zeros(3)).value)

@@ -6,7 +6,7 @@ dictionary, which is not here. English keeps the tokens of rouge-score, so that 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from unicodedata import category, normalize
@@ -34,11 +34,9 @@ class Tokens:
         letters = "".join(character for character in text if category(character)[0] in "LN")
         return len(letters) > 2 * len(re.findall(self.unread, letters)) and bool(self.tokenize(text))
 
-    def count(self, sentences: Sequence[str]) -> int:
+    def count(self, text: str) -> int:
         """Length of a text: in words between blanks, or in characters where they are tokens."""
-        if self.name == "characters":
-            return sum(len(self.tokenize(sentence)) for sentence in sentences)
-        return sum(len(sentence.split()) for sentence in sentences)
+        return len(self.tokenize(text) if self.name == "characters" else text.split())
 
 
 def words(text: str) -> list[str]:
@@ -53,15 +51,30 @@ def characters(text: str) -> list[str]:
 
 
 @cache
+def english(stem: bool) -> Tokens:
+    """The tokens of the package rouge-score, which know a to z and digits; with Porter's stemmer or without."""
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    name = "rouge-score, stemmed" if stem else "rouge-score"
+    return Tokens(name, DefaultTokenizer(use_stemmer=stem).tokenize, r"[^a-zA-Z0-9]")
+
+
+@cache
 def tokens_of(lang: str) -> Tokens | None:
     """The tokens of a language, by its FLORES code; None where none fit. Downloads nothing."""
     script = lang.rpartition("_")[2]
     if lang == "eng_Latn":
-        from rouge_score.tokenizers import DefaultTokenizer
-
-        return Tokens("rouge-score, stemmed", DefaultTokenizer(use_stemmer=True).tokenize, r"[^a-zA-Z0-9]")
+        return english(stem=True)
     if script in UNREADABLE:
         return None
     if script in CHARACTERS:
         return Tokens("characters", characters, f"[{_DENSE}]")
     return Tokens("words", words, f"[{_CHINESE}{_DENSE}]")
+
+
+def words_of(lang: str) -> Callable[[str], list[str]]:
+    """The words of a language by its FLORES code: runs of letters, or characters; none where no blanks part them."""
+    script = lang.rpartition("_")[2]
+    if script in UNREADABLE:
+        return lambda text: []
+    return characters if script in CHARACTERS else words
