@@ -196,13 +196,14 @@ class OptimizerConfig(Section):
 class TrainerConfig(Section):
     """Steps, precision, devices and strategy; when to validate, log and save."""
 
+    start: Place = ""
+    """Model to fine-tune: a folder of lcm train or lcm export, or a packaged name such as tales."""
     max_steps: int = Field(250_000, gt=0, le=10**12)
     """Number of optimizer steps."""
     accumulate: int = Field(1, gt=0, le=10**6)
     """Gradient accumulation: micro-batches per optimizer step."""
     precision: Literal["fp32", "bf16", "auto"] = "bf16"
-    """Precision of matrix products; weights and optimizer state are always fp32. auto: bf16 where the device has
-    instructions for it (CPUs: AVX512-BF16), else fp32."""
+    """Precision of matrix products; the rest is fp32. auto: bf16 where there are instructions for it, else fp32."""
     compile: bool = False
     """Compile the blocks of the model with torch.compile."""
     checkpoint_activations: bool = False
@@ -225,8 +226,7 @@ class TrainerConfig(Section):
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
-    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends. Checked with
-    each report and before each checkpoint."""
+    """Maximum number of consecutive steps skipped for a gradient that is not finite, before the run ends."""
     keep: int = Field(1, gt=0)
     """Number of newest checkpoints to keep, beside the best; more than one as step-00001000.ckpt, …"""
     log_every: int = Field(10, gt=0)

@@ -40,6 +40,17 @@ def test_the_large_configs_are_the_papers(kind):
     assert f"{parameters(FOLDER / f'{kind}_1.6b.yaml'):,}" in (FOLDER / f"{kind}_1.6b.yaml").read_text()
 
 
+@pytest.mark.parametrize("kind", ["base", "one_tower", "two_tower", "quant_c", "quant_d"])
+def test_fine_tuning_goes_on_from_the_large_config_with_the_papers_rate(kind):
+    tuned, large = load_config(FOLDER / f"finetune_{kind}.yaml"), load_config(FOLDER / f"{kind}_1.6b.yaml")
+    assert tuned.trainer.start == large.run.dir
+    assert tuned.model == large.model.model_copy(update={"quantizer": ""} if "quant" in kind else {})
+    assert tuned.data.rows * tuned.trainer.accumulate * tuned.data.slots == 7_168, "concepts a GPU and step"
+    optimizer = tuned.optimizer
+    assert (optimizer.lr, optimizer.start_lr, optimizer.final_lr, optimizer.warmup_steps) == (3e-5, 1e-6, 1e-6, 3000)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.98), 1e-6, 0.01, 25.0)
+
+
 def test_the_7b_config_is_the_papers():
     config = load_config(FOLDER / "two_tower_7b.yaml")
     assert config.data.rows * config.data.slots * 256 == 1_048_576, "concepts a step on 256 GPUs"

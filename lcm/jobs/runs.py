@@ -52,6 +52,8 @@ class Run:
     host: str | None
     validation_loss: float | None
     last_line: str | None
+    start: str | None
+    """Model that the run fine-tunes."""
 
 
 def find_runs(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
@@ -104,6 +106,7 @@ def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
         host=attempts.hosts or str(owner.get("host") or "") or None,
         validation_loss=min((loss for loss in losses if math.isfinite(loss)), default=None),
         last_line=attempts.last_line(),
+        start=(config.trainer.start or None) if config else None,
     )
 
 
@@ -198,7 +201,7 @@ def _cells(run: Run) -> Iterator[str]:
     yield str(run.attempts)
     yield run.host or "-"
     yield "-" if run.validation_loss is None else f"{run.validation_loss:.4g}"
-    yield run.last_line or "-"
+    yield " · ".join(filter(None, (run.start and f"fine-tunes {run.start}", run.last_line))) or "-"
 
 
 def _duration(seconds: int | None) -> str:

@@ -243,6 +243,7 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
     rows = [
         ("model", f"{config.model.kind}, {parameters:,} parameters"),
         ("data", without_secrets(", ".join(config.data.path))),
+        *([("fine-tuned from", config.trainer.start)] if config.trainer.start else []),
         ("codec", concepts),
         ("optimizer steps", f"{checkpoint['global_step']:,} of {config.trainer.max_steps:,}"),
         *((name, f"{value:.6g}") for name, value in sorted(checkpoint["metrics"].items()) if "/" in name),

@@ -63,6 +63,14 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
     def shard_fn(self) -> BlockHook | None:
         return self._shard if self.stage == 3 else None
 
+    @torch.no_grad()
+    def fill(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for name, parameter in model.named_parameters():
+            with GatheredParameters([parameter], modifier_rank=0):
+                parameter.copy_(weights[name])
+
     def divisor(self, accumulate: int) -> int:
         """Lightning divides the loss by the accumulation, and DeepSpeed does it again."""
         return accumulate**2

@@ -105,6 +105,12 @@ class Engine:
         """Shards the parameters of a complete block in place; None where every rank holds all weights."""
         return None
 
+    def fill(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Copy whole tensors into the parameters of a model that `shard_fn` has sharded, one after the other."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(_sharded_like(parameter, weights[name]))
+
     def divisor(self, accumulate: int) -> int:
         """Divisor that the engine applies to the loss of a micro-batch."""
         return accumulate
@@ -176,9 +182,7 @@ class FSDP(ShardingEngine, ModelParallelStrategy):
         assert self.lightning_module is not None
         saved, parameters = checkpoint["state_dict"], dict(self.lightning_module.named_parameters())
         assert not strict or self.lightning_module.state_dict().keys() == saved.keys()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(_sharded_like(parameter, saved[name]))
+        self.fill(self.lightning_module, saved)
         # Through load_state_dict, because some modules derive more from their buffers.
         self.lightning_module.load_state_dict({n: t for n, t in saved.items() if n not in parameters}, strict=False)
 

@@ -34,10 +34,19 @@ class LCMModule(L.LightningModule):
     """
 
     def __init__(
-        self, config: Config, model: ConceptModel, fill_buffers: Callable[[ConceptModel], None] | None = None
+        self,
+        config: Config,
+        model: ConceptModel,
+        fill_buffers: Callable[[ConceptModel], None] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """fill_buffers: only for a model on the meta device; fills the buffers of the one built in its place."""
+        """Take a model that is ready or, with `fill_buffers`, one on the meta device, to build another in its place.
+
+        fill_buffers: fills the buffers of the one that is built
+        weights:      its parameters, for fine-tuning; otherwise they are drawn
+        """
         super().__init__()
+        self._weights = weights
         self.config, self.model, self._fill_buffers = config, model, fill_buffers
         self._holds_all_weights = True
         self.reported: dict[str, float] = {}
@@ -69,6 +78,9 @@ class LCMModule(L.LightningModule):
         self._fill_buffers(self.model)
         self._fill_buffers = None
         shard(self.model)
+        if self._weights is not None:
+            self._engine.fill(self.model, self._weights)
+            self._weights = None
 
     def _prepare_blocks(self, model: ConceptModel) -> None:
         for stack in model.stacks():

@@ -31,6 +31,7 @@ from lcm.training.callbacks import Stopped
 from lcm.training.checkpoint import BEST, CARD, LAST, check_disk_space, export, latest, open_checkpoint, write_card
 from lcm.training.engine import BYTES_PER_PARAMETER, SHARDED, check_strategy, choose
 from lcm.training.environment import Launch, read_environment
+from lcm.training.finetune import read_start
 from lcm.training.loggers import check_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
 from lcm.training.ownership import check_free, claimed
@@ -81,6 +82,8 @@ def train(config: Config) -> Path:
 def _fit(trainer: L.Trainer, module: LCMModule, data: ConceptData, start: Start) -> Stopped | None:
     """Train, and return the request by which the run stopped before its end."""
     config, folder = module.config, Path(module.config.run.dir)
+    if config.trainer.start and not start.checkpoint:
+        say(f"fine-tuning {config.trainer.start}: its weights, codec record and normalizer")
     if start.checkpoint:
         say(f"resuming from {start.checkpoint}, after step {start.step:,}")
     if not data.has_validation:
@@ -153,26 +156,34 @@ def _check_model(folder: Path, validates: bool, config: Config) -> None:
 
 
 def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptData]:
-    """The data, and the model with the data's normalizer and end-of-text vector in it.
+    """The data, and the model with its end-of-text vector and, but for fine-tuning, its normalizer in it.
 
     on_meta: leave the model on the meta device; LCMModule builds it, shard by shard, once the ranks have met
     """
+    trained = read_start(config)
     torch.manual_seed(config.run.seed)
     with torch.device("meta") if on_meta else nullcontext():
         model = build_model(config.model)
     check_sampling(config, model)  # before training, which does not need it
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
+    codec = data.prepared.codec
+    record = trained.record(codec, config.trainer.start) if trained else codec
 
     def fill_buffers(model: ConceptModel) -> None:
         model.normalizer.set(*data.prepared.normalizer)
+        if trained:
+            trained.fill_buffers(model, codec.fingerprint)
+        else:
+            model.load_fitted(codec.fingerprint)
         model.end_of_text.copy_(data.end_of_text)
-        model.load_fitted(data.prepared.codec.fingerprint)
 
     if not on_meta:
         fill_buffers(model)
-    config = config.model_copy(update={"codec": data.prepared.codec})
-    return LCMModule(config, model, fill_buffers if on_meta else None), data
+        if trained:
+            model.load_state_dict({name: trained.weights[name] for name, _ in model.named_parameters()}, strict=False)
+    config = config.model_copy(update={"codec": record})
+    return LCMModule(config, model, fill_buffers if on_meta else None, trained.weights if trained else None), data
 
 
 def count_parameters(config: Config) -> int:
@@ -196,7 +207,8 @@ def check(config: Config) -> Launch:
     check_free(folder)
     print(f"processes  {launch.world_size}, {strategy}: {reason}")
     start = decide(module.config, launch.world_size)
-    where = f", resuming from {start.checkpoint}" if start.checkpoint else ""
+    beginning = f", fine-tuning {config.trainer.start}" if config.trainer.start else ""
+    where = f", resuming from {start.checkpoint}" if start.checkpoint else beginning
     print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{where}")
     for note in start.notes:
         say(note)

@@ -23,7 +23,7 @@ SAME_RESULT = {
     "trainer": (
         "compile", "checkpoint_activations", "devices", "nodes", "patience", "strategy", "offload", "validate_every",
         "validation_rows", "checkpoint_every", "skips", "keep", "log_every", "loggers", "resume", "restarts",
-        "accumulate",
+        "accumulate", "start",
     ),
     "run": ("dir",),
 }  # fmt: skip
@@ -69,6 +69,12 @@ def decide(config: Config, world_size: int) -> Start:
         path, notes = existing_file(resume, "trainer.resume"), []
         checkpoint = _opened(path)
     _check_identity(path, checkpoint, config)
+    began = checkpoint["config"]["trainer"].get("start", "")
+    if config.trainer.start and config.trainer.start != began:
+        notes.append(
+            f"trainer.start={config.trainer.start}: this run began with {began or 'drawn weights'} and is at step "
+            f"{checkpoint['global_step']:,}; to begin with another model, choose another run.dir"
+        )
     notes += differences(checkpoint, config, world_size)
     return Start(path, checkpoint["global_step"], tuple(notes))
 

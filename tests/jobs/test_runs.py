@@ -63,6 +63,7 @@ def test_a_running_run_has_every_column(folder, capsys):
         "host": "node[0-1]",
         "validation_loss": 0.5,
         "last_line": "step 50 of 100",
+        "start": None,
     }
     assert main(["runs", str(folder)]) == 0
     head, row = capsys.readouterr().out.splitlines()
