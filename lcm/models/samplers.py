@@ -11,7 +11,7 @@ in double precision; no step waits for a GPU.
 
 To add a sampler: a function here, its name in `DiffusionSampling` and its call in `Diffusion.sample` (diffusion.py),
 its name in `SamplingOptions` (lcm/sampling.py). A schedule: a case in `_betas`, its name in `PARAMETERS` and in
-lcm/config.py.
+lcm/config/models.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
