@@ -1,9 +1,11 @@
 """Scores of a model and the report of them: `lcm evaluate`.
 
-Read command, then examples (the test set), scoring and summaries (the metrics of predicted concepts and of texts) and
-report (what is written, from the templates page.html, macros.html and report.html). No model is trained here.
+Read command, then run (a model's evaluation): examples (the test set), teacher_forced and scoring (the metrics of
+predicted concepts), summaries and judging (texts that are written, and judged), report (what is shown, from the
+templates page.html, macros.html and report.html). predictions judges texts from elsewhere. No model is trained here.
 """
 
-from lcm.evaluation.report import Stages, finite, output_folder, render
+from lcm.evaluation.report import render
+from lcm.evaluation.results import Stages, finite, output_folder
 
 __all__ = ["Stages", "command", "finite", "output_folder", "render"]

@@ -34,12 +34,14 @@ class Example:
     """A document or a pair as it is stored: "[MODEL]:" and "End of text." are among its sentences.
 
     source_length: concepts of a pair's prompt with its suffix; 0 for a document
+    others:        further summaries of a pair's document
     """
 
     id: str
     sentences: list[str]
     source_length: int
     vectors: Float[Tensor, "n D"]
+    others: tuple[str, ...] = ()
 
     @property
     def document(self) -> list[str]:
@@ -52,7 +54,28 @@ class Example:
         return self.sentences[self.source_length : -1] if self.source_length else []
 
 
-PAIR, TEXT = Columns(text="document", summary="summary", split=""), Columns(split="")
+@dataclass(frozen=True)
+class Pair(Document):
+    """A document with its summary. others: further ones, where a row lists several"""
+
+    others: tuple[str, ...] = ()
+
+
+class Pairs(Columns):
+    """Columns of rows that are {document, summary}, where summary may be a list of texts."""
+
+    def document(self, row: dict[str, Any], name: str, place: str, lang: str, folder: Path) -> Document | Refused:
+        given = row.get(self.summary or "")
+        found = []
+        for text in given if isinstance(given, list) and given else [given]:
+            one = {**row, self.summary: text} if self.summary in row else row
+            if isinstance(pair := super().document(one, name, place, lang, folder), Refused):
+                return pair
+            found.append(pair)
+        return Pair(**vars(found[0]), others=tuple(pair.summary or "" for pair in found[1:]))
+
+
+PAIR, TEXT = Pairs(text="document", summary="summary", split=""), Columns(split="")
 
 
 class PairOrText(Columns):
@@ -137,7 +160,9 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
     if not texts:
         raise UserError(f"--data={path}: no row to score; {examples.ledger.line or 'it is empty'}")
     texts = [texts[i] for i in _draw(len(texts), limit, seed)]
-    return replace(examples, drawn=_encoded([(text.id, *_sentences(text, lcm)) for text in texts], lcm))
+    drawn = _encoded([(text.id, *_sentences(text, lcm)) for text in texts], lcm)
+    others = [text.others if isinstance(text, Pair) else () for text in texts]
+    return replace(examples, drawn=[replace(one, others=of) for one, of in zip(drawn, others, strict=True)])
 
 
 def from_tales(levels: Sequence[type[Level]], lcm: LCM, limit: int, seed: int) -> EvaluationSet:

@@ -1,4 +1,4 @@
-"""Pages of scores: report.html and its headline for a terminal; the folder, stages and templates of every evaluation.
+"""Pages of scores: report.html of a model and its headline for a terminal; the templates of every evaluation.
 
 page.html is the frame with the style sheet, macros.html has tables, cards, facts, charts. A chart is laid out by `plot`
 and drawn as SVG by a macro: no script, and its colors follow the page.
@@ -6,22 +6,17 @@ and drawn as SVG by a macro: no script, and its colors follow the page.
 
 import csv
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lcm.errors import UserError
-from lcm.evaluation.judging_report import information_line, judged_lines, judged_values
+from lcm.evaluation.judging_report import information_line
+from lcm.evaluation.summaries_report import summary_lines, summary_values
 from lcm.evaluation.truth_report import truth_lines, truth_values
 from lcm.files import write_result
-from lcm.scores import ROUGE, rouge_line
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
@@ -29,7 +24,7 @@ Row = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
 Marks = list[tuple[float, str]]
 """Positions and labels along an axis."""
-SUMMARIES, CONTINUATIONS = 5, 4
+CONTINUATIONS = 4
 """Examples shown on the page: the first of examples.jsonl, so that nobody has chosen them."""
 METRICS = {
     "l2": "L2",
@@ -40,14 +35,6 @@ METRICS = {
 }
 NAMES = {"model": "the model", "mean": "always the mean", "previous": "the sentence before"}
 """Predictors of the next sentence: the model and its controls."""
-WRITERS = {
-    "model": "the model, decoded",
-    "nearest": "the model, as nearest real sentences",
-    "lead": "the document's beginning",
-    "roundtrip": "the reference through the codec",
-    "people": "people: the references",
-}
-"""Writers of summaries: the model and its controls."""
 GROUPS = {
     "by_position": ("sentences read before", ("l2", "contrastive_accuracy")),
     "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
@@ -55,44 +42,6 @@ GROUPS = {
 """Charts by group: the label of the x axis, and the metrics."""
 CURVES = (("loss", "training", "train/loss"), ("loss", "validation", "val/loss"), ("l2", "validation", "val/l2"))
 """Chart, series and column of metrics.csv."""
-
-
-@dataclass
-class Stages:
-    """A stopwatch that announces each stage on stderr and keeps how long it took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, name: str, what: str) -> Iterator[None]:
-        print(f"{name} {what}", file=sys.stderr)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def finite(value: Any) -> Any:
-    """Replace every number that is not finite by None, inside dicts and lists too: JSON knows no NaN."""
-    match value:
-        case dict():
-            return {key: finite(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [finite(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return None
-    return value
-
-
-def output_folder(path: str | Path) -> Path:
-    """Make the folder of --output, and write to it. Raises UserError where that is impossible."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--output={folder}: cannot be a folder ({error.strerror})") from error
-    return folder
 
 
 def render(template: Path, values: Mapping[str, object]) -> str:
@@ -187,16 +136,12 @@ def write_report(path: Path, results: Results, rows: Sequence[Row], model: Path)
         "verdict": _verdict(results),
         "metrics": METRICS,
         "names": NAMES,
-        "rouge": _rouge(results),
-        "rouge_line": rouge_line(results.get("rouge", {})),
-        "writers": WRITERS,
         "shown": _shown,
         "continuations": [row for row in rows if row["kind"] == "continuation"][:CONTINUATIONS],
-        "summaries": [row for row in rows if row["kind"] == "summary"][:SUMMARIES],
         "by_group": [chart for group in GROUPS for chart in _by_group(results, group)],
         "settings_shown": _settings(results),
         **truth_values(results, rows),
-        **judged_values(results),
+        **summary_values(results, rows),
         **_curves(model),
     }
     write_result(path, render(HERE / "report.html", values))
@@ -209,24 +154,10 @@ def headline(results: Results) -> str:
         lines.append(f"{NAMES[system]:20}" + "".join(f"{_shown(m, scores[m]):>22}" for m in METRICS))
     if line := information_line(results):
         lines += ["", line]
-    if results["summaries"]:
-        convention = f"ROUGE, convention {results['rouge']['convention']}"
-        lines += ["", f"{convention:40}" + "".join(f"{name:>12}" for name in _rouge(results))]
-        for system, scores in results["summaries"].items():
-            cells = "".join(f"{_shown('rouge', scores[name]['value']):>12}" for name in _rouge(results))
-            lines.append(f"{WRITERS[system]:40}" + cells)
-    if line := rouge_line(results.get("rouge", {})):
-        lines += ["", line]
-    lines += judged_lines(results, WRITERS)
+    lines += summary_lines(results)
     lines += truth_lines(results)
     counts = results["counts"]
     return "\n".join([*lines, "", f"scored {counts['scored']:,}, failed {counts['failed']:,}"])
-
-
-def _rouge(results: Results) -> dict[str, str]:
-    """The ROUGE scores that the convention has, with their names on the page."""
-    known: Results = next(iter(results["summaries"].values()), {})
-    return {name: name.replace("rouge", "ROUGE-") for name in ROUGE if name in known}
 
 
 def _verdict(results: Results) -> str:
@@ -287,8 +218,6 @@ def _shown(metric: str, value: float | None) -> str:
     match metric:
         case "contrastive_accuracy":
             return f"{100 * value:.1f}%"
-        case "rouge":
-            return f"{100 * value:.1f}"
-        case "par" | "ratio":
+        case "par":
             return f"{value:.2f}"
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"

@@ -64,6 +64,7 @@ class Writer:
                 "id": example.id,
                 "prompt": example.document if task == "answer" else example.sentences[:n],
                 "reference": example.answer if task == "answer" else example.sentences[n:-1][:most],
+                "others": list(example.others),
                 "model": text.sentences,
                 "nearest": text.nearest,
                 "similarity": text.similarity,
@@ -90,7 +91,7 @@ def summarize(
 def rows_of(pairs: Sequence[Example], texts: Texts) -> list[Row]:
     """One system's texts beside the documents and summaries of the pairs."""
     return [
-        Row(pair.id, " ".join(pair.document), (" ".join(pair.answer),), " ".join(text))
+        Row(pair.id, " ".join(pair.document), (" ".join(pair.answer), *pair.others), " ".join(text))
         for pair, text in zip(pairs, texts, strict=True)
     ]
 

@@ -12,6 +12,7 @@ from lcm.scores.judges import JUDGES, Asked, asked_for, judge
 from lcm.scores.overlap import HUMAN_REP4, OVERLAP, overlap_scores
 from lcm.scores.rouge import length_ratio, rouge_line, rouge_record, rouge_scores
 from lcm.scores.rows import Measure, Row, Score
+from lcm.scores.sentences import sentences
 from lcm.scores.tokens import tokens_of, words_of
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "rouge_line",
     "rouge_record",
     "rouge_scores",
+    "sentences",
     "tokens_of",
     "words_of",
 ]

@@ -235,7 +235,7 @@ def test_the_command_writes_three_files_and_prints_the_table(monkeypatch, folder
 def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, folder, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr("lcm.evaluation.command.evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
+    monkeypatch.setattr(lcm.evaluation.command, "evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
     monkeypatch.setattr("lcm.evaluation.command.asked_for", seen.append)
     given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8, "convention": "helm"}
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
