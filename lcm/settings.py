@@ -4,6 +4,7 @@ A file is read strictly: a section that stands there twice, a number that is non
 are mistakes, each of one line.
 """
 
+import json
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -207,7 +208,28 @@ def _separated(overrides: Sequence[str], settings: type[BaseModel]) -> list[str]
     for word, after in zip(words, [*words[1:], "--"], strict=False):
         if word.removeprefix("--") in names and word.startswith("--") and after.startswith("--"):
             raise UserError(f"{word}: expected a value, as in {word} true or {word}=3")
+    lists = {f"--{name}" for name, annotation in names.items() if _is_list_of_sections(annotation)}
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in lists and equals:
+            words[i] = f"{name}={_as_json(name, value)}"
+        elif name in lists:
+            words[i + 1 : i + 2] = [_as_json(name, value) for value in words[i + 1 : i + 2]]
     return words
+
+
+def _is_list_of_sections(annotation: Any) -> bool:
+    parts = get_args(annotation) if get_origin(annotation) in (tuple, list) else ()
+    return any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
+
+
+def _as_json(name: str, value: str) -> str:
+    """A list of sections in YAML's short form, such as [{path: DIR, weight: 3}], as the JSON that pydantic reads."""
+    try:
+        return json.dumps(yaml.load(value, StrictLoader))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}={value}: expected a list in YAML or JSON, as in [{{path: DIR}}]; {reason}") from error
 
 
 def _explain_arguments(message: str, settings: type[BaseModel]) -> str:

@@ -16,7 +16,7 @@ from lcm.config.models import (
     TwoTowerConfig,
 )
 from lcm.config.run import CodecRecord, Config, SamplingConfig, load_config, save_config
-from lcm.config.training import DataConfig, OptimizerConfig, RunConfig, TrainerConfig
+from lcm.config.training import DataConfig, MixedSet, OptimizerConfig, RunConfig, TrainerConfig
 
 __all__ = [
     "BaseLCMConfig",
@@ -25,6 +25,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "InterleavedConfig",
+    "MixedSet",
     "ModelConfig",
     "OneTowerConfig",
     "OptimizerConfig",

@@ -2,17 +2,29 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lcm.files import CACHE_GB, RETRIES
 from lcm.settings import Beta, Devices, Place, Places, Section
+
+
+class MixedSet(Section):
+    """A data set of a mixture."""
+
+    path: Place
+    """Folder written by `lcm prepare`, local or at a URL."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the rows, in proportion to the other weights."""
 
 
 class DataConfig(Section):
     """The training data, and how documents become rows."""
 
     path: Places = ()
-    """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed."""
+    """Data sets: folders written by `lcm prepare`, local or at a URL that fsspec knows. Several are mixed by size."""
+    mix: tuple[MixedSet, ...] = ()
+    """Instead of path: data sets that are mixed by weight, [{path: DIR, weight: 3}, …]. The weights hold exactly over
+    every 1,000 rows, and each set has its own epochs."""
     slots: int = Field(128, ge=2, le=10**6)
     """Sequence length in concepts: documents are packed into rows of it, longer ones are cut (paper §2.4.1)."""
     rows: int = Field(8, gt=0, le=10**6)
@@ -30,6 +42,19 @@ class DataConfig(Section):
     """Number of retries for a file that cannot be fetched, after waiting longer each time."""
     skip_dead: bool = False
     """Train without shards that cannot be fetched, and count them, instead of ending the run."""
+
+    @model_validator(mode="after")
+    def _path_or_mix(self) -> "DataConfig":
+        if self.path and self.mix:
+            raise ValueError(
+                f"path={', '.join(self.path)}: data.mix names the data sets, too; leave one out (--data.path [])"
+            )
+        return self
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The data sets, of path or mix."""
+        return self.path or tuple(one.path for one in self.mix)
 
 
 class OptimizerConfig(Section):

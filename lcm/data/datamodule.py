@@ -22,11 +22,12 @@ from torch import Tensor, distributed
 from lcm.config import Config
 from lcm.data.dataset import PreparedData
 from lcm.data.loader import Batches, MicroBatch, RowReader, split
+from lcm.data.mixture import Mixture
 from lcm.data.order import Position, RowOrder
-from lcm.data.prefetch import OpenShards, Prefetcher, check_cache, fetch_indexes
+from lcm.data.prefetch import MixedPrefetcher, OpenShards, Prefetcher, check_cache, fetch_indexes
 from lcm.data.shard_cache import RemoteShard, ShardCache
 from lcm.data.shards import Shard
-from lcm.errors import UserError
+from lcm.errors import UserError, without_secrets
 
 VALIDATION_SEED = 0
 """Seed of the order of validation: the same rows in every run, whatever the run's own seed."""
@@ -57,14 +58,18 @@ class ConceptData(L.LightningDataModule):
         if self.trainer:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
         self.prepared.check_dim(self.config.model.dim)
-        if remote := [s for s in (*self._to_train, *self._held_out) if isinstance(s, RemoteShard)]:
+        for one, shards in zip(self.config.data.mix, self._to_train, strict=False):
+            if not shards:
+                raise UserError(f"data.mix: {one.path} has no document to train on; leave it out")
+        sets = *self._to_train, *self._held_out
+        if remote := [shard for shards in sets for shard in shards if isinstance(shard, RemoteShard)]:
             check_cache(self._to_train, self._held_out, self.config.data.group, self.prepared.cache)
             fetch_indexes(remote)
 
     @cached_property
     def prepared(self) -> PreparedData:
         data = self.config.data
-        return PreparedData(data.path, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
+        return PreparedData(data.folders, ShardCache(data.cache, round(data.cache_gb * 1e9), data.retries))
 
     @property
     def end_of_text(self) -> Float[Tensor, " D"]:
@@ -72,22 +77,44 @@ class ConceptData(L.LightningDataModule):
         return self.prepared.end_of_text(self.config.data.skip_dead)
 
     @cached_property
-    def _to_train(self) -> list[Shard]:
-        return self.prepared.shards("train")
+    def _to_train(self) -> list[list[Shard]]:
+        return self._sets("train")
+
+    def _sets(self, split: str) -> list[list[Shard]]:
+        """The shards of a split: of each set of a mixture, otherwise all in one."""
+        mix = self.config.data.mix
+        return [self.prepared.shards(split, s.path) for s in mix] if mix else [self.prepared.shards(split)]
 
     @cached_property
-    def order(self) -> RowOrder:
+    def order(self) -> RowOrder | Mixture:
         return self._order_of(self._to_train, self.config.run.seed)
 
     @cached_property
-    def _prefetcher(self) -> Prefetcher | None:
+    def _prefetcher(self) -> Prefetcher | MixedPrefetcher | None:
         return self._prefetcher_of(self.order)
 
+    def describe(self) -> Iterator[str]:
+        """Describe the data sets and the targets of an epoch; of a mixture each set, with its share of the rows."""
+
+        def targets(order: RowOrder) -> str:
+            return f"{sum(row.targets for row in order.rows(0, np.arange(len(order)))):,} targets an epoch"
+
+        names = [without_secrets(name) for name in self.config.data.folders]
+        if isinstance(self.order, Mixture):
+            for name, order, rows in zip(names, self.order.orders, self.order.rows_each.tolist(), strict=True):
+                yield f"{name}: {rows / 10:g}% of the rows, {targets(order)}"
+        else:
+            yield f"{', '.join(names)}: {targets(self.order)}"
+
     def metrics(self) -> dict[str, float]:
-        """With data.skip_dead: how many shards could not be fetched since this process began."""
+        """The epochs of each set of a mixture; with data.skip_dead, the shards that could not be fetched so far."""
+        found = dict[str, float]()
+        if isinstance(self.order, Mixture):
+            epochs = self.order.epochs(self.position)
+            found = {f"data/epochs_of_{i}": value for i, value in enumerate(epochs, 1)}
         if self._prefetcher and self.config.data.skip_dead:
-            return {"data/dead_shards": float(self._prefetcher.skipped)}
-        return {}
+            found["data/dead_shards"] = float(self._prefetcher.skipped)
+        return found
 
     def train_dataloader(self) -> Batches:
         trainer = self.config.trainer
@@ -115,13 +142,17 @@ class ConceptData(L.LightningDataModule):
             mine = list(self.order.rows(step.epoch, step.share(self.rank, self.world_size), dead))
             yield from split(mine, trainer.accumulate, files)
 
-    def _count(self, order: RowOrder) -> None:
+    def _count(self, order: RowOrder | Mixture) -> None:
         """Count the rows of all bundles. Every rank counts some of them, and they add up their counts.
 
         Raises UserError on all ranks if one of them cannot read an index.
         """
         if not (self.world_size > 1 and distributed.is_available() and distributed.is_initialized()):
             return  # the order counts by itself
+        if isinstance(order, Mixture):
+            for one in order.orders:
+                self._count(one)
+            return
         assert self.trainer, "ranks that have met are a Trainer's"
         mine, broken = np.arange(self.rank, order.bundles, self.world_size), None
         counts = torch.zeros(order.bundles + 1, dtype=torch.long)
@@ -165,12 +196,12 @@ class ConceptData(L.LightningDataModule):
 
     @property
     def has_validation(self) -> bool:
-        return bool(self._held_out)
+        return any(self._held_out)
 
     @cached_property
-    def _held_out(self) -> list[Shard]:
+    def _held_out(self) -> list[list[Shard]]:
         """The validation split; the test split if there is none."""
-        return self.prepared.shards("validation") or self.prepared.shards("test")
+        return self._sets("validation" if any(self._sets("validation")) else "test")
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """trainer.validation_rows rows, the same in every validation and run, read like a single step.
@@ -183,24 +214,40 @@ class ConceptData(L.LightningDataModule):
         together = self.world_size * self.config.data.rows
         order = self._order_of(self._held_out, VALIDATION_SEED)
         self._count(order)
-        step = order.step(Position(), self.config.trainer.validation_rows, multiple=together)
+        wanted = self.config.trainer.validation_rows
+        if isinstance(order, Mixture):
+            step = order.step(Position(), max(together, min(wanted, order.once) // together * together))
+        else:
+            step = order.step(Position(), wanted, multiple=together)
         prefetcher = self._prefetcher_of(order, ahead=False)
         files, dead = prefetcher.open(step) if prefetcher else NOT_REMOTE
         mine = list(order.rows(step.epoch, step.share(self.rank, self.world_size), dead))
         micro_batches = split(mine, len(step.rows) // together, files)
         return self._batches(order, lambda: micro_batches, len(micro_batches))
 
-    def _order_of(self, shards: list[Shard], seed: int) -> RowOrder:
+    def _order_of(self, sets: list[list[Shard]], seed: int) -> RowOrder | Mixture:
+        """Rows of all sets; of a mixture, by the weights of those sets that have any shard."""
         data = self.config.data
-        return RowOrder(shards, slots=data.slots, group=data.group, seed=seed, predicts_first=self.predicts_first)
+        orders = [
+            RowOrder(shards, slots=data.slots, group=data.group, seed=seed, predicts_first=self.predicts_first)
+            for shards in sets
+            if shards
+        ]
+        if not data.mix:
+            return orders[0]
+        mixed = [one for one, shards in zip(data.mix, sets, strict=True) if shards]
+        return Mixture(orders, [one.weight for one in mixed], [one.path for one in mixed], seed)
 
-    def _prefetcher_of(self, order: RowOrder, ahead: bool = True) -> Prefetcher | None:
+    def _prefetcher_of(self, order: RowOrder | Mixture, ahead: bool = True) -> Prefetcher | MixedPrefetcher | None:
         """None if all shards are on local disks."""
         if not any(isinstance(shard, RemoteShard) for shard in order.shards):
             return None
-        return Prefetcher(order, self.rank, self.world_size, skip_dead=self.config.data.skip_dead, ahead=ahead)
+        orders = order.orders if isinstance(order, Mixture) else [order]
+        skip_dead = self.config.data.skip_dead
+        found = [Prefetcher(one, self.rank, self.world_size, skip_dead=skip_dead, ahead=ahead) for one in orders]
+        return MixedPrefetcher(order, found) if isinstance(order, Mixture) else found[0]
 
-    def _batches(self, order: RowOrder, deal: Callable[[], Iterable[MicroBatch]], length: int) -> Batches:
+    def _batches(self, order: RowOrder | Mixture, deal: Callable[[], Iterable[MicroBatch]], length: int) -> Batches:
         paths = [shard.path for shard in order.shards]
         reader = RowReader(paths, dim=self.prepared.codec.dim, slots=order.slots, seed=order.seed)
         return Batches(reader, deal, length, self.config.data.workers)

@@ -54,6 +54,7 @@ class PreparedData:
 
     def shards(self, split: str, folder: Place | None = None) -> list[Shard]:
         """The shards of a split that hold concepts, in one folder or in all."""
+        folder = folder if folder is None or is_url(folder) else Path(folder)
         return [
             shard
             for place, manifest in self.manifests.items()

@@ -54,12 +54,14 @@ class Step:
     rows:   their numbers in ascending order; a number past the epoch's last row stands for an empty row
     groups: the groups that they come from
     after:  the position once the step is trained
+    parts:  of a mixture: sets by number, each with a step of its own rows
     """
 
     epoch: int
     rows: Int[np.ndarray, " R"]
     groups: range
     after: Position
+    parts: tuple[tuple[int, "Step"], ...] = ()
 
     def share(self, rank: int, world_size: int) -> Int[np.ndarray, " r"]:
         """The rows of one rank: neighbours, which come from few shards."""
@@ -191,13 +193,16 @@ class RowOrder:
         return np.concatenate(indexes), np.repeat(members, [len(index) for index in indexes])
 
     def _permutation(self, count: int, epoch: int, what: int, number: int) -> Int[np.ndarray, " n"]:
-        """A permutation of `count` things that is a function of (seed, epoch, what, number).
+        return permutation(count, self.seed, (epoch, what, number))
 
-        It sorts raw bits, because numpy's own `permutation` may change between versions: 32 bits in two halves, which
-        is five times faster than at once. Ties stay in order.
-        """
-        key = np.random.SeedSequence(self.seed, spawn_key=(epoch, what, number))
-        bits = np.random.PCG64(key).random_raw(count)
-        low, high = bits.astype(np.uint16), (bits >> np.uint64(16)).astype(np.uint16)
-        order = np.argsort(low, kind="stable")
-        return order[np.argsort(high[order], kind="stable")]
+
+def permutation(count: int, seed: int, key: tuple[int, int, int]) -> Int[np.ndarray, " n"]:
+    """A permutation of `count` things that is a function of the seed and the key, which is (epoch, kind, number).
+
+    It sorts raw bits, because numpy's own `permutation` may change between versions: 32 bits in two halves, which is
+    five times faster than at once. Ties stay in order.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)).random_raw(count)
+    low, high = bits.astype(np.uint16), (bits >> np.uint64(16)).astype(np.uint16)
+    order = np.argsort(low, kind="stable")
+    return order[np.argsort(high[order], kind="stable")]

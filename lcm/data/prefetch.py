@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import distributed
 
+from lcm.data.mixture import Mixture
 from lcm.data.order import RowOrder, Step
 from lcm.data.remote import Unreachable
 from lcm.data.shard_cache import RemoteShard, ShardCache, gigabytes
@@ -28,16 +29,19 @@ MOST_OPEN = 400
 _T = TypeVar("_T")
 
 
-def check_cache(to_train: Sequence[Shard], held_out: Sequence[Shard], group: int, cache: ShardCache) -> None:
-    """Raises UserError if the cache cannot hold two groups of training shards and one of validation shards."""
-    needed = _largest(to_train, 2 * group) + _largest(held_out, group)
+def check_cache(
+    to_train: Sequence[Sequence[Shard]], held_out: Sequence[Sequence[Shard]], group: int, cache: ShardCache
+) -> None:
+    """Raises UserError if the cache cannot hold two groups of training shards, and one of validation, of each set."""
+    needed = sum(_largest(shards, 2 * group) for shards in to_train) + sum(_largest(s, group) for s in held_out)
     if needed > cache.most:
         raise UserError(
             f"data.cache_gb={cache.most / 1e9:g}: two groups of {group} shards to train on and one to validate on take "
             f"up to {gigabytes(needed)} GB; set data.cache_gb={gigabytes(needed)}, or lower data.group"
         )
-    if group > MOST_OPEN:
-        raise UserError(f"data.group={group}: at most {MOST_OPEN} for data behind a URL, whose files are open at once")
+    if group * len(to_train) > MOST_OPEN:
+        most = MOST_OPEN // len(to_train)
+        raise UserError(f"data.group={group}: at most {most} for data behind a URL, whose files are open at once")
 
 
 def _largest(shards: Sequence[Shard], count: int) -> int:
@@ -201,6 +205,26 @@ class Prefetcher:
                 "resumes from the last checkpoint when the data can be reached again"
             )
         self._last_was_dead = is_dead
+
+
+class MixedPrefetcher:
+    """A prefetcher for each set of a mixture; shards are numbered as in the mixture."""
+
+    def __init__(self, mixture: Mixture, prefetchers: Sequence[Prefetcher]) -> None:
+        self.mixture, self.prefetchers = mixture, prefetchers
+
+    @property
+    def skipped(self) -> int:
+        return sum(prefetcher.skipped for prefetcher in self.prefetchers)
+
+    def open(self, step: Step) -> OpenShards:
+        files, dead = dict[int, OpenFile](), set[int]()
+        for number, part in step.parts:
+            first = self.mixture.first_shard[number]
+            opened = self.prefetchers[number].open(part)
+            files |= {first + shard: file for shard, file in opened.files.items()}
+            dead |= {first + shard for shard in opened.dead}
+        return OpenShards(files, frozenset(dead))
 
 
 def exchange(reasons: dict[int, str]) -> dict[int, str]:

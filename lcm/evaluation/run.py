@@ -127,7 +127,7 @@ def _training_shards(lcm: LCM, ledger: Ledger) -> list[Shard]:
     """
     found: list[Shard] = []
     missing = lcm.missing_data
-    for path in lcm.config.data.path:
+    for path in lcm.config.data.folders:
         try:
             found += [] if path in missing else shards_of([path], lcm, "train")
         except Unreachable as error:

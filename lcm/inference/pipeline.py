@@ -119,17 +119,17 @@ class LCM:
     @property
     def missing_data(self) -> list[str]:
         """The folders of training data that are not on this machine."""
-        return [path for path in self.config.data.path if not is_url(path) and not Path(path, MANIFEST).is_file()]
+        return [path for path in self.config.data.folders if not is_url(path) and not Path(path, MANIFEST).is_file()]
 
     @cached_property
     def bank(self) -> Bank:
         """Sentences of the training shards; assign another bank to replace them."""
-        if (missing := self.missing_data) or not self.config.data.path:
+        if (missing := self.missing_data) or not self.config.data.folders:
             raise UserError(
                 f"data.path={', '.join(missing) or '(none)'}: the shards that the model was trained on are not there; "
                 "name a prepared folder with --bank, or use --decode codec"
             )
-        return Bank.from_shards(self.config.data.path, codec=self.record.fingerprint)
+        return Bank.from_shards(self.config.data.folders, codec=self.record.fingerprint)
 
     def generate(self, text: str, **options: Unpack[GenerateKeywords]) -> Generation:
         """Continue `text`, or answer it with task="answer". The options are the fields of `GenerateOptions`.

@@ -138,10 +138,10 @@ def _lines(job: Job, gpu: GPU, mfu: float, flops: int) -> Iterator[tuple[str, st
 def _data(config: Config, concepts: int) -> str:
     """Size of the data, and how often each concept is seen. concepts: number of concepts trained on in all."""
     vector = 2 * config.model.dim
-    if not config.data.path:
+    if not config.data.folders:
         needed = f"{readable(vector * concepts)} if none is seen twice"
         return f"{readable(vector * 10**9)} a billion concepts; {needed}"
-    prepared = PreparedData(config.data.path)
+    prepared = PreparedData(config.data.folders)
     prepared.check_dim(config.model.dim)
     size = sum(shard.record.concepts for shard in prepared.shards("train"))
     return f"{readable(vector * size)}: {size:,} concepts, each seen {concepts / size:,.2f} times"

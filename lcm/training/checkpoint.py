@@ -242,7 +242,7 @@ def write_card(folder: Path, parameters: int, config: Config, checkpoint: dict[s
     concepts = f"{codec.name} ({codec.dim} channels, {codec.lang}, {codec.fingerprint})" if codec else "not recorded"
     rows = [
         ("model", f"{config.model.kind}, {parameters:,} parameters"),
-        ("data", without_secrets(", ".join(config.data.path))),
+        ("data", without_secrets(", ".join(config.data.folders))),
         *([("fine-tuned from", config.trainer.start)] if config.trainer.start else []),
         ("codec", concepts),
         ("optimizer steps", f"{checkpoint['global_step']:,} of {config.trainer.max_steps:,}"),

@@ -17,14 +17,13 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lcm import __version__
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
-from lcm.errors import UserError, in_one_line, without_secrets
+from lcm.errors import UserError, in_one_line
 from lcm.models import MODEL, ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Stopped
@@ -196,9 +195,9 @@ def check(config: Config) -> Launch:
     launch = read_environment(config, checks_only=True)
     module, data = assemble(config, on_meta=True)
     parameters = count_parameters(config)
-    targets = sum(row.targets for row in data.order.rows(0, np.arange(len(data.order))))
     print(f"model      {config.model.kind}, {parameters:,} parameters")
-    print(f"data       {without_secrets(', '.join(config.data.path))}: {targets:,} targets an epoch")
+    for line in data.describe():
+        print(f"data       {line}")
     strategy, reason = choose(config.trainer.strategy, parameters, device_memory(launch), launch.world_size)
     check_strategy(strategy, config)
     check_loggers(config)
