@@ -62,7 +62,7 @@ class Mixture:
 
     @property
     def once(self) -> int:
-        """About the rows of the stream before the first set begins its second epoch."""
+        """Rows of the stream, about, before the first set begins its second epoch."""
         return min(
             len(order) * THOUSAND // rows for order, rows in zip(self.orders, self.rows_each.tolist(), strict=True)
         )
