@@ -68,7 +68,7 @@ class Mixture:
         )
 
     def epochs(self, position: Position) -> list[float]:
-        """How often each set has been trained on."""
+        """Epochs of each set that are trained."""
         pairs = zip(self.used(position.row).tolist(), self.orders, strict=True)
         return [position.epoch + rows / len(order) for rows, order in pairs]
 

@@ -61,7 +61,7 @@ def test_weights_are_exact_over_every_thousand_rows(folders, weights, seed):
 
 
 def test_the_sets_are_spread_over_the_thousand(folders):
-    """Of every hundred rows about half are of the set with half of the weight, and no thousand is like the next."""
+    """The set with half of the weight has about half of every hundred rows; no thousand is like the next."""
     order = mixture_of(folders)
     hundreds = np.diff([order.used(n)[0] for n in range(0, 5001, 100)])
     assert 30 < hundreds.min() < hundreds.max() < 70
