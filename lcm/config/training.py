@@ -1,6 +1,6 @@
 """The sections `data`, `optimizer`, `trainer` and `run`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -76,6 +76,10 @@ class OptimizerConfig(Section):
     """Weight decay of matrices; biases, norms and other vectors never decay."""
     clip: float = Field(25.0, ge=0)
     """Gradient clipping norm (max_norm); 0 switches clipping off."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the model that are not trained, by the names of its modules, as in [contextualiser]."""
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Learning rates of parts, as factors of lr, as in {denoiser: 0.1}; all others have 1."""
 
 
 class TrainerConfig(Section):

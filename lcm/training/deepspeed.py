@@ -110,17 +110,12 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
         deepspeed.zero.Init(module=module, config_dict_or_path=self.config, remote_device=self.remote_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
         assert self.lightning_module is not None
         state = self.lightning_module.state_dict()
         if self.stage < 3:
             return state
         sharded = dict(self.lightning_module.named_parameters())
-        return {
-            name: self._on_rank_zero(safe_get_full_fp32_param(sharded[name])) if name in sharded else state[name]
-            for name in state
-        }
+        return {name: self._on_rank_zero(_whole(sharded[name])) if name in sharded else state[name] for name in state}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state of one rank's AdamW: whole moments under the numbers that torch gives the parameters."""
@@ -153,11 +148,13 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
             whole = state[name].to(parameter.device)
             if self.stage < 3:
                 parameter.copy_(whole)
-                safe_set_full_fp32_param(parameter, whole)
+                if parameter.requires_grad:
+                    safe_set_full_fp32_param(parameter, whole)
             else:
                 with GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(whole)
-                safe_set_local_fp32_param(parameter, self._local_shard(whole))
+                if parameter.requires_grad:
+                    safe_set_local_fp32_param(parameter, self._local_shard(whole))
 
     @torch.no_grad()
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -200,6 +197,19 @@ class ZeRO(ShardingEngine, DeepSpeedStrategy):
             zero = self.deepspeed_engine.optimizer
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
+
+
+@torch.no_grad()
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """A parameter that ranks share, in fp32. DeepSpeed keeps a copy of it beside the model, unless it is frozen."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if parameter.requires_grad:
+        whole: Tensor = safe_get_full_fp32_param(parameter)
+        return whole
+    with GatheredParameters([parameter]):
+        return parameter.detach().clone()
 
 
 def _prepare_deepspeed() -> None:

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map_only
 from lcm.config import Config, InterleavedConfig, OptimizerConfig, TrainerConfig
 from lcm.errors import UserError
 from lcm.models import BlockHook
+from lcm.training.parts import rate_of
 
 SHARDED = ("fsdp", "deepspeed_3")
 """Strategies under which no rank holds all weights."""
@@ -84,14 +85,20 @@ def learning_rate(step: int, config: OptimizerConfig, max_steps: int) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    """Fused AdamW over two groups: matrices, which decay, and vectors (biases, norms), which do not."""
-    # DeepSpeed's stage 3 leaves empty vectors in place of sharded weights, and their shape in ds_shape.
-    parameters = [(p, len(getattr(p, "ds_shape", p.shape))) for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p, ndim in parameters if ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p, ndim in parameters if ndim < 2], "weight_decay": 0.0},
+    """Fused AdamW over groups: matrices, which decay, and vectors (biases, norms), which do not, of each rate."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    # The usual two come first, so that checkpoints of older versions fit.
+    for decays in (True, False):
+        for name, parameter in model.named_parameters():
+            # DeepSpeed's stage 3 leaves empty vectors in place of sharded weights, and their shape in ds_shape.
+            matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
+            if parameter.requires_grad and matrix == decays:
+                groups.setdefault((rate_of(name, config.rates), decays), []).append(parameter)
+    described = [
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), parameters in groups.items()
     ]
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return AdamW(described, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 class Engine:

@@ -23,6 +23,7 @@ from lcm.errors import UserError
 from lcm.models import ConceptModel, build_model
 from lcm.training.engine import Engine, build_optimizer, computes_in_bf16, learning_rate
 from lcm.training.loggers import peak_flops
+from lcm.training.parts import check_parts, freeze
 
 
 class LCMModule(L.LightningModule):
@@ -83,6 +84,8 @@ class LCMModule(L.LightningModule):
             self._weights = None
 
     def _prepare_blocks(self, model: ConceptModel) -> None:
+        freeze(model, self.config.optimizer.frozen)
+        check_parts(model, list(self.config.optimizer.rates), "optimizer.rates")
         for stack in model.stacks():
             stack.recompute = self.config.trainer.checkpoint_activations
         if self.config.trainer.compile:
@@ -157,7 +160,7 @@ class LCMModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         lr = learning_rate(self.global_step, self.config.optimizer, self.config.trainer.max_steps)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -201,7 +204,7 @@ class LCMModule(L.LightningModule):
         metrics = {
             "train/loss": loss,
             "train/gradient_norm": float(self._gradient_norm),
-            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": learning_rate(self.global_step - 1, self.config.optimizer, self.config.trainer.max_steps),
             "train/concepts_per_second": speed,
         }
         if self._skipped:

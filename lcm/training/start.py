@@ -146,7 +146,8 @@ def _check_identity(path: Path, checkpoint: dict[str, Any], config: Config) -> N
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that may not change in the middle of a run, by name."""
     model = {f"model.{name}": value for name, value in config["model"].items()}
-    return {**model, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
+    optimizer = {f"optimizer.{name}": config["optimizer"].get(name) or [] for name in ("frozen", "rates")}
+    return {**model, **optimizer, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
 
 
 def differences(checkpoint: dict[str, Any], config: Config, world_size: int) -> Iterator[str]:
