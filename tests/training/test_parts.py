@@ -55,7 +55,7 @@ def test_the_longest_name_decides():
     assert (rate_of("denoiser.post.bias", rates), rate_of("pre.bias", rates)) == (0.5, 1.0)
 
 
-@pytest.mark.parametrize("settings", [(), ("trainer.compile=true",), ("trainer.checkpoint_activations=true",)])
+@pytest.mark.parametrize("settings", [(), ("trainer.checkpoint_activations=true",)])
 def test_frozen_parts_do_not_change_by_one_bit_and_all_others_do(settings, data, tmp_path):
     config = two_tower(data, tmp_path / "run", f"optimizer.frozen={list(FROZEN)}".replace("'", '"'), *settings)
     names = set(initial(config))
