@@ -160,7 +160,7 @@ class LCMModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         lr = learning_rate(self.global_step, self.config.optimizer, self.config.trainer.max_steps)
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["factor"]
+            group["lr"] = lr * group.get("factor", 1.0)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
