@@ -13,6 +13,8 @@ from lcm.evaluation.predictions_report import predictions_headline, write_page
 from lcm.evaluation.report import headline, write_report
 from lcm.evaluation.results import Evaluation, output_folder
 from lcm.evaluation.run import evaluate
+from lcm.evaluation.task_rows import find_files
+from lcm.evaluation.tasks import load_task
 from lcm.inference import load
 from lcm.ledger import described
 from lcm.models import Sampling
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if missing := [path for path in options.data if not is_url(path) and not Path(path).exists()]:
         raise UserError(f"--data {missing[0]}: no such file or folder")
     output = writable_folder(command.output or f"report-{Path(command.model).absolute().name}")
-    asked_for(options.judge)  # which may raise, before the model is loaded
+    asked_for(options.judge)  # which may raise, before the model is loaded; so may the next lines
+    if options.task and not (task := load_task(options.task)).made:
+        find_files(options.task, task, *options.data)
     lcm = load(command.model, codec=command.codec)
     output_folder(output)  # only now, or a misspelt model would leave an empty one
     evaluation = evaluate(lcm, options)

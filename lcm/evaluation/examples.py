@@ -155,10 +155,20 @@ def from_file(path: str, lcm: LCM, limit: int, seed: int) -> EvaluationSet:
     Raises UserError if no row can be used.
     """
     rows = list(Sources([existing_file(path, "--data")], PairOrText()))
-    examples = EvaluationSet([], len(rows), refused=[row for row in rows if isinstance(row, Refused)])
+    refused = [row for row in rows if isinstance(row, Refused)]
     texts = [row for row in rows if isinstance(row, Document)]
+    return drawn_from(texts, EvaluationSet([], len(rows), refused=refused), f"--data={path}", lcm, limit, seed)
+
+
+def drawn_from(
+    texts: Sequence[Document], examples: EvaluationSet, setting: str, lcm: LCM, limit: int, seed: int
+) -> EvaluationSet:
+    """Draw at most `limit` texts, and encode them. examples: the set without its texts; setting: stands for its name.
+
+    Raises UserError without a text.
+    """
     if not texts:
-        raise UserError(f"--data={path}: no row to score; {examples.ledger.line or 'it is empty'}")
+        raise UserError(f"{setting}: no row to score; {examples.ledger.line or 'it is empty'}")
     texts = [texts[i] for i in _draw(len(texts), limit, seed)]
     drawn = _encoded([(text.id, *_sentences(text, lcm)) for text in texts], lcm)
     others = [text.others if isinstance(text, Pair) else () for text in texts]
@@ -222,9 +232,17 @@ def _draw(total: int, limit: int, seed: int) -> list[int]:
 
 
 def _encoded(texts: Sequence[tuple[str, list[str], int]], lcm: LCM) -> list[Example]:
-    """Encode texts, each (id, sentences, source_length), in one call of the codec."""
+    """Encode texts, each (id, sentences, source_length), in one call of the codec.
+
+    The last sentence is a marker, and so is the one before an answer: these are in the training data's language.
+    """
     flat = [sentence for _, sentences, _ in texts for sentence in sentences]
-    vectors = torch.split(lcm.codec.encode(flat, lang=lcm.record.lang), [len(sentences) for _, sentences, _ in texts])
+    langs = [
+        lcm.record.lang if place in (source_length - 1, len(sentences) - 1) else lcm.lang
+        for _, sentences, source_length in texts
+        for place in range(len(sentences))
+    ]
+    vectors = torch.split(lcm.codec.encode(flat, lang=langs), [len(sentences) for _, sentences, _ in texts])
     return [Example(*text, part) for text, part in zip(texts, vectors, strict=True)]
 
 

@@ -31,6 +31,9 @@ class EvaluateOptions(JudgingOptions):
     data: Annotated[tuple[str, ...], Option("DIR|F", place=True)] = ()
     """Prepared folders or their URLs, or a file of {document, summary} or {text}. Without it --truth judges new
     stories, of every level that fits the model's data.slots."""
+    task: str | None = None
+    """A data set of the field, fetched from its hub: cnn_dailymail, xsum, xlsum/english, c4, … (docs/evaluation.md has
+    all). With --data, its rows are read from that file, in the set's own columns."""
     split: Literal["test", "validation", "train"] | None = None
     """Split of the folders (default: test; validation where there is no test)."""
     limit: Annotated[int, Option(least=1)] = 500
@@ -44,8 +47,16 @@ class EvaluateOptions(JudgingOptions):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.data and not self.truth:
-            raise UserError("--data is missing: expected prepared folders, or a file; or --truth, to judge stories")
+        if not self.data and not self.truth and not self.task:
+            raise UserError(
+                "--data is missing: expected prepared folders, or a file; or --task, a data set by its name; or "
+                "--truth, to judge stories"
+            )
+        if self.task and len(self.data) > 1:
+            raise UserError(f"--data {' '.join(self.data)}: with --task, expected one file with rows of its set")
+        if self.task and (self.split or self.truth):
+            name = "--truth" if self.truth else f"--split={self.split}"
+            raise UserError(f"{name}: a --task says by itself what is read and judged; leave it out")
         if not self.data and self.split:
             raise UserError(f"--split={self.split}: goes with --data; new stories are those of the test split")
 

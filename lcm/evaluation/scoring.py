@@ -168,9 +168,12 @@ def predict(model: ConceptModel, pieces: Sequence[Piece], sampling: Sampling) ->
 
 
 def predictions_of(
-    pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]], record: CodecRecord
+    pieces: Sequence[Piece], predicted: Sequence[Float[Tensor, "_ D"]], record: CodecRecord, lang: str | None = None
 ) -> Predictions:
-    """Gather what is scored: sentences from `first` on that are not markers."""
+    """Gather what is scored: sentences from `first` on that are not markers.
+
+    lang: their language, where it is not that of the training data
+    """
     sentences = [sentence for piece in pieces for sentence in piece.sentences]
     vectors, guesses = torch.cat([piece.vectors for piece in pieces]), torch.cat(list(predicted))
     number = torch.repeat_interleave(torch.tensor([len(piece.vectors) for piece in pieces]))
@@ -179,7 +182,7 @@ def predictions_of(
     end = torch.tensor([sentence == record.end_of_text for sentence in sentences])
     mark = end | torch.tensor([sentence == record.prompt_suffix for sentence in sentences])
     is_target = counted & ~mark
-    tokens = tokens_of(record.lang)
+    tokens = tokens_of(lang or record.lang)
     length = len if tokens is None else tokens.count
     return Predictions(
         candidates=vectors[~mark],

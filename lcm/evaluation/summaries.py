@@ -111,7 +111,7 @@ def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[dict[str, Any]
     roundtrip: the reference, encoded and decoded: an upper bound for anything that passes through the codec
     """
     vectors = torch.cat([pair.vectors[pair.source_length : -1] for pair in pairs])
-    decoded = iter(lcm.codec.decode(vectors, lang=lcm.record.lang))
+    decoded = iter(lcm.codec.decode(vectors, lang=lcm.lang))
     texts: dict[str, Texts] = {"model": [row["model"] for row in written]}
     if all(row["nearest"] is not None for row in written):
         texts["nearest"] = [row["nearest"] for row in written]

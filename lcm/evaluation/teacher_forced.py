@@ -40,7 +40,8 @@ def teacher_forced(
     Raises UserError where no document has a second sentence.
     """
     pieces = scoring.pieces_of(examples, lcm.config.data.slots)
-    predictions = scoring.predictions_of(pieces, scoring.predict(lcm.model, pieces, forcing.sampling), lcm.record)
+    predicted = scoring.predict(lcm.model, pieces, forcing.sampling)
+    predictions = scoring.predictions_of(pieces, predicted, lcm.record, lcm.lang)
     total = len(predictions.place)
     if not total:
         raise UserError("--data: no document has a second sentence; nothing can be predicted")
@@ -85,7 +86,7 @@ def _information(
     sentences, before = contexts(pieces, lcm.record)
     chosen = predictions.place[sample].tolist()
     texts = {
-        "model": lcm.codec.decode(predictions.predicted[sample], lang=lcm.record.lang),
+        "model": lcm.codec.decode(predictions.predicted[sample], lang=lcm.lang),
         "truth": [sentences[place] for place in chosen],
     }
     past, example = [before[place] for place in chosen], predictions.example[sample]

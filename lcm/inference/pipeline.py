@@ -6,6 +6,7 @@ Shapes.  D concept width · n concepts of one prompt or continuation
 import math
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -113,8 +114,24 @@ class LCM:
                 f"expected {record.fingerprint}; put back the codec of the training data, or prepare and train again"
             )
         self.model, self.codec, self.config, self.record = model.eval(), codec, config, record
-        fits = partial(codec.fits, lang=self.record.lang)
-        self.splitter = Splitter(splitter_settings(self.record.splitter), fits)
+        self._set_language(record.lang)
+
+    def _set_language(self, lang: str) -> None:
+        self.lang = lang
+        self.splitter = Splitter(splitter_settings(self.record.splitter), partial(self.codec.fits, lang=lang))
+
+    def in_language(self, lang: str) -> "LCM":
+        """The model with the language of texts set to `lang`; markers stay in that of the training data.
+
+        Raises UserError for a language that the codec does not know, or the splitter cannot cut.
+        """
+        if lang == self.lang:
+            return self
+        self.codec.fits("", lang)
+        other = copy(self)
+        other._set_language(lang)
+        check_language(other.splitter.settings, lang)
+        return other
 
     @property
     def missing_data(self) -> list[str]:
@@ -170,13 +187,13 @@ class LCM:
 
     def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
         """Split and encode each text as in training; before an answer, "[MODEL]:" in the training data's language."""
-        check_language(self.splitter.settings, lang or self.record.lang)
+        check_language(self.splitter.settings, lang or self.lang)
         split = [self.splitter.split(text) for text in texts]
         for number, sentences in enumerate(split, start=1):
             if not sentences:
                 raise UserError(f"text {number} of {len(texts)} is empty; expected at least one sentence")
         suffix = [(self.record.prompt_suffix, self.record.lang)] if self._answers(task) else []
-        prompts = [[(sentence, lang or self.record.lang) for sentence in sentences] + suffix for sentences in split]
+        prompts = [[(sentence, lang or self.lang) for sentence in sentences] + suffix for sentences in split]
         flat, langs = zip(*(pair for prompt in prompts for pair in prompt), strict=True)
         vectors = self.codec.encode(list(flat), lang=list(langs))
         return list(torch.split(vectors, [len(prompt) for prompt in prompts]))
@@ -234,9 +251,8 @@ class LCM:
         return [result for result, _ in best], [d if d < math.inf else None for _, d in best]
 
     def round_trip(self, vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        """encode(decode(vectors)), in the language of the training data."""
-        lang = self.record.lang
-        return self.codec.encode(self.codec.decode(vectors, lang=lang), lang=lang)
+        """encode(decode(vectors)), in the language of texts."""
+        return self.codec.encode(self.codec.decode(vectors, lang=self.lang), lang=self.lang)
 
     def _round_trip_distances(self, results: Sequence[Generated]) -> list[float]:
         """Mean |encode(decode(x)) - x| over each continuation; infinite if it has no concept."""
@@ -255,7 +271,7 @@ class LCM:
         vectors = torch.cat([result.vectors for result in results]).cpu()
         real, cosines = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
         closest = [sentences[0] for sentences in real]
-        decoded = closest if beam is None else self.codec.decode(vectors, lang=lang or self.record.lang, beam=beam)
+        decoded = closest if beam is None else self.codec.decode(vectors, lang=lang or self.lang, beam=beam)
         generations, start = [], 0
         for result in results:
             part = slice(start, start + len(result.vectors))

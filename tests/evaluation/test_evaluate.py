@@ -244,7 +244,7 @@ def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, fo
     sampling = Sampling(seed=7, temperature=0.5)
     judge = ("cola", "mi=gpt2")
     assert seen == [judge, EvaluateOptions(data=(folder,), **given, judge=judge, truth=True, sampling=sampling)]
-    assert {field.name for field in fields(EvaluateOptions)} == {"data", "judge", "sampling", "truth", *given}
+    assert {field.name for field in fields(EvaluateOptions)} == {"data", "judge", "sampling", "task", "truth", *given}
 
 
 def test_json_prints_the_results_file(monkeypatch, folder, tmp_path, capsys):
