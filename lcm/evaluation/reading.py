@@ -22,7 +22,7 @@ from lcm.tales import LEVELS
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What is scored, and the shards that statistics and nearest sentences are from.
+    """A test set, and the shards that statistics and nearest sentences are from.
 
     ledger: what was passed over: rows, training data that is gone, stories too long for --truth
     task:   the entry `task` of results.json, where a task was read

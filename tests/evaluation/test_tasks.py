@@ -42,7 +42,7 @@ FIRST = {
     "gutenberg": (["It was a dark night.", "The wind blew.", "She slept."], []),
     "cosmopedia_stories": (["Write a story on a fox."], ["A fox ran.", "It hid."]),
 }  # fmt: skip
-"""What the first row is read as: the sentences of its document, and of its summary."""
+"""Sentences of the first row: of its document, and of its summary."""
 
 
 def rows_of(name):
