@@ -177,8 +177,9 @@ class ConceptData(L.LightningDataModule):
             self.steps += 1
 
     def state_dict(self) -> dict[str, int]:
-        """The position, the steps trained, and the fingerprint of the order, under the name that checkpoints have."""
-        return {**asdict(self.position), "steps": self.steps, "plan": self.order.fingerprint}
+        """The position, the steps trained, the order's fingerprint, and the epoch to begin where that has changed."""
+        following = {"next_epoch": self.order.next_epoch(self.position)}
+        return {**asdict(self.position), "steps": self.steps, "plan": self.order.fingerprint, **following}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Resume at a checkpoint's position; Lightning calls this before it opens the loader.
@@ -188,10 +189,10 @@ class ConceptData(L.LightningDataModule):
         self.steps = state_dict["steps"]
         self.position = Position(state_dict["epoch"], state_dict["row"])
         if state_dict["plan"] != self.order.fingerprint:
-            self.position = Position(epoch=self.position.epoch + 1)
+            self.position = Position(epoch=state_dict.get("next_epoch", self.position.epoch + 1))
             self._say(
-                "the data, data.slots, data.group, run.seed or the order of this version changed since the checkpoint: "
-                f"training resumes at the start of epoch {self.position.epoch} of the data"
+                "the data, its weights, data.slots, data.group, run.seed or the order of this version changed since the "
+                f"checkpoint: training resumes at the start of epoch {self.position.epoch} of the data"
             )
 
     @property
@@ -215,10 +216,8 @@ class ConceptData(L.LightningDataModule):
         order = self._order_of(self._held_out, VALIDATION_SEED)
         self._count(order)
         wanted = self.config.trainer.validation_rows
-        if isinstance(order, Mixture):
-            step = order.step(Position(), max(together, min(wanted, order.once) // together * together))
-        else:
-            step = order.step(Position(), wanted, multiple=together)
+        most = order.once if isinstance(order, Mixture) else wanted
+        step = order.step(Position(), min(wanted, most), multiple=together)
         prefetcher = self._prefetcher_of(order, ahead=False)
         files, dead = prefetcher.open(step) if prefetcher else NOT_REMOTE
         mine = list(order.rows(step.epoch, step.share(self.rank, self.world_size), dead))

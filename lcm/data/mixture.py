@@ -10,6 +10,8 @@ begins its next epoch when its rows are used up, whatever the others do.
 """
 
 import hashlib
+import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lcm.data.order import Position, RowOrder, Step, permutation
-from lcm.data.packing import Row
+from lcm.data.packing import SPAN, Row
 from lcm.data.shards import Shard
 from lcm.errors import UserError
 
@@ -31,8 +33,8 @@ class Mixture:
     """Rows of several orders, one a set, to be read as those of one order.
 
     Its shards are those of all sets in turn. A row's number is its place in its set's epoch, after the rows of the sets
-    before it and of the epochs before its own; `Position.row` counts rows of the stream, and `Position.epoch` the
-    epochs that every set has skipped.
+    before it and of the epochs before its own; the last number of an epoch of all sets stands for an empty row.
+    `Position.row` counts rows of the stream, and `Position.epoch` the epochs that every set has skipped.
     """
 
     def __init__(self, orders: Sequence[RowOrder], weights: Sequence[float], names: Sequence[str], seed: int) -> None:
@@ -45,8 +47,8 @@ class Mixture:
 
     @cached_property
     def first_row(self) -> Int[np.ndarray, " _"]:
-        """The number of each set's first row; last, that of the rows of an epoch of all sets."""
-        return np.cumsum([0, *map(len, self.orders)])
+        """The number of each set's first row, of the empty row, and of all numbers of an epoch of all sets."""
+        return np.cumsum([0, *map(len, self.orders), 1])
 
     @property
     def fingerprint(self) -> int:
@@ -62,15 +64,19 @@ class Mixture:
 
     @property
     def once(self) -> int:
-        """Rows of the stream, about, before the first set begins its second epoch."""
-        return min(
-            len(order) * THOUSAND // rows for order, rows in zip(self.orders, self.rows_each.tolist(), strict=True)
-        )
+        """Rows of the stream before any set begins its second epoch."""
+        lengths = np.array([len(order) for order in self.orders])
+        most = THOUSAND * (1 + int((lengths // self.rows_each).min()))
+        return bisect_right(range(1, most + 1), 0, key=lambda rows: int((self.used(rows) - lengths).max()))
 
     def epochs(self, position: Position) -> list[float]:
         """Epochs of each set that are trained."""
         pairs = zip(self.used(position.row).tolist(), self.orders, strict=True)
         return [position.epoch + rows / len(order) for rows, order in pairs]
+
+    def next_epoch(self, position: Position) -> int:
+        """The first epoch that no set has begun."""
+        return math.ceil(max(self.epochs(position)))
 
     def steps(self, start: Position, rows: int) -> Iterator[Step]:
         """Steps of `rows` rows without end."""
@@ -79,8 +85,8 @@ class Mixture:
             yield step
             start = step.after
 
-    def step(self, start: Position, rows: int) -> Step:
-        """The next `rows` rows of the stream, set after set."""
+    def step(self, start: Position, rows: int, multiple: int = 1) -> Step:
+        """The next `rows` rows of the stream, set after set; with empty rows up to a multiple of `multiple`."""
         parts, numbers = list[tuple[int, Step]](), []
         begins, ends = self.used(start.row).tolist(), self.used(start.row + rows).tolist()
         for number, (order, begin, end) in enumerate(zip(self.orders, begins, ends, strict=True)):
@@ -90,6 +96,7 @@ class Mixture:
                 parts.append((number, part))
                 numbers.append(epoch * self.first_row[-1] + self.first_row[number] + part.rows)
                 begin += len(part.rows)
+        numbers.append(np.full(-rows % multiple, self.first_row[-2]))
         after = Position(start.epoch, start.row + rows)
         return Step(start.epoch, np.concatenate(numbers), range(0), after, tuple(parts))
 
@@ -100,6 +107,9 @@ class Mixture:
         runs = np.flatnonzero(np.diff(sets) | np.diff(epochs)) + 1  # rows of one set and epoch are read together
         for some in np.split(np.arange(len(numbers)), runs) if len(numbers) else ():
             number, past = int(sets[some[0]]), int(epochs[some[0]])
+            if number == len(self.orders):
+                yield from [Row(epoch, int(self.first_row[-2]), np.empty(0, SPAN), 0)] * len(some)
+                continue
             order, first_row, first = self.orders[number], int(self.first_row[number]), self.first_shard[number]
             lost = frozenset(shard - first for shard in dead if 0 <= shard - first < len(order.shards))
             for row in order.rows(epoch + past, places[some] - first_row, lost):

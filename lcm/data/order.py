@@ -134,6 +134,9 @@ class RowOrder:
         rows = np.append(0, self.rows_in[bundles].cumsum())
         return _Epoch(bundles, rows, [*rows[: -1 : self._bundles_per_group].tolist(), int(rows[-1])])
 
+    def next_epoch(self, position: Position) -> int:
+        return position.epoch + 1
+
     def steps(self, start: Position, rows: int) -> Iterator[Step]:
         """Steps of `rows` rows without end, epoch after epoch. An epoch's last step is filled up with empty rows."""
         while True:

@@ -133,14 +133,58 @@ def test_another_mixture_begins_the_next_epoch_of_each_set(folders, capsys, chan
     assert all(row.epoch == 1 for row in other.order.rows(1, next(other.order.steps(other.position, 8)).rows))
 
 
-def test_validation_has_the_weights_and_each_row_once(folders):
-    """The set without held-out documents is left out."""
-    data = opened(mixed(folders, trainer__validation_rows=1000))
-    rows = as_rows(list(data.val_dataloader()))
-    assert len({row[0] for row in rows}) == len(rows) >= 8
-    marks = Counter(marks_of(data.val_dataloader()))
-    assert set(marks) == {0, 1}
-    assert marks[0] / marks.total() == pytest.approx(5 / 8, abs=0.15)
+def test_no_set_begins_again_an_epoch_that_it_had_before_a_change(folders):
+    """The smallest set is in its third epoch or later, the largest in its first: all begin one that none has begun."""
+    data = opened(mixed(folders, (1, 8, 1), trainer__max_steps=60))
+    begun = {row.epoch for step in islice(data.order.steps(Position(), 1), 60) for row in data.order.rows(0, step.rows)}
+    trained(data)
+    other = opened(mixed(folders, (1, 1, 1)))
+    other.load_state_dict(data.state_dict())
+    assert other.position == Position(max(begun) + 1, 0)
+    assert max(begun) >= 2
+    alone = opened(a_config(folders[1]))
+    alone.load_state_dict(data.state_dict())
+    assert alone.position == other.position
+
+
+def validation(folders, weights, rank=0, world_size=1, **settings):
+    data = opened(mixed(folders, weights, **settings), rank, world_size)
+    return list(data.val_dataloader())
+
+
+@pytest.mark.parametrize("weights", [(5, 3), (1, 1), (1, 30), (999, 1)])
+def test_validation_has_the_weights_and_no_document_twice(folders, weights):
+    """As many rows as there are before a document would come again; the set without held-out documents is left out."""
+    batches = validation(folders, (*weights, 2), trainer__validation_rows=1000)
+    documents = Counter((mark, number) for batch in batches for mark, number, *_ in documents_in(batch))
+    assert set(documents.values()) == {1}
+    marks = Counter(marks_of(batches))
+    assert set(marks) <= {0, 1}
+    assert marks[0] / marks.total() == pytest.approx(weights[0] / sum(weights), abs=0.2)
+
+
+@pytest.mark.parametrize("weights", [(5, 3, 2), (1, 1, 1), (1, 500, 499), (990, 5, 5)])
+def test_once_ends_before_the_first_row_that_comes_again(folders, weights):
+    order = mixture_of(folders, weights)
+    numbers = np.concatenate([step.rows for step in islice(order.steps(Position(), 1), order.once + 1)])
+    assert len(set(numbers[:-1].tolist())) == order.once
+    assert numbers[-1] > order.first_row[-1], "a row of another epoch"
+
+
+@pytest.mark.parametrize("wanted", [1, 5, 1000])
+def test_validation_has_the_same_rows_for_any_number_of_ranks(folders, wanted):
+    """Empty rows fill up what the ranks do not share evenly."""
+
+    def rows(world_size):
+        settings = {"trainer__validation_rows": wanted, "data__rows": 2}
+        ranks = [validation(folders, WEIGHTS, rank, world_size, **settings) for rank in range(world_size)]
+        assert len({len(batches) for batches in ranks}) == 1, "every rank has as many batches"
+        found = as_rows([batch for batches in ranks for batch in batches])
+        return sorted(row for row in found if row[1:] != empty)
+
+    empty = next(row[1:] for row in as_rows(validation(folders, WEIGHTS, 7, 8, trainer__validation_rows=1)))
+    assert rows(1) == rows(3) == rows(8)
+    assert 1 <= len(rows(1)) <= wanted
 
 
 def test_a_dead_shard_of_one_set_empties_its_documents_alone(tmp_path, folders, capsys):
