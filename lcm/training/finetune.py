@@ -14,7 +14,8 @@ from torch import Tensor
 from lcm.config import CodecRecord, Config
 from lcm.errors import UserError
 from lcm.models import ConceptModel, load_model
-from lcm.training.checkpoint import latest, open_checkpoint
+from lcm.training.checkpoint import latest
+from lcm.training.start import check_identity, opened
 
 FREE = {
     "model.dropout", "model.context_drop", "model.diffusion.context_drop", "model.diffusion.weight",
@@ -27,12 +28,16 @@ FILES = {"model.quantizer", "model.diffusion.fragility"}
 
 
 class Trained(NamedTuple):
-    """A trained model to go on from: its configuration, and its tensors under the model's own names."""
+    """A trained model to go on from: its configuration, and its tensors under the model's own names.
+
+    start: what `trainer.start` says, or said when the run began
+    """
 
     config: Config
     weights: Mapping[str, Tensor]
+    start: str
 
-    def record(self, data: CodecRecord, start: str) -> CodecRecord:
+    def record(self, data: CodecRecord) -> CodecRecord:
         """The model's codec record, with the language and the task of the new data.
 
         Raises UserError where the data was encoded by another codec.
@@ -41,7 +46,7 @@ class Trained(NamedTuple):
         if own is None or own.fingerprint != data.fingerprint:
             before = f"codec '{own.name}' (fingerprint {own.fingerprint})" if own else "a codec that it does not name"
             raise UserError(
-                f"trainer.start={start}: was trained with {before}, but data.path was encoded with '{data.name}' "
+                f"trainer.start={self.start}: was trained with {before}, but the data was encoded with '{data.name}' "
                 f"({data.fingerprint}); prepare the data with the model's codec"
             )
         return own.model_copy(update={"lang": data.lang, "default_task": data.default_task})
@@ -57,23 +62,25 @@ class Trained(NamedTuple):
 
 
 def read_start(config: Config) -> Trained | None:
-    """Read the model of `trainer.start`, or the run's own newest checkpoint; None without `trainer.start`.
+    """Read the model of `trainer.start`; of a run that began so and has a checkpoint, what is in that. Otherwise None.
 
     Raises UserError where the folder holds no model, or one that is not `config.model`; and beside a checkpoint to
     resume from.
     """
-    start, folder = config.trainer.start, Path(config.run.dir)
+    start, folder, resume = config.trainer.start, Path(config.run.dir), config.trainer.resume
+    if start and resume not in ("auto", "none"):
+        raise UserError(f"trainer.start={start}: trainer.resume={resume} says where to begin, too; leave one out")
+    if start and Path(start).exists() and folder.exists() and Path(start).samefile(folder):
+        raise UserError(f"trainer.start={start}: is run.dir itself; choose another run.dir for the tuned model")
+    path, checkpoint = latest(folder) or Path(resume), None
+    with suppress(UserError):  # none there, or a damaged one: `decide` looks for another
+        checkpoint = opened(path, whole=False)
+    if checkpoint and (began := start or checkpoint["config"]["trainer"].get("start")):
+        check_identity(path, checkpoint, config)
+        weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        return Trained(Config.parse(checkpoint["config"], [], where=str(path)), weights, began)
     if not start:
         return None
-    if (resume := config.trainer.resume) not in ("auto", "none"):
-        raise UserError(f"trainer.start={start}: trainer.resume={resume} says where to begin, too; leave one out")
-    if Path(start).exists() and folder.exists() and Path(start).samefile(folder):
-        raise UserError(f"trainer.start={start}: is run.dir itself; choose another run.dir for the tuned model")
-    if own := latest(folder):
-        with suppress(UserError):  # a damaged one: `decide` looks for another
-            checkpoint = open_checkpoint(own)
-            weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-            return Trained(Config.parse(checkpoint["config"], [], where=str(own)), weights)
     try:
         model, trained = load_model(start)
     except UserError as error:
@@ -85,7 +92,7 @@ def read_start(config: Config) -> Trained | None:
             continue
         expected = "leave it out" if name in FILES and before else f"set {name}={before}"
         raise UserError(f"{name}={now}, but trainer.start={start} was trained with {before}; {expected}")
-    return Trained(trained, model.state_dict())
+    return Trained(trained, model.state_dict(), start)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "model.") -> dict[str, Any]:

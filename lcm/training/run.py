@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -167,7 +168,9 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
     data = ConceptData(config, predicts_first=model.predicts_first)
     data.setup()
     codec = data.prepared.codec
-    record = trained.record(codec, config.trainer.start) if trained else codec
+    known: dict[str, Any] = {"codec": codec}
+    if trained:
+        known = {"codec": trained.record(codec), "trainer": config.trainer.model_copy(update={"start": trained.start})}
 
     def fill_buffers(model: ConceptModel) -> None:
         model.normalizer.set(*data.prepared.normalizer)
@@ -181,8 +184,8 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
         fill_buffers(model)
         if trained:
             model.load_state_dict({name: trained.weights[name] for name, _ in model.named_parameters()}, strict=False)
-    config = config.model_copy(update={"codec": record})
-    return LCMModule(config, model, fill_buffers if on_meta else None, trained.weights if trained else None), data
+    later = (fill_buffers, trained.weights if trained else None) if on_meta else ()
+    return LCMModule(config.model_copy(update=known), model, *later), data
 
 
 def count_parameters(config: Config) -> int:

@@ -67,8 +67,8 @@ def decide(config: Config, world_size: int) -> Start:
         if resume in ("auto", "none"):
             return Start(None, 0, ())
         path, notes = existing_file(resume, "trainer.resume"), []
-        checkpoint = _opened(path)
-    _check_identity(path, checkpoint, config)
+        checkpoint = opened(path)
+    check_identity(path, checkpoint, config)
     began = checkpoint["config"]["trainer"].get("start", "")
     if config.trainer.start and config.trainer.start != began:
         notes.append(
@@ -91,14 +91,14 @@ def _own(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     damaged, whole = [], []
     for path in (last, *others):
         try:
-            whole.append((path, _opened(path, whole=path == last)))
+            whole.append((path, opened(path, whole=path == last)))
         except UserError as error:
             damaged.append(str(error))
         if whole and path == last:
             return *whole[0], []
     for path, checkpoint in sorted(whole, key=lambda found: found[1]["global_step"], reverse=True):
         try:
-            _opened(path)
+            opened(path)
         except UserError as error:
             damaged.append(str(error))
             continue
@@ -109,7 +109,8 @@ def _own(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     )
 
 
-def _opened(path: Path, whole: bool = True) -> dict[str, Any]:
+def opened(path: Path, whole: bool = True) -> dict[str, Any]:
+    """The checkpoint, as `open_checkpoint` opens it. Raises UserError where it is none that a run can resume from."""
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path}: a link to {path.readlink()}, which is not there")
     if not path.exists():
@@ -133,7 +134,8 @@ def _refuse_traces(folder: Path) -> None:
         )
 
 
-def _check_identity(path: Path, checkpoint: dict[str, Any], config: Config) -> None:
+def check_identity(path: Path, checkpoint: dict[str, Any], config: Config) -> None:
+    """Raises UserError where the checkpoint is of another model or, if `config` has one by now, of another codec."""
     old, new = _identity(checkpoint["config"]), _identity(config.model_dump(mode="json"))
     for name in sorted(new):
         if old.get(name) != new[name]:
@@ -147,7 +149,8 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that may not change in the middle of a run, by name."""
     model = {f"model.{name}": value for name, value in config["model"].items()}
     optimizer = {f"optimizer.{name}": config["optimizer"].get(name) or [] for name in ("frozen", "rates")}
-    return {**model, **optimizer, "codec.fingerprint": (config["codec"] or {}).get("fingerprint")}
+    codec = {"codec.fingerprint": config["codec"].get("fingerprint")} if config["codec"] else {}
+    return {**model, **optimizer, **codec}
 
 
 def differences(checkpoint: dict[str, Any], config: Config, world_size: int) -> Iterator[str]:

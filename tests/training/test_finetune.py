@@ -172,7 +172,7 @@ def test_another_codec_is_refused_in_a_line(data, trained, tmp_path):
     _, config = load_model(start)
     codec = config.codec.model_copy(update={"name": "other", "fingerprint": "1"})
     save_config(config.model_copy(update={"codec": codec}), start / "config.yaml")
-    line = r"was trained with codec 'other' \(fingerprint 1\), but data.path was encoded with 'synthetic' \(0\)"
+    line = r"was trained with codec 'other' \(fingerprint 1\), but the data was encoded with 'synthetic' \(0\)"
     with pytest.raises(UserError, match=line):
         assemble(tuned("base", data, tmp_path / "run", start), on_meta=True)
 
@@ -181,3 +181,24 @@ def test_a_run_does_not_begin_with_itself(data, trained, tmp_path):
     start = shutil.copytree(trained("base"), tmp_path / "start")
     with pytest.raises(UserError, match=r"is run.dir itself"):
         assemble(tuned("base", data, start, start), on_meta=True)
+
+
+def test_another_shape_is_refused_in_a_line_after_the_first_checkpoint(data, trained, tmp_path):
+    train_and_break(tuned("base", data, tmp_path / "run", trained("base")), 7)
+    with pytest.raises(UserError, match=r"model.width=32, but \S+ was trained with 16; set it back, or start another"):
+        train(tuned("base", data, tmp_path / "run", trained("base"), width=32))
+
+
+def test_a_fine_tuned_run_resumes_as_one_without_its_start_too(data, trained, tmp_path):
+    """From its own folder or by trainer.resume: with the model's codec record, and its name on the card."""
+    start = shutil.copytree(trained("base"), tmp_path / "start")
+    model, config = load_model(start)
+    record = config.codec.model_copy(update={"stop_threshold": 0.5})
+    save_model(start, model.state_dict(), config.model_copy(update={"codec": record}))
+    first = tmp_path / "first"
+    train_and_break(tuned("base", data, first, start), 7)
+    train(config_of("base", data, tmp_path / "second", "", f"trainer.resume={first / 'checkpoints/last.ckpt'}"))
+    train(config_of("base", data, first, ""))
+    for run in ("first", "second"):
+        assert load_model(tmp_path / run)[1].codec.stop_threshold == 0.5
+        assert f"| fine-tuned from | {start} |" in (tmp_path / run / CARD).read_text()
