@@ -191,8 +191,8 @@ class ConceptData(L.LightningDataModule):
         if state_dict["plan"] != self.order.fingerprint:
             self.position = Position(epoch=state_dict.get("next_epoch", self.position.epoch + 1))
             self._say(
-                "the data, its weights, data.slots, data.group, run.seed or the order of this version changed since the "
-                f"checkpoint: training resumes at the start of epoch {self.position.epoch} of the data"
+                "the data, its weights, data.slots, data.group, run.seed or the order of this version changed since "
+                f"the checkpoint: training resumes at the start of epoch {self.position.epoch} of the data"
             )
 
     @property
