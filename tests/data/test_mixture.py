@@ -154,7 +154,7 @@ def validation(folders, weights, rank=0, world_size=1, **settings):
 
 @pytest.mark.parametrize("weights", [(5, 3), (1, 1), (1, 30), (999, 1)])
 def test_validation_has_the_weights_and_no_document_twice(folders, weights):
-    """As many rows as there are before a document would come again; the set without held-out documents is left out."""
+    """Validation ends before a document would come again; the set without held-out documents is left out."""
     batches = validation(folders, (*weights, 2), trainer__validation_rows=1000)
     documents = Counter((mark, number) for batch in batches for mark, number, *_ in documents_in(batch))
     assert set(documents.values()) == {1}
