@@ -67,7 +67,7 @@ class PredictionOptions(JudgingOptions):
 
     predictions: Annotated[str, Option("F", place=True, read=True)] = ""
     """Instead of --model: a file of {id, document, summary, prediction} to judge. summary: one reference, or a list."""
-    lang: str = "eng_Latn"
+    lang: Annotated[str, Option("CODE")] = "eng_Latn"
     """Language of the predictions, as a FLORES code; a model has its own."""
 
     def __post_init__(self) -> None:

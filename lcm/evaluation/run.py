@@ -31,7 +31,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     asked = asked_for(options.judge)
     options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
     task, stages = load_task(options.task) if options.task else None, Stages()
-    lcm = lcm.in_language(task.lang) if task and not task.made else lcm
+    lcm = _speaking(lcm, task, options) if task and not task.made else lcm
     with stages.of("reading", " ".join(named(options)) or "new stories"):
         data = read_data(lcm, options, task)
     examples, train, ledger = data.examples, data.train, data.ledger
@@ -70,6 +70,13 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         "seconds": stages.seconds,
     }
     return Evaluation(finite(results), [finite(row) for row in written + told + rows], ledger.entries)
+
+
+def _speaking(lcm: LCM, task: Task, options: EvaluateOptions) -> LCM:
+    try:
+        return lcm.in_language(task.lang)
+    except UserError as error:
+        raise UserError(f"--task {options.task}: {error}") from error
 
 
 def _lengths(task: Task | None, lengths: summaries.Lengths, lcm: LCM) -> summaries.Lengths:

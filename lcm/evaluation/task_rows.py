@@ -1,6 +1,7 @@
 """The rows of a task: its files, from the hub at a commit or brought, and what they say, as documents and pairs."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -42,7 +43,9 @@ def find_files(name: str, task: Task, brought: str | None = None) -> TaskFiles:
         return _fetched(hub, task)
     except Exception as error:  # the library and the network raise dozens of types
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"--task {name}: the hub does not give it ({why}); {bring}") from error
+        no_network = re.search(r"resolve|connect|offline|timed? ?out|not known", why, re.IGNORECASE)
+        cause = "no network" if no_network else why[:200]
+        raise UserError(f"--task {name}: the hub does not give it ({cause}); {bring}") from error
 
 
 def _fetched(hub: Any, task: Task) -> TaskFiles:
