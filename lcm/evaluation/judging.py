@@ -21,7 +21,6 @@ from lcm.scores import (
     Asked,
     Convention,
     Row,
-    in_one_line,
     judge,
     length_ratio,
     mauve,
@@ -151,10 +150,13 @@ class Panel:
 
 def _plain(systems: Systems) -> Systems:
     """Texts with a single blank between words: only ROUGE tells lines apart, as its convention says."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.split())
+
     return {
         name: [
-            Row(row.id, in_one_line(row.document), tuple(map(in_one_line, row.references)), in_one_line(row.prediction))
-            for row in rows
+            Row(row.id, plain(row.document), tuple(map(plain, row.references)), plain(row.prediction)) for row in rows
         ]
         for name, rows in systems.items()
     }

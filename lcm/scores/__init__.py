@@ -6,7 +6,7 @@ knows a concept model.
 """
 
 from lcm.scores import mauve, perplexity
-from lcm.scores.conventions import CONVENTIONS, ROUGE, Convention, in_one_line
+from lcm.scores.conventions import CONVENTIONS, ROUGE, Convention
 from lcm.scores.intervals import Interval, bootstrap, mean_of_texts
 from lcm.scores.judges import JUDGES, Asked, asked_for, judge
 from lcm.scores.overlap import HUMAN_REP4, OVERLAP, overlap_scores
@@ -29,7 +29,6 @@ __all__ = [
     "Score",
     "asked_for",
     "bootstrap",
-    "in_one_line",
     "judge",
     "length_ratio",
     "mauve",

@@ -4,7 +4,6 @@ Texts are the same; what a harness reads of them, with which tokens, is a `Conve
 own function by tests/scores/test_conventions.py.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -48,19 +47,9 @@ def as_it_is(text: str) -> str:
     return text
 
 
-def in_one_line(text: str) -> str:
-    """`normalize_text` of lm-eval's cnn_dailymail."""
-    return re.sub(r"\s+", " ", text).strip()
-
-
 def first_line(text: str) -> str:
     """A generation that stops before its first newline: nothing of a text that begins with one."""
     return text.split("\n", 1)[0]
-
-
-def without_braces(text: str) -> str:
-    """`_remove_braces` of HELM: one brace around a text."""
-    return text.removeprefix("{").removesuffix("}")
 
 
 CONVENTIONS: Mapping[Name, Convention] = {
@@ -79,15 +68,15 @@ CONVENTIONS: Mapping[Name, Convention] = {
         source="lm-eval 0.4.13, cnn_dailymail",
         rule="stemmed; white space collapsed, so no Lsum; the first reference",
         scores=ROUGE[:3],
-        prediction=in_one_line,
-        reference=in_one_line,
+        prediction=as_it_is,  # collapsed there; white space is no token
+        reference=as_it_is,
         tokens=lambda lang: english(stem=True),
         several="first",
     ),
     "lighteval": Convention(
         name="lighteval",
         source="lighteval 0.13.0, summarization",
-        rule="not stemmed; the first line of a prediction alone; the mean over references",
+        rule="not stemmed; the first line of a prediction alone, so no Lsum; the mean over references",
         scores=ROUGE[:3],
         prediction=first_line,
         reference=as_it_is,
@@ -97,10 +86,10 @@ CONVENTIONS: Mapping[Name, Convention] = {
     "helm": Convention(
         name="helm",
         source="crfm-helm 0.5.16, SummarizationMetric",
-        rule="stemmed; newlines kept, a brace around the text is not; the best reference",
+        rule="stemmed; newlines kept, no Lsum; the best reference",
         scores=ROUGE[:3],
-        prediction=lambda text: without_braces(text.strip()),
-        reference=without_braces,
+        prediction=as_it_is,  # a brace around the text is left out there; it is no token
+        reference=as_it_is,
         tokens=lambda lang: english(stem=True),
         several="best",
     ),
