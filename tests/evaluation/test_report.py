@@ -182,10 +182,11 @@ def test_a_chart_without_points_is_left_out(tmp_path):
     assert chart(tmp_path, {"a": [], "b": [(1.0, float("nan"))]}).strip() == ""
 
 
-def test_every_template_is_installed_with_the_package():
+def test_every_template_and_every_task_is_installed_with_the_package():
     root = Path(__file__).parents[2]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["lcm"]
     installed = {path for pattern in patterns for path in (root / "lcm").glob(pattern)}
-    templates = set((root / "lcm").rglob("*.html"))
-    assert templates
-    assert templates <= installed
+    templates, tasks = (set((root / "lcm").rglob(f"*.{ending}")) for ending in ("html", "yaml"))
+    assert len(templates) > 5
+    assert len(tasks) > 10
+    assert templates | tasks <= installed
