@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = """
     errors < batch files ledger streams < options < sampling settings < config < codec tales < data models
-    < scores prepare < inference training jobs < evaluation plan < codec_lab < trials < doctor < cli
+    < scores prepare < inference jobs < evaluation < training < plan < codec_lab < trials < doctor < cli
 """
 """Each room may import what stands before the last `<` to its left. A package is a room, and so is a single file."""
 

@@ -7,6 +7,18 @@ from pydantic import Field, model_validator
 from lcm.files import CACHE_GB, RETRIES
 from lcm.settings import Beta, Devices, Place, Places, Section
 
+Watched = Literal[
+    "val/loss",
+    "summaries.rouge1",
+    "summaries.rouge2",
+    "summaries.rougeL",
+    "summaries.rougeLsum",
+    "truth.grammatical",
+    "truth.consistent",
+    "truth.gist",
+]
+"""Scores that may choose the best model. Of the loss less is better, of all others more."""
+
 
 class MixedSet(Section):
     """A data set of a mixture."""
@@ -113,6 +125,14 @@ class TrainerConfig(Section):
     """Optimizer steps between validations."""
     validation_rows: int = Field(512, gt=0, le=10**9)
     """Number of rows of the validation split per validation."""
+    write_every: int = Field(0, ge=0)
+    """Optimizer steps between validations that also write texts: a multiple of validate_every; 0: none."""
+    write_rows: int = Field(50, gt=0)
+    """Number of held-out pairs to sum up, and of stories to continue, whenever texts are written."""
+    watch: Watched = "val/loss"
+    """Score by which the best model is chosen: val/loss, or a score of the texts that are written."""
+    early_stop: int = Field(0, ge=0)
+    """Number of scores in a row without a new best one after which the run ends; 0: never."""
     checkpoint_every: int = Field(1000, gt=0)
     """Optimizer steps between checkpoints."""
     skips: int = Field(3, ge=0)
@@ -128,6 +148,14 @@ class TrainerConfig(Section):
     """Number of times that slurm/train.sbatch requeues a job which the machine ended: a dead node, a killed rank."""
     resume: Place = Field("auto", min_length=1)
     """Checkpoint to resume from. auto: the run's own last.ckpt, if any. none: start a new run. Otherwise a path."""
+
+    @model_validator(mode="after")
+    def _written_at_validations(self) -> "TrainerConfig":
+        if self.write_every % self.validate_every:
+            raise ValueError(f"write_every={self.write_every} is no multiple of validate_every={self.validate_every}")
+        if self.watch != "val/loss" and not self.write_every:
+            raise ValueError(f"watch={self.watch} needs texts: set write_every, as in {self.validate_every}")
+        return self
 
 
 class RunConfig(Section):

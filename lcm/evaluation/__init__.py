@@ -2,10 +2,12 @@
 
 Read command, then run (a model's evaluation): examples (the test set), teacher_forced and scoring (the metrics of
 predicted concepts), summaries and judging (texts that are written, and judged), report (what is shown, from the
-templates page.html, macros.html and report.html). predictions judges texts from elsewhere. No model is trained here.
+templates page.html, macros.html and report.html). predictions judges texts from elsewhere; watching scores what a model
+writes while it is trained.
 """
 
 from lcm.evaluation.report import render
 from lcm.evaluation.results import Stages, finite, output_folder
+from lcm.evaluation.watching import HeldOut
 
-__all__ = ["Stages", "command", "finite", "output_folder", "render"]
+__all__ = ["HeldOut", "Stages", "command", "finite", "output_folder", "render"]

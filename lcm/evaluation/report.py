@@ -40,7 +40,14 @@ GROUPS = {
     "by_length": ("words of the sentence", ("l2", "l2_roundtrip")),
 }
 """Charts by group: the label of the x axis, and the metrics."""
-CURVES = (("loss", "training", "train/loss"), ("loss", "validation", "val/loss"), ("l2", "validation", "val/l2"))
+CURVES = (
+    ("loss", "training", "train/loss"),
+    ("loss", "validation", "val/loss"),
+    ("l2", "validation", "val/l2"),
+    ("written", "ROUGE-L of summaries", "val/summaries.rougeL"),
+    ("written", "consistent sentences of stories", "val/truth.consistent"),
+    ("written", "gists word for word", "val/truth.gist"),
+)
 """Chart, series and column of metrics.csv."""
 
 
@@ -174,8 +181,8 @@ def _verdict(results: Results) -> str:
 
 
 def _curves(model: Path) -> dict[str, dict[str, Points]]:
-    """The losses and the L2 that training logged, by step; empty where it left no metrics.csv."""
-    curves: dict[str, dict[str, Points]] = {"loss": {}, "l2": {}}
+    """The losses, the L2 and the scores of texts that training logged, by step; empty where it left no metrics.csv."""
+    curves: dict[str, dict[str, Points]] = {chart: {} for chart, _, _ in CURVES}
     path = model / "metrics.csv"
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:

@@ -56,12 +56,7 @@ def judge_truth(
 
 def _whole(judge: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]:
     """Continuations after PROMPT sentences, by system."""
-    written: dict[int, tuple[list[str], bool]] = {}
-    for level in {type(tale.story) for tale in tales}:
-        own = [i for i, tale in enumerate(tales) if type(tale.story) is level]
-        most = min(level.longest - PROMPT + 1, judge.lcm.config.data.slots - PROMPT - 1)
-        texts = judge.continued([tales[i] for i in own], [PROMPT] * len(own), most, judge.sampling.seed)
-        written |= zip(own, texts, strict=True)
+    written = continuations(judge, tales)
     random = Random(judge.seed)
     corpus = [sentence for tale in tales for sentence in tale.sentences]
     systems: dict[str, list[Judged]] = {"model": [], "truth": [], "random": [], "previous": []}
@@ -76,6 +71,17 @@ def _whole(judge: TruthJudge, tales: Sequence[Tale]) -> dict[str, list[Judged]]:
         for name, (sentences, ended) in texts_of.items():
             systems[name].append(judge_tale(prompt, sentences, ended))
     return systems
+
+
+def continuations(judge: TruthJudge, tales: Sequence[Tale]) -> list[tuple[list[str], bool]]:
+    """The model's continuation of each story after PROMPT sentences; True where it stopped by itself."""
+    written: dict[int, tuple[list[str], bool]] = {}
+    for level in {type(tale.story) for tale in tales}:
+        own = [i for i, tale in enumerate(tales) if type(tale.story) is level]
+        most = min(level.longest - PROMPT + 1, judge.lcm.config.data.slots - PROMPT - 1)
+        texts = judge.continued([tales[i] for i in own], [PROMPT] * len(own), most, judge.sampling.seed)
+        written |= zip(own, texts, strict=True)
+    return [written[i] for i in range(len(tales))]
 
 
 def _drawn(prompt: Sequence[str], language: str, random: Random) -> list[str]:

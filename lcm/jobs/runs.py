@@ -86,7 +86,10 @@ def describe(run: Path, name: str, queue: dict[str, str] | None) -> Run:
     speed = speeds[-1] if speeds else 0.0
     losses = [_number(row.get("val/loss")) for row in rows]
     newest, written = _newest(run, "checkpoints/*.ckpt")
-    done = step is not None and step == max_steps and (run / "model.safetensors").is_file()
+    patience = config.trainer.early_stop if config else 0
+    waited = [_number(row.get("val/scores_without_best")) for row in rows]
+    early = patience > 0 and any(number >= patience for number in waited[-1:])
+    done = step is not None and (step == max_steps or early) and (run / "model.safetensors").is_file()
     owner = _owner(run)
     state = _state(done, attempts, queue, owner)
     left = None

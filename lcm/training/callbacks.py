@@ -17,6 +17,7 @@ from lcm.training import signals
 from lcm.training.checkpoint import BEST, LAST, AtomicCheckpointIO, keep_copy
 from lcm.training.engine import collective_timeout
 from lcm.training.module import LCMModule
+from lcm.training.writing import Writing
 
 
 class Stopped(Exception):
@@ -54,7 +55,10 @@ class Agreement:
 
 
 class Checkpoints(Checkpoint):
-    """last.ckpt every `every` steps and after the final one; best.ckpt and model.safetensors at each lowest val/loss.
+    """last.ckpt every `every` steps and after the final one; best.ckpt and model.safetensors at each best score.
+
+    The score is that of `trainer.watch`: val/loss, or one of the texts that `Writing` scores. After
+    `trainer.early_stop` scores without a new best one the run ends as after its last step.
 
     A request to stop takes effect after the first step by which all ranks know of it; last.ckpt is of that step.
 
@@ -62,23 +66,29 @@ class Checkpoints(Checkpoint):
     skip that validation, and not know the newest best score. Without validation, the last model counts as the best.
     """
 
-    def __init__(self, folder: Path, settings: TrainerConfig) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: TrainerConfig, writing: Writing) -> None:
+        self.folder, self.settings, self.writing = folder, settings, writing
         self.watchdog: signals.Watchdog | None = None
         self.best = math.inf
+        """The best score so far; of scores of which more is better, with the other sign."""
         self.saved = self.copied = 0
         """Steps of last.ckpt, also while it is still being written, and of the newest step-*.ckpt."""
         self.request = signals.CONTINUE
+        self.early = False
         self.ending: Exception | None = None
         """Ends training before the next step; last.ckpt is of the newest step by then."""
         self.agreement: Agreement | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "watch": self.settings.watch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score, but only beside the model that reached it: a run may start from another run's."""
-        if (self.folder / "checkpoints" / BEST).is_file():
+        """Restore the best score, but only beside the model that reached it: a run may start from another run's.
+
+        Where another score is watched than before, the next one is the best so far.
+        """
+        same = state_dict.get("watch", "val/loss") == self.settings.watch
+        if same and (self.folder / "checkpoints" / BEST).is_file():
             self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -145,11 +155,28 @@ class Checkpoints(Checkpoint):
             if trainer.global_step == trainer.max_steps:
                 raise self.ending
             return
-        if loss < self.best:
-            self.best = loss
+        assert isinstance(pl_module, LCMModule)
+        metrics = {f"val/{name}": value for name, value in self.writing.scores.items()}
+        if (score := self._score(loss)) is not None:
+            pl_module.scores_without_best = 0 if score < self.best else pl_module.scores_without_best + 1
+            if self.settings.early_stop:
+                metrics["val/scores_without_best"] = float(pl_module.scores_without_best)
+        if metrics:
+            pl_module.report(metrics)
+        if score is not None and score < self.best:
+            self.best = score
             self._save(trainer, BEST)
             self._save_model(trainer)
+        if 0 < self.settings.early_stop <= pl_module.scores_without_best:
+            self.early = trainer.should_stop = True
         self._save_last(trainer)
+
+    def _score(self, loss: float) -> float | None:
+        """The newest score, of which less is better; None where this validation has none."""
+        if (watch := self.settings.watch) == "val/loss":
+            return loss
+        score = self.writing.scores.get(watch)
+        return None if score is None else -score
 
     def _no_score(self, loss: float, trainer: L.Trainer) -> str:
         step, last = trainer.global_step, self.folder / "checkpoints" / LAST
@@ -159,7 +186,9 @@ class Checkpoints(Checkpoint):
                 "chosen as the best; expected documents of two sentences or more there, or no validation split"
             )
         best = (
-            f"the best model so far is of val/loss {self.best:.4g}" if self.best < math.inf else "there is no model yet"
+            f"the best model so far is of {self.settings.watch} {abs(self.best):.4g}"
+            if self.best < math.inf
+            else "there is no model yet"
         )
         return (
             f"val/loss is {loss} after step {step:,}, so no model can be chosen by it: the validation split holds a "
@@ -169,7 +198,7 @@ class Checkpoints(Checkpoint):
 
     def _save_last(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
-        ends = step == trainer.max_steps
+        ends = step == trainer.max_steps or self.early
         if step != self.saved and (step % self.settings.checkpoint_every == 0 or ends or self.request):
             self._save(trainer, LAST)
             self.saved = step

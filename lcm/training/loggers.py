@@ -175,6 +175,9 @@ class Terminal(PlainLogger):
         shown = [
             ("loss", "train/loss", "{:.4g}"),
             ("validation", "val/loss", "{:.4g}"),
+            ("ROUGE-L", "val/summaries.rougeL", "{:.1%}"),
+            ("consistent", "val/truth.consistent", "{:.1%}"),
+            ("gists", "val/truth.gist", "{:.1%}"),
             ("concepts/s", "train/concepts_per_second", "{:,.0f}"),
             ("MFU", "train/mfu", "{:.0%}"),
         ]

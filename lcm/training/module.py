@@ -20,6 +20,7 @@ from lcm import __version__
 from lcm.batch import PAD, Batch, derive_seed
 from lcm.config import Config
 from lcm.errors import UserError
+from lcm.evaluation import HeldOut
 from lcm.models import ConceptModel, build_model
 from lcm.training.engine import Engine, build_optimizer, computes_in_bf16, learning_rate
 from lcm.training.loggers import peak_flops
@@ -54,6 +55,10 @@ class LCMModule(L.LightningModule):
         self._step_targets = self._step_loss = torch.zeros(())
         self._gradient_norm = self._skipped = self._skipped_in_a_row = torch.zeros(())
         self._skipped_by_engine = 0
+        self.held_out: HeldOut | None = None
+        """Held-out examples to write for at validations, on rank 0."""
+        self.scores_without_best = 0
+        """Scores of `trainer.watch` in a row that were no new best."""
         self.stop_reason: str | None = None
         """Why training should end, once it has diverged. The weights are still good."""
         self._concepts = torch.zeros((), dtype=torch.long)
@@ -212,7 +217,7 @@ class LCMModule(L.LightningModule):
         metrics |= self.trainer.datamodule.metrics()  # type: ignore[attr-defined]  # Trainer.fit sets it
         if peak := peak_flops(self.device, computes_in_bf16(self.config.trainer.precision, self.device)):
             metrics["train/mfu"] = speed * self._flops / (peak * self.trainer.world_size)
-        self._report(metrics)
+        self.report(metrics)
         self._restart_clock()
 
     @cached_property
@@ -231,7 +236,8 @@ class LCMModule(L.LightningModule):
             f"optimizer.lr={settings.lr} or optimizer.clip={settings.clip}, and resume from the last checkpoint"
         )
 
-    def _report(self, metrics: Mapping[str, float]) -> None:
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics of the step, and keep them for the next checkpoint."""
         self.reported = {**self.reported, **metrics, "step": self.global_step}
         for logger in self.loggers:
             logger.log_metrics(dict(metrics), step=self.global_step)
@@ -259,7 +265,7 @@ class LCMModule(L.LightningModule):
         if count := total.pop("count", 0.0):
             metrics = {f"val/{name}": value / count for name, value in total.items()}
             self.log_dict(metrics, logger=False, sync_dist=True)  # for callbacks; the same on every rank
-            self._report(metrics)
+            self.report(metrics)
 
     def on_validation_end(self) -> None:
         self._clock += time.perf_counter()
@@ -268,12 +274,14 @@ class LCMModule(L.LightningModule):
         self._notice_divergence()
         checkpoint["config"] = self.config.model_dump(mode="json")
         checkpoint["metrics"] = dict(self.reported)
+        checkpoint["scores_without_best"] = self.scores_without_best
         checkpoint["skipped"], checkpoint["world_size"] = int(self._skipped), self.trainer.world_size
         checkpoint["versions"] = {"lcm": __version__, "torch": str(torch.__version__), "lightning": L.__version__}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the metrics, and recount Lightning's micro-batches: the accumulation may have changed since."""
         self.reported = checkpoint["metrics"]
+        self.scores_without_best = checkpoint.get("scores_without_best", 0)
         self._skipped = torch.tensor(float(checkpoint.get("skipped", 0)))
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

@@ -25,6 +25,7 @@ from lcm import __version__
 from lcm.config import Config
 from lcm.data.datamodule import ConceptData
 from lcm.errors import UserError, in_one_line
+from lcm.evaluation import HeldOut
 from lcm.models import MODEL, ConceptModel, build_model, check_sampling
 from lcm.training import signals
 from lcm.training.callbacks import Stopped
@@ -63,9 +64,16 @@ def train(config: Config) -> Path:
             say(f"lcm {__version__}, {owner.describe()}")
         for note in start.notes:
             say(note)
-        if start.finished(config):
+        if start.stopped_early(config):
+            say(
+                f"{folder}: ended early, after step {start.step:,}: no new best {config.trainer.watch} in "
+                f"{start.scores_without_best} scores; trainer.early_stop=0 trains on"
+            )
+        elif start.finished(config):
             say(f"{folder}: all {config.trainer.max_steps:,} steps are done; raise trainer.max_steps to train more")
         else:
+            if config.trainer.write_every:
+                module.held_out = _held_out(module, data) if launch.rank == 0 else None
             trainer = build_trainer(
                 module.config, launch, folder, data.has_validation, strategy, owner, start.step
             )  # fmt: skip
@@ -107,6 +115,11 @@ def _fit(trainer: L.Trainer, module: LCMModule, data: ConceptData, start: Start)
         if words is error:
             raise
         raise words from error
+    if trainer.global_step < config.trainer.max_steps:
+        say(
+            f"{folder}: ended early, after step {trainer.global_step:,}: no new best {config.trainer.watch} in "
+            f"{module.scores_without_best} scores"
+        )
     if trainer.is_global_zero:
         best = folder / "checkpoints" / (BEST if data.has_validation else LAST)
         if best.is_file():
@@ -188,6 +201,16 @@ def assemble(config: Config, on_meta: bool = False) -> tuple[LCMModule, ConceptD
     return LCMModule(config.model_copy(update=known), model, *later), data
 
 
+def _held_out(module: LCMModule, data: ConceptData) -> HeldOut:
+    """Held-out examples to write for. Raises UserError where there are none, or no codec."""
+    if not data.has_validation:
+        setting = f"trainer.write_every={module.config.trainer.write_every}"
+        raise UserError(f"{setting}: the data has no validation split to write for; expected one, or 0")
+    held_out = HeldOut.open(module.config)
+    say(held_out.describe())
+    return held_out
+
+
 def count_parameters(config: Config) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in build_model(config.model).parameters())
@@ -214,6 +237,8 @@ def check(config: Config) -> Launch:
     print(f"run        {config.trainer.max_steps:,} steps into {config.run.dir}{where}")
     for note in start.notes:
         say(note)
+    if config.trainer.write_every:
+        _held_out(module, data)
     return launch
 
 

@@ -23,7 +23,7 @@ SAME_RESULT = {
     "trainer": (
         "compile", "checkpoint_activations", "devices", "nodes", "patience", "strategy", "offload", "validate_every",
         "validation_rows", "checkpoint_every", "skips", "keep", "log_every", "loggers", "resume", "restarts",
-        "accumulate", "start",
+        "accumulate", "start", "write_every", "write_rows", "watch", "early_stop",
     ),
     "run": ("dir",),
 }  # fmt: skip
@@ -31,14 +31,22 @@ SAME_RESULT = {
 
 
 class Start(NamedTuple):
-    """The checkpoint from which a run starts, if any; its step; and what a person should know about it, in lines."""
+    """The checkpoint from which a run starts, if any; its step; and what a person should know about it, in lines.
+
+    scores_without_best: scores of `trainer.watch` in a row by then that were no new best
+    """
 
     checkpoint: Path | None
     step: int
     notes: tuple[str, ...]
+    scores_without_best: int = 0
+
+    def stopped_early(self, config: Config) -> bool:
+        """True for a run that has ended by `trainer.early_stop`, as it is now."""
+        return 0 < config.trainer.early_stop <= self.scores_without_best
 
     def finished(self, config: Config) -> bool:
-        return self.step >= config.trainer.max_steps
+        return self.step >= config.trainer.max_steps or self.stopped_early(config)
 
 
 def decide(config: Config, world_size: int) -> Start:
@@ -76,7 +84,7 @@ def decide(config: Config, world_size: int) -> Start:
             f"{checkpoint['global_step']:,}; to begin with another model, choose another run.dir"
         )
     notes += differences(checkpoint, config, world_size)
-    return Start(path, checkpoint["global_step"], tuple(notes))
+    return Start(path, checkpoint["global_step"], tuple(notes), checkpoint.get("scores_without_best", 0))
 
 
 def _own(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:

@@ -15,6 +15,7 @@ from lcm.training.environment import Launch
 from lcm.training.loggers import build_loggers, quiet_lightning
 from lcm.training.ownership import Owner
 from lcm.training.ranks import watch_children
+from lcm.training.writing import Writing
 
 
 def device_memory(launch: Launch) -> int:
@@ -40,6 +41,8 @@ def build_trainer(
     """
     settings = config.trainer
     plugins: list[Any] = [AtomicCheckpointIO(background=True, owner=owner), launch.plugin()]
+    writing = Writing(settings.write_every)
+    callbacks = [writing, Checkpoints(folder, settings, writing)] if folder else None
     if launch.world_size > 1:
         launch.mark()
         watch_children()
@@ -59,7 +62,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             logger=build_loggers(config, folder, start) if folder else False,
-            callbacks=[Checkpoints(folder, settings)] if folder else None,
+            callbacks=callbacks,
             enable_checkpointing=folder is not None,
             plugins=plugins,
             default_root_dir=folder,
