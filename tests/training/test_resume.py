@@ -21,6 +21,7 @@ from lcm.training.checkpoint import latest, open_checkpoint
 from lcm.training.module import LCMModule
 from lcm.training.run import assemble, train
 from lcm.training.start import decide
+from lcm.training.writing import Writing
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,7 @@ def test_a_killed_run_resumes_bit_for_bit(kill_at, settings, data, tmp_path, rec
 def test_the_stock_model_checkpoint_resumes_bit_for_bit(accumulate, data, tmp_path, recorded, monkeypatch):
     """Lightning's own callback saves before `on_train_batch_end`, and before the validation of the same step."""
 
-    def stock(folder, trainer):
+    def stock(folder, trainer, writing):
         every = trainer.checkpoint_every
         return ModelCheckpoint(
             folder / "checkpoints", filename="{step}", every_n_train_steps=every, save_top_k=-1, monitor=None
@@ -226,7 +227,7 @@ def test_a_requeued_job_resumes_from_its_own_checkpoint(resume, data, tmp_path, 
 def test_the_best_score_is_restored_only_beside_the_model_that_reached_it(data, tmp_path):
     """A run that starts from another run's checkpoint has no best model of its own yet."""
     folder = tmp_path / "run"
-    callback = Checkpoints(folder, tiny_config(data, folder).trainer)
+    callback = Checkpoints(folder, tiny_config(data, folder).trainer, Writing(0))
     callback.load_state_dict({"best": 1.5})
     assert callback.best == math.inf
     (folder / "checkpoints").mkdir(parents=True)

@@ -121,7 +121,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_not_started_over(finished, run):
     with pytest.raises(UserError, match=r"holds the notes of a run that had saved step 12, but no checkpoint"):
         check(tiny_config(finished[0], run))
     (run / OWNER).unlink()
-    assert decide(config_of(finished, run), 1) == (None, 0, ()), "a run that was killed before its first checkpoint"
+    assert decide(config_of(finished, run), 1) == (None, 0, (), 0), "a run that was killed before its first checkpoint"
 
 
 def test_a_run_that_began_with_another_run_s_checkpoint_goes_on_with_its_own(finished, run, tmp_path):
