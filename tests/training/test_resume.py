@@ -234,4 +234,4 @@ def test_the_best_score_is_restored_only_beside_the_model_that_reached_it(data, 
     (folder / "checkpoints/best.ckpt").touch()
     callback.load_state_dict({"best": 1.5})
     assert callback.best == 1.5
-    assert callback.state_dict() == {"best": 1.5}
+    assert callback.state_dict() == {"best": 1.5, "watch": "val/loss"}
