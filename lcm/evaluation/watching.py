@@ -27,7 +27,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a model writes for: pairs whose documents it sums up, and stories that it continues.
+    """Examples that a model writes for: pairs whose documents it sums up, and stories that it continues.
 
     most: sentences of the longest summary, from the training pairs
     """
