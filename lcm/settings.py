@@ -29,9 +29,13 @@ Place = Annotated[str, AfterValidator(expanded)]
 """A file or folder; `~` becomes the home folder, `$NAME` is refused."""
 Places = Annotated[tuple[Place, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One place or several."""
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One name or several."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate of AdamW."""
+Factor = Annotated[float, Field(gt=0)]
+"""A number to multiply by."""
 
 
 def _devices(value: Any) -> Any:
@@ -58,8 +62,9 @@ class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=T
         """Refuse true where a number is wanted: pydantic would take it for 1, and YAML reads yes and on as true."""
         for name, value in values.items() if isinstance(values, dict) else ():
             of_one = value if isinstance(value, list | tuple) else [value]
+            of_one = value.values() if isinstance(value, dict) else of_one
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
-            kind = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            kind = get_args(kind)[get_origin(kind) is dict] if get_origin(kind) in (tuple, dict) else kind
             if kind in _NUMBERS and any(isinstance(each, bool) for each in of_one):
                 raise ValueError(f"--{name}={value}: expected a number; YAML reads yes, no, on, off as true and false")
         return values
@@ -82,7 +87,7 @@ class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=T
                 values |= {name: cls.model_fields[name].default for name in names if name in values}
 
 
-_NUMBERS = (int, float, int | None, float | None, Beta)
+_NUMBERS = (int, float, int | None, float | None, Beta, Factor)
 
 
 def add_descriptions(section: Any) -> None:
@@ -206,30 +211,39 @@ def _separated(overrides: Sequence[str], settings: type[BaseModel]) -> list[str]
     words = [o if o.startswith("--") or "=" not in o else f"--{o}" for o in overrides]
     names = _leaves(settings)
     for word, after in zip(words, [*words[1:], "--"], strict=False):
-        if word.removeprefix("--") in names and word.startswith("--") and after.startswith("--"):
-            raise UserError(f"{word}: expected a value, as in {word} true or {word}=3")
-    lists = {f"--{name}" for name, annotation in names.items() if _is_list_of_sections(annotation)}
+        name = word.removeprefix("--")
+        if name in names and word.startswith("--") and after.startswith("--"):
+            example = _example(names[name])
+            way = f"{word} '{example}'" if example else f"{word} true or {word}=3"
+            raise UserError(f"{word}: expected a value, as in {way}")
+    of_yaml = {f"--{name}": _example(annotation) for name, annotation in names.items() if _example(annotation)}
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name in lists and equals:
-            words[i] = f"{name}={_as_json(name, value)}"
-        elif name in lists:
-            words[i + 1 : i + 2] = [_as_json(name, value) for value in words[i + 1 : i + 2]]
+        if name in of_yaml and equals:
+            words[i] = f"{name}={_as_json(name, value, of_yaml[name])}"
+        elif name in of_yaml:
+            words[i + 1 : i + 2] = [_as_json(name, value, of_yaml[name]) for value in words[i + 1 : i + 2]]
     return words
 
 
-def _is_list_of_sections(annotation: Any) -> bool:
+def _example(annotation: Any) -> str:
+    """An example of a setting that is a list of sections, or a mapping; empty for any other."""
+    if get_origin(annotation) is dict:
+        return "{NAME: 0.5}"
     parts = get_args(annotation) if get_origin(annotation) in (tuple, list) else ()
-    return any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts)
+    return "[{path: DIR}]" if any(isinstance(part, type) and issubclass(part, BaseModel) for part in parts) else ""
 
 
-def _as_json(name: str, value: str) -> str:
-    """A list of sections in YAML's short form, such as [{path: DIR, weight: 3}], as the JSON that pydantic reads."""
+def _as_json(name: str, value: str, example: str) -> str:
+    """A value in YAML's short form, such as [{path: DIR, weight: 3}], as the JSON that pydantic reads."""
+    reason = ""
     try:
-        return json.dumps(yaml.load(value, StrictLoader))
+        read = yaml.load(value, StrictLoader)
+        if isinstance(read, list | dict):
+            return json.dumps(read)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}={value}: expected a list in YAML or JSON, as in [{{path: DIR}}]; {reason}") from error
+        reason = f"; {' '.join(str(error).split())}"
+    raise UserError(f"{name}={value}: expected YAML or JSON, as in {name} '{example}'{reason}")
 
 
 def _explain_arguments(message: str, settings: type[BaseModel]) -> str:

@@ -1,11 +1,11 @@
 """The sections `data`, `optimizer`, `trainer` and `run`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from lcm.files import CACHE_GB, RETRIES
-from lcm.settings import Beta, Devices, Place, Places, Section
+from lcm.settings import Beta, Devices, Factor, Names, Place, Places, Section
 
 Watched = Literal[
     "val/loss",
@@ -88,10 +88,10 @@ class OptimizerConfig(Section):
     """Weight decay of matrices; biases, norms and other vectors never decay."""
     clip: float = Field(25.0, ge=0)
     """Gradient clipping norm (max_norm); 0 switches clipping off."""
-    frozen: tuple[str, ...] = ()
+    frozen: Names = ()
     """Parts of the model that are not trained, by the names of its modules, as in [contextualiser]."""
-    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Learning rates of parts, as factors of lr, as in {denoiser: 0.1}; all others have 1."""
+    lr_factors: dict[str, Factor] = Field(default_factory=dict)
+    """Learning rates of parts as multiples of lr, as in {denoiser: 0.1}; all others have 1."""
 
 
 class TrainerConfig(Section):

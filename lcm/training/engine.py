@@ -93,7 +93,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
             # DeepSpeed's stage 3 leaves empty vectors in place of sharded weights, and their shape in ds_shape.
             matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
             if parameter.requires_grad and matrix == decays:
-                groups.setdefault((rate_of(name, config.rates), decays), []).append(parameter)
+                groups.setdefault((rate_of(name, config.lr_factors), decays), []).append(parameter)
     described = [
         {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
         for (factor, decays), parameters in groups.items()

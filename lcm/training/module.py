@@ -24,7 +24,7 @@ from lcm.evaluation import HeldOut
 from lcm.models import ConceptModel, build_model
 from lcm.training.engine import Engine, build_optimizer, computes_in_bf16, learning_rate
 from lcm.training.loggers import peak_flops
-from lcm.training.parts import check_parts, freeze
+from lcm.training.parts import freeze
 
 
 class LCMModule(L.LightningModule):
@@ -89,8 +89,7 @@ class LCMModule(L.LightningModule):
             self._weights = None
 
     def _prepare_blocks(self, model: ConceptModel) -> None:
-        freeze(model, self.config.optimizer.frozen)
-        check_parts(model, list(self.config.optimizer.rates), "optimizer.rates")
+        freeze(model, self.config.optimizer)
         for stack in model.stacks():
             stack.recompute = self.config.trainer.checkpoint_activations
         if self.config.trainer.compile:

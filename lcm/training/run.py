@@ -36,6 +36,7 @@ from lcm.training.finetune import read_start
 from lcm.training.loggers import check_loggers, quiet_lightning, say
 from lcm.training.module import LCMModule
 from lcm.training.ownership import check_free, claimed
+from lcm.training.parts import describe
 from lcm.training.ranks import last_words
 from lcm.training.start import Start, decide
 from lcm.training.trainer import build_trainer, device_memory, host_memory
@@ -222,6 +223,8 @@ def check(config: Config) -> Launch:
     module, data = assemble(config, on_meta=True)
     parameters = count_parameters(config)
     print(f"model      {config.model.kind}, {parameters:,} parameters")
+    for line in describe(module.model, config.optimizer):
+        print(line)
     for line in data.describe():
         print(f"data       {line}")
     strategy, reason = choose(config.trainer.strategy, parameters, device_memory(launch), launch.world_size)

@@ -156,7 +156,7 @@ def check_identity(path: Path, checkpoint: dict[str, Any], config: Config) -> No
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that may not change in the middle of a run, by name."""
     model = {f"model.{name}": value for name, value in config["model"].items()}
-    optimizer = {f"optimizer.{name}": config["optimizer"].get(name) or [] for name in ("frozen", "rates")}
+    optimizer = {f"optimizer.{name}": config["optimizer"].get(name) or [] for name in ("frozen", "lr_factors")}
     codec = {"codec.fingerprint": config["codec"].get("fingerprint")} if config["codec"] else {}
     return {**model, **optimizer, **codec}
 

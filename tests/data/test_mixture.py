@@ -268,5 +268,7 @@ def test_a_mixture_may_be_said_on_the_command_line(words):
 
 
 def test_a_mixture_that_is_no_yaml_is_refused():
-    with pytest.raises(UserError, match=r"--data.mix=\[\{path: \]: expected a list in YAML or JSON, as in"):
+    with pytest.raises(
+        UserError, match=r"--data.mix=\[\{path: \]: expected YAML or JSON, as in --data.mix '\[\{path: DIR\}\]'"
+    ):
         Config.parse({}, ["--data.mix", "[{path: ]"], where="test")
