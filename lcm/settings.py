@@ -61,8 +61,8 @@ class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=T
     def _true_is_no_number(cls, values: Any) -> Any:
         """Refuse true where a number is wanted: pydantic would take it for 1, and YAML reads yes and on as true."""
         for name, value in values.items() if isinstance(values, dict) else ():
-            of_one = value if isinstance(value, list | tuple) else [value]
-            of_one = value.values() if isinstance(value, dict) else of_one
+            inner = list(value.values()) if isinstance(value, dict) else value
+            of_one = inner if isinstance(inner, list | tuple) else [inner]
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
             kind = get_args(kind)[get_origin(kind) is dict] if get_origin(kind) in (tuple, dict) else kind
             if kind in _NUMBERS and any(isinstance(each, bool) for each in of_one):
