@@ -238,7 +238,7 @@ def together(data, tmp_path_factory):
 
 @pytest.mark.parametrize(("engine", "strategy"), EVERY_STRATEGY)
 def test_every_strategy_keeps_frozen_parts_and_trains_the_others(engine, strategy, together):
-    """As far as one process does: the rates of parts are the same."""
+    """Several ranks train as far as one process does: the rates of parts are theirs, too."""
     start, runs = together(engine)
     before, after, alone = (load_model(folder)[0] for folder in (start, runs / strategy, runs.parent / "alone"))
     weights, expected = dict(after.named_parameters()), dict(alone.named_parameters())
