@@ -174,6 +174,13 @@ def test_without_a_network_a_line_says_which_file_to_bring_and_how_to_name_it(na
     assert "(no network)" in line or not task.files
 
 
+def test_a_story_ends_with_its_right_ending(tmp_path):
+    task, path = load_task("roc_stories"), write_file(tmp_path / "stories.csv", ROWS["roc_stories"])
+    stories, _, _ = read_task("roc_stories", task, find_files("roc_stories", task, str(path)))
+    ends = ["Tom was fine.", "Ann went home.", "He ordered a pizza."]
+    assert [story.text.endswith(f" {end}") for story, end in zip(stories, ends, strict=True)] == [True] * 3
+
+
 def test_without_the_extra_a_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"--task xsum: pip install 'lcm-train\[data\]' fetches it; or bring data/test"):
