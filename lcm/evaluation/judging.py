@@ -127,12 +127,11 @@ class Panel:
 
     def _add_rouge(self, found: Judged, systems: Systems, ledger: Ledger) -> None:
         """ROUGE of every system, with the ratio of lengths; what it cannot read is counted once, not by system."""
-        first = next(iter(systems.values()))
-        record = rouge_record(first, self.lang, self.convention)
-        found.rouge.update(record)
+        scores = {system: rouge_scores(rows, self.lang, self.convention) for system, rows in systems.items()}
+        first = next(iter(systems))
+        found.rouge.update(record := rouge_record(systems[first], scores[first], self.lang, self.convention))
         if record["not_scored"]:
             ledger.add("reference without words for ROUGE", record["first_not_scored"], record["not_scored"])
-        scores = {system: rouge_scores(rows, self.lang, self.convention) for system, rows in systems.items()}
         for name in self.convention.scores:
             self._enter(found, name, {system: of[name] for system, of in scores.items()})
         for system, rows in systems.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from lcm.scores.conventions import CONVENTIONS, Convention
+from lcm.scores.conventions import CONVENTIONS, ROUGE, Convention
 from lcm.scores.rows import Row
 from lcm.scores.tokens import Tokens, tokens_of
 
@@ -44,10 +44,18 @@ def _read(row: Row, tokens: Tokens, convention: Convention) -> list[str]:
     return [text for text in map(convention.reference, references) if tokens.read(text)]
 
 
-def rouge_record(rows: Sequence[Row], lang: str = "eng_Latn", convention: Convention = LCM) -> dict[str, Any]:
-    """The entry `rouge` of results.json: convention and tokens, and the rows without a reference that they can read."""
+def rouge_record(
+    rows: Sequence[Row],
+    scores: Mapping[str, Float64[np.ndarray, " n"]],
+    lang: str = "eng_Latn",
+    convention: Convention = LCM,
+) -> dict[str, Any]:
+    """The entry `rouge` of results.json: convention and tokens, and the rows without a reference that they can read.
+
+    scores: what `rouge_scores` found for these rows
+    """
     tokens = convention.tokens(lang)
-    unread = [row.id for row in rows if tokens is None or not _read(row, tokens, convention)]
+    unread = [row.id for row, value in zip(rows, scores[ROUGE[0]], strict=True) if np.isnan(value)]
     return {
         "convention": convention.name,
         "source": convention.source,

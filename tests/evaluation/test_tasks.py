@@ -181,6 +181,11 @@ def test_a_story_ends_with_its_right_ending(tmp_path):
     assert [story.text.endswith(f" {end}") for story, end in zip(stories, ends, strict=True)] == [True] * 3
 
 
+def test_lengths_of_long_summaries_are_the_papers_medians():
+    """Sentences of the references (LCM paper, table 9)."""
+    assert [load_task(f"lcfo/{percent}").lead for percent in (5, 10, 20)] == [15, 27, 48]
+
+
 def test_without_the_extra_a_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"--task xsum: pip install 'lcm-train\[data\]' fetches it; or bring data/test"):

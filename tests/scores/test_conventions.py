@@ -42,9 +42,10 @@ def test_ours_is_the_stemmed_rouge_of_one_sentence_a_line():
 def test_references_that_a_convention_cannot_read_are_counted_where_the_harness_counts_0():
     rows = [Row("a", "", ("Москва.", "The sea."), "The sea."), Row("b", "", ("The sea.",), "The sea.")]
     for name, scored in (("lm-eval", 1), ("lighteval", 2), ("helm", 2)):
-        record = rouge_record(rows, "eng_Latn", CONVENTIONS[name])
+        found = rouge_scores(rows, "eng_Latn", CONVENTIONS[name])
+        record = rouge_record(rows, found, "eng_Latn", CONVENTIONS[name])
         assert (record["convention"], record["scored"], record["not_scored"]) == (name, scored, 2 - scored)
-    assert rouge_record(rows, "rus_Cyrl", CONVENTIONS["helm"])["tokens"] == "rouge-score, stemmed"
+    assert rouge_record(rows, found, "rus_Cyrl", CONVENTIONS["helm"])["tokens"] == "rouge-score, stemmed"
 
 
 def test_every_convention_has_a_name_that_can_be_given():

@@ -80,18 +80,19 @@ def test_tokens_keep_vowel_signs_and_joiners():
 def test_what_is_not_scored_is_counted_and_said_and_in_no_mean():
     texts = ["The sea was calm.", "...", "Москва."]
     some = rows(texts, texts)
-    record = rouge_record(some)
+    scores = rouge_scores(some)
+    record = rouge_record(some, scores)
     counts = {key: record[key] for key in ("convention", "tokens", "lang", "scored", "not_scored", "first_not_scored")}
     assert counts == {
         "convention": "lcm", "tokens": "rouge-score, stemmed", "lang": "eng_Latn",
         "scored": 1, "not_scored": 2, "first_not_scored": "id 1",
     }  # fmt: skip
     assert rouge_line(record).startswith("ROUGE: 2 of 3 summaries not scored, their references have no words that the")
-    found = rouge_scores(some)["rougeL"]
+    found = scores["rougeL"]
     assert mean_of_texts(found, 20).value == 1.0
     assert np.isnan(found).tolist() == [False, True, True]
-    assert rouge_line(rouge_record(some[:1])) is None
-    assert rouge_line(rouge_record(some, "tha_Thai")) == (
+    assert rouge_line(rouge_record(some[:1], rouge_scores(some[:1]))) is None
+    assert rouge_line(rouge_record(some, rouge_scores(some, "tha_Thai"), "tha_Thai")) == (
         "ROUGE: no summary of 3 is scored: tha_Thai has no blanks between words to cut at"
     )
 
