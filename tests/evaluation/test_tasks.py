@@ -1,17 +1,11 @@
 """Tasks: each on three rows in the schema of its set, fetched from a hub that is played here, or brought as a file."""
 
-import csv
-import gzip
-import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
 from fakes import FakeCodec, reciting
+from played_hub import ROWS, SHA, Hub, no_network, rows_of, write_file
 
 from lcm.cli import main
 from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
@@ -22,8 +16,6 @@ from lcm.evaluation.task_rows import find_files, read_task
 from lcm.evaluation.tasks import HERE, TASKS, load_task, task_names
 from lcm.prepare import split_of
 
-ROWS = yaml.safe_load(Path(__file__).with_name("task_rows.yaml").read_text(encoding="utf-8"))
-SHA = "0123456789" * 4
 FIRST = {
     "cnn_dailymail": (["The mill closed.", "The town was angry.", "A vote is due."],
                       ["Mill closes in small town.", "A vote is due on Monday."]),
@@ -43,59 +35,6 @@ FIRST = {
     "cosmopedia_stories": (["Write a story on a fox."], ["A fox ran.", "It hid."]),
 }  # fmt: skip
 """Sentences of the first row: of its document, and of its summary."""
-
-
-def rows_of(name):
-    """The three rows; of cosmopedia at their places in the set."""
-    if name != "cosmopedia_stories":
-        return ROWS[name]
-    placed = [ROWS[name][0]] * 40
-    placed[16], placed[21], placed[39] = ROWS[name]
-    return placed
-
-
-def write_file(path, rows):
-    """Rows in the format that the file's name says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    match path.suffix:
-        case ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path)
-        case ".gz":
-            path.write_bytes(gzip.compress(lines.encode()))
-        case ".csv":
-            with path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-        case _:
-            path.write_text(lines, encoding="utf-8")
-    return path
-
-
-class Hub:
-    """A hub with one file for a task. asked: (call, revision) in order"""
-
-    def __init__(self, task, rows, folder):
-        self.file = task.files[0].replace("*", "00043.parquet" if task.files[0].endswith("-*") else "0")
-        self.path = write_file(folder / "hub" / self.file, rows)
-        self.asked = []
-
-    def HfApi(self):
-        return self
-
-    def dataset_info(self, name, revision):
-        self.asked.append(("info", revision))
-        return SimpleNamespace(sha=SHA, siblings=[SimpleNamespace(rfilename=f) for f in ("README.md", self.file)])
-
-    def hf_hub_download(self, name, file, repo_type, revision):
-        assert (file, repo_type) == (self.file, "dataset")
-        self.asked.append((name, revision))
-        return str(self.path)
-
-
-def no_network(*_, **__):
-    raise ConnectionError("Name or service not known")
 
 
 @pytest.fixture
