@@ -21,6 +21,7 @@ class FakeCodec(Codec):
     """Encodes a sentence to a random vector; decodes to the closest of the sentences encoded so far."""
 
     fingerprint = "fake"
+    languages = ("eng_Latn", "fra_Latn", "deu_Latn", "tha_Thai")
 
     def __init__(self, dim: int = 32) -> None:
         self.name, self.dim, self.stop_threshold = "fake", dim, 0.95

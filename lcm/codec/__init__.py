@@ -9,7 +9,7 @@ text (splitter and tokenizer; sat is another splitter) and storage. official fet
 sonar_space alone imports its libraries. Nothing here knows shards or concept models.
 """
 
-from lcm.codec.codec import Codec, Progress, load_codec
+from lcm.codec.codec import Codec, Languages, Progress, load_codec
 from lcm.codec.official import LANGUAGES, RELEASES, convert
 from lcm.codec.sonar_space import SonarSpeech
 from lcm.codec.text import Splitter, Tokenizer
@@ -18,6 +18,7 @@ __all__ = [
     "LANGUAGES",
     "RELEASES",
     "Codec",
+    "Languages",
     "Progress",
     "SonarSpeech",
     "Splitter",

@@ -3,6 +3,7 @@
 prepare, generate and evaluate share one splitter, so that they cut alike.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ END_OF_TEXT = "End of text."
 """The sentence whose vector ends every document (paper §2.3.1)."""
 PROMPT_SUFFIX = "[MODEL]:"
 """The sentence whose vector ends the prompt of a pair."""
+LENGTHS = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
+"""Lengths of an answer that a prompt can ask for, in percent of the document's sentences."""
+_WISHES = {percent: f"Answer in about {percent} percent of the length." for percent in LENGTHS}
 STOPS = "。！？｡।॥۔؟։።፧፨။།༎។៕᱾᱿"  # noqa: RUF001
 """Ends of sentences in scripts that put no blank after them, or that nupunkt does not know."""
 CLOSING = "」』”’\"')）】》〉»\\]"  # noqa: RUF001
@@ -35,6 +39,16 @@ _CUTS = (*(rf"(?:{s})(?:(?<=\s)|[\"'”’»)\]]*(?=\s))" for s in SEPARATORS), 
 """First each separator at the end of a word, then inside words. Compiled on first use, by the cache of `re`."""
 _SENTENCE = re.compile(rf"[^{STOPS}]*[{STOPS}](?:\s*[{STOPS}])*[{CLOSING}]*|[^{STOPS}]+")
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n|\u2029")
+
+
+def length_wish(ratio: float) -> str:
+    """The sentence at the beginning of a prompt that asks for an answer of this length: the nearest of LENGTHS."""
+    return _WISHES[min(LENGTHS, key=lambda percent: abs(math.log(percent / (100 * ratio))))]
+
+
+def is_length_wish(sentence: str) -> bool:
+    """True for a sentence of `length_wish`, which is no text of its document."""
+    return sentence in _WISHES.values()
 
 
 class SplitterSettings(BaseModel, extra="forbid", frozen=True):

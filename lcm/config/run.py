@@ -38,6 +38,8 @@ class CodecRecord(Section):
     """Sentence that ends every document."""
     prompt_suffix: str = "[MODEL]:"
     """Sentence that ends the prompt of a pair; `lcm generate` and `lcm evaluate` append it."""
+    lengths: bool = False
+    """True if prompts of training pairs asked for the length of the answer (lcm prepare --lengths)."""
     default_task: Literal["continue", "answer"] = "continue"
     """Default task of generation: answer (append the prompt suffix) if every training document was a pair."""
     stop_threshold: float

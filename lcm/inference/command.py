@@ -2,22 +2,21 @@
 
 import argparse
 import json
-import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from lcm.errors import UserError
+from lcm.inference.many import Many, as_row
 from lcm.inference.nearest import Bank
-from lcm.inference.pipeline import GenerateOptions, Generation, load
+from lcm.inference.options import GenerateOptions
+from lcm.inference.pipeline import load
+from lcm.inference.rows import check_languages, read_input
+from lcm.inference.texts import Generation
 from lcm.models import Sampling
-from lcm.options import Option, add_options, check_fields, existing_file, options_from, refuse_idle, writable_file
-from lcm.prepare import Refused, read_rows
+from lcm.options import Option, add_options, check_fields, options_from, refuse_idle, writable_file
+from lcm.prepare import share_of
 from lcm.sampling import SAMPLING_HELP
-
-CHUNK = 512
-"""Texts of a file that are continued together; the output is written after each chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,8 @@ class Source:
     text: Annotated[str | None, Option("TEXT", read=True)] = None
     """Text to continue; prints the continuation only."""
     input: Annotated[str | None, Option("F.jsonl", place=True, read=True)] = None
-    """Texts to continue: one {id, text} a line; without an id, the line's number."""
+    """Texts to continue: one {text} a line, with id (default: the line's number), and lang and output_lang where they
+    differ from line to line."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -42,7 +42,11 @@ class CommandOptions:
     model: Annotated[str, Option("DIR", place=True, read=True)]
     """A run's folder, one written by lcm export, or the name of a packaged model: tales."""
     output: Annotated[str | None, Option("F.jsonl", place=True)] = None
-    """File for --input: one {id, text, sentences, nearest, similarity, stop} a line (default: stdout)."""
+    """File for --input: one {id, text, sentences, nearest, similarity, stop} a line (default: stdout). Run the command
+    again where it was interrupted, and it resumes."""
+    part: Annotated[str | None, Option("I/N")] = None
+    """Continue every N-th unit of the input, from the I-th on, for example 2/16; the part that ends last writes
+    --output."""
     bank: Annotated[tuple[str, ...], Option("DIR", place=True)] = ()
     """Prepared folders whose sentences --decode nearest chooses among (default: the training shards)."""
     codec: Annotated[str | None, Option("NAME", place=True, read=True)] = None
@@ -73,57 +77,29 @@ def run(args: argparse.Namespace) -> int:
         refuse_idle(command, ("json",), "goes with --text; --input gives JSON lines anyway")
     if options.decode == "codec":
         refuse_idle(command, ("bank",), "is read by --decode nearest and both; add one of them")
-    prompts = [("text", source.text)] if source.text is not None else read_prompts(source.input or "")
+    if command.part and not command.output:
+        raise UserError(f"--part={command.part}: goes with --output, where the parts meet")
+    given = read_input(source.input) if source.input is not None else None
     lcm = load(command.model, codec=command.codec)
     if command.bank:
         lcm.bank = Bank.from_shards(command.bank, codec=lcm.record.fingerprint)
-    if source.text is not None:
-        (generation,) = lcm.continue_texts([source.text], options)
+    if given is None:
+        (generation,) = lcm.continue_texts([source.text or ""], options)
         print(as_json("text", generation) if command.json else plain(generation))
         return 0
-    with open(command.output, "w", encoding="utf-8") if command.output else nullcontext(sys.stdout) as out:
-        for start in range(0, len(prompts), CHUNK):
-            batch = prompts[start : start + CHUNK]
-            generations = lcm.continue_texts([text for _, text in batch], options)
-            for (name, _), generation in zip(batch, generations, strict=True):
-                print(as_json(name, generation), file=out)
-            out.flush()
-            print(f"{start + len(batch)} of {len(prompts)} texts", file=sys.stderr)
-    return 0
+    many = Many(lcm, check_languages(lcm, given), options)
+    if command.output is None or _is_stream(command.output):
+        return many.stream(command.output)
+    return many.write(Path(command.output), share_of(command.part), command.bank)
 
 
-def read_prompts(path: str | Path) -> list[tuple[str | int, str]]:
-    """Read a file of {id, text}; an id stays text or a number, as it was written.
-
-    Raises UserError with the number of the first row that is something else.
-    """
-    path = existing_file(path, "--input")
-    prompts = []
-    for number, row in read_rows(path):
-        if isinstance(row, Refused):
-            raise UserError(f"--input={row.example}: {row.reason}; expected {{id, text}}")
-        text, name = row.get("text"), row.get("id", number)
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f'--input={path}:{number}: expected {{"id": …, "text": "…"}} with a text that is not empty')
-        if not isinstance(name, str | int):
-            raise UserError(f"--input={path}:{number}: id={name!r}: expected text or a number")
-        prompts.append((name, text))
-    if not prompts:
-        raise UserError(f"--input={path}: empty; expected one {{id, text}} a line")
-    return prompts
+def _is_stream(output: str) -> bool:
+    """True for a pipe or a device: what is written there cannot be resumed."""
+    return Path(output).exists() and not Path(output).is_file()
 
 
 def as_json(name: str | int, generation: Generation) -> str:
-    row = {
-        "id": name,
-        "text": generation.text,
-        "sentences": generation.sentences,
-        "nearest": generation.nearest,
-        "similarity": None if generation.similarity is None else [round(s, 4) for s in generation.similarity],
-        "stop": generation.stop_reason,
-        **({} if generation.roundtrip is None else {"roundtrip": round(generation.roundtrip, 4)}),
-    }
-    return json.dumps(row, ensure_ascii=False)
+    return json.dumps(as_row(name, generation), ensure_ascii=False)
 
 
 def plain(generation: Generation) -> str:

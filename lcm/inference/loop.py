@@ -4,6 +4,7 @@ Shapes.  B unfinished rows · D concept width · n concepts of one prompt or con
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -46,8 +47,18 @@ class Generated:
 
 
 @torch.no_grad()
-def generate(model: ConceptModel, prompts: Prompts, stop: StopRules, sampling: Sampling) -> list[Generated]:
+def generate(
+    model: ConceptModel,
+    prompts: Prompts,
+    stop: StopRules,
+    sampling: Sampling,
+    limits: Sequence[int] | None = None,
+    keys: Sequence[int] | None = None,
+) -> list[Generated]:
     """Continue a batch of prompts of any lengths; each result is what its prompt would give alone.
+
+    limits: most sentences after each prompt, in place of `stop.max_sentences`
+    keys:   the seed of each prompt's noise (default: its `prompt_number`)
 
     Finished rows leave the batch. A concept that would end a text before `min_sentences` loses its part in the
     direction of the end of text, as a language model is forbidden a token. Raises UserError if the model predicts NaN
@@ -57,11 +68,14 @@ def generate(model: ConceptModel, prompts: Prompts, stop: StopRules, sampling: S
     reasons: list[StopReason] = ["length" for _ in prompts]
     device = model.end_of_text.device
     rows = torch.arange(len(prompts), device=device)  # the prompt of each unfinished row
+    most = torch.tensor([stop.max_sentences] * len(prompts) if limits is None else list(limits), device=device)
     context = model.prefill(prompts)
+    if keys is not None:
+        context.prompt = torch.tensor(keys, device=device)
     previous = torch.stack([prompt[-1] for prompt in prompts]).to(device)
     end = model.end_of_text / model.end_of_text.norm()
     repetition = math.inf if stop.repetition_threshold is None else stop.repetition_threshold
-    for count in range(stop.max_sentences):
+    for count in range(int(most.max())):
         concepts = model.next(context, sampling)
         if not concepts.isfinite().all():
             raise UserError("the model predicts NaN or infinity: training diverged; train with a lower optimizer.lr")
@@ -77,8 +91,8 @@ def generate(model: ConceptModel, prompts: Prompts, stop: StopRules, sampling: S
                 kept[row].append(concept)
             else:
                 reasons[row] = "end" if is_end else "repetition"
-        stay = going.nonzero().squeeze(1)
-        if not len(stay) or count + 1 == stop.max_sentences:
+        stay = (going & (most[rows] > count + 1)).nonzero().squeeze(1)
+        if not len(stay):
             break
         if len(stay) < len(rows):
             context, concepts, rows = context.select(stay), concepts[stay], rows[stay]

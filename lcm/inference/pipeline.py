@@ -7,98 +7,28 @@ import math
 import sys
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lcm.batch import derive_seed
-from lcm.codec import Codec, load_codec
+from lcm.codec import Codec, Languages, load_codec
 from lcm.codec.text import Splitter, check_language, splitter_settings
 from lcm.config import Config
 from lcm.data.manifest import MANIFEST, is_url
 from lcm.errors import UserError, in_one_line
 from lcm.files import expanded
-from lcm.inference.loop import Generated, StopReason, StopRules, generate
+from lcm.inference.loop import Generated, StopRules, generate
 from lcm.inference.nearest import Bank
+from lcm.inference.options import GenerateKeywords, GenerateOptions, Task
+from lcm.inference.pieces import CONCEPTS, Long, Pieces, batches, check_long, fit, key_of, limit_of
+from lcm.inference.texts import Generation, Text, encode, wishes_for
 from lcm.models import ConceptModel, Prompts, Sampling, load_model, resolve_sampling
-from lcm.options import Option, check_fields, refuse_idle
-
-ROWS = 64
-"""Prompts in a batch."""
-Decode = Literal["codec", "nearest", "both"]
-Task = Literal["continue", "answer"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """Settings of a continuation. Raises UserError for a number out of range."""
-
-    max_sentences: Annotated[int | None, Option(least=1)] = None
-    """Sentences to write at most (default: 16, or half of the model's slots if that is less)."""
-    min_sentences: Annotated[int, Option(least=0)] = 1
-    """Sentences to write at least."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """Settings for drawing concepts; None stands for the default of the model's family."""
-    samples: Annotated[int, Option(least=1)] = 1
-    """Draw N continuations and keep the one whose concepts are nearest to real sentences: the smallest mean distance
-    between a concept and encode(decode(concept))."""
-    decode: Decode = "codec"
-    """codec: the decoder's sentences; nearest: the closest real sentences of a bank; both: one beside the other."""
-    beam: Annotated[int, Option(least=1)] = 1
-    """Beams of the decoder; 1 is greedy."""
-    task: Task | None = None
-    """answer: write what follows the document of a pair, as in training (default: answer for a model trained on pairs
-    alone, else continue)."""
-    lang: Annotated[str | None, Option("CODE")] = None
-    """FLORES code of the text (default: the training data's)."""
-    output_lang: Annotated[str | None, Option("CODE")] = None
-    """FLORES code of the continuation (default: the text's)."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.decode == "nearest":
-            idle = "means nothing to --decode nearest, which decodes nothing; take codec or both"
-            refuse_idle(self, ("beam", "output_lang"), idle)
-        if self.max_sentences is not None and self.min_sentences > self.max_sentences:
-            most = f"expected at most --max-sentences={self.max_sentences}"
-            raise UserError(f"--min-sentences={self.min_sentences}: {most}")
-
-
-class GenerateKeywords(TypedDict, total=False):
-    """The fields of `GenerateOptions` as keyword arguments."""
-
-    max_sentences: int | None
-    min_sentences: int
-    sampling: Sampling
-    samples: int
-    decode: Decode
-    beam: int
-    task: Task | None
-    lang: str | None
-    output_lang: str | None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A continuation. `text` is its sentences, joined by spaces.
-
-    sentences:  the decoder's; with decode="nearest" the bank's
-    nearest:    the closest sentence of the bank to each concept; None with decode="codec"
-    similarity: cosine of each concept and its nearest sentence (see Bank.nearest); None with decode="codec"
-    roundtrip:  with several samples, the mean distance between a concept of the best and encode(decode(concept))
-    """
-
-    text: str
-    sentences: list[str]
-    nearest: list[str] | None
-    similarity: list[float] | None
-    stop_reason: StopReason
-    roundtrip: float | None = None
 
 
 class LCM:
@@ -166,37 +96,63 @@ class LCM:
             raise UserError(f"texts={texts[:40]!r}: expected a list of texts; generate takes a single one")
         if strange := [text for text in texts if not isinstance(text, str)]:
             raise UserError(f"{strange[0]!r} is of type {type(strange[0]).__name__}; expected a text, as a string")
-        if not texts:
-            return []
+        read = [self.read(text, options.lang, options.output_lang) for text in texts]
+        for number, text in enumerate(read, start=1):
+            if not text.sentences:
+                raise UserError(f"text {number} of {len(texts)} is empty; expected at least one sentence")
+        found = self.continue_read(read, options)
+        long = sum(bool(generation.dropped) for generation in found)
+        if long:
+            part = f"its {options.long} was read" if options.long else "see --long"
+            print(f"{long} of {len(texts)} texts are longer than the model's slots: {part}", file=sys.stderr)
+        return found
+
+    def read(self, text: str, lang: str | None = None, output_lang: str | None = None) -> Text:
+        """Split a text as in training. Raises UserError for a language in which the splitter finds no sentences.
+
+        lang:        language of the text (default: the training data's)
+        output_lang: language of the continuation (default: the text's)
+        """
+        lang = lang or self.lang
+        check_language(self.splitter.settings, lang)
+        return Text(self.splitter.split(text), lang, output_lang or lang)
+
+    def continue_read(self, texts: Sequence[Text], options: GenerateOptions) -> list[Generation]:
+        """Continue texts that have a sentence at least."""
         self.sampling(options.sampling)  # first, as the bank: either may raise
         bank = None if options.decode == "codec" else self.bank
-        stop = self.stop_rules(options.max_sentences, options.min_sentences)
-        prompts = self.shorten(self.prompts(texts, options.task, options.lang), stop, options.task)
-        results, distances = self.best_of(options.samples, prompts, stop, options.sampling)
+        answers = self._answers(options.task)
+        check_long(options.long, answers)
+        stop = self.stop_rules(options.max_sentences, options.min_sentences, options.length)
+        if not texts:
+            return []
+        wishes = wishes_for(options.length, self.record, answers)
+        pieces = fit(
+            encode(texts, self.codec, self.record, wishes, answers),
+            partial(limit_of, stop=stop, length=options.length),
+            self.config.data.slots,
+            marks=(len(wishes), int(answers)),
+            long=options.long,
+            keys=[key_of("\n".join(text.sentences)) for text in texts],
+        )
+        results, distances = self.best_of(options, pieces, stop)
         beam = None if options.decode == "nearest" else options.beam
-        generations = self.to_text(results, beam, bank, options.output_lang or options.lang)
-        return [replace(g, roundtrip=d) for g, d in zip(generations, distances, strict=True)]
+        generations = self.to_text(pieces.joined(results), beam, bank, [text.output_lang for text in texts])
+        facts = zip(generations, pieces.means(distances), pieces.dropped, pieces.counts, strict=True)
+        return [replace(g, roundtrip=d, dropped=dropped, chunks=chunks) for g, d, dropped, chunks in facts]
 
-    def stop_rules(self, max_sentences: int | None = None, min_sentences: int = 1) -> StopRules:
-        """Combine the codec's end-of-text threshold with a length that leaves room for a prompt."""
+    def stop_rules(
+        self, max_sentences: int | None = None, min_sentences: int = 1, length: float | None = None
+    ) -> StopRules:
+        """Combine the codec's end-of-text threshold with a length that leaves room for a prompt.
+
+        length: share of the document; where it is asked for, only the model's slots limit an answer
+        """
         slots = self.config.data.slots
-        most = min(16, slots // 2) if max_sentences is None else max_sentences
+        most = (min(16, slots // 2) if length is None else slots // 2) if max_sentences is None else max_sentences
         if most > slots - 2:
             raise UserError(f"--max-sentences={most}: expected at most {slots - 2}: the model reads {slots} concepts")
         return StopRules(max_sentences=most, min_sentences=min_sentences, end_threshold=self.record.stop_threshold)
-
-    def prompts(self, texts: Sequence[str], task: Task | None, lang: str | None = None) -> list[Float[Tensor, "_ D"]]:
-        """Split and encode each text as in training; before an answer, "[MODEL]:" in the training data's language."""
-        check_language(self.splitter.settings, lang or self.lang)
-        split = [self.splitter.split(text) for text in texts]
-        for number, sentences in enumerate(split, start=1):
-            if not sentences:
-                raise UserError(f"text {number} of {len(texts)} is empty; expected at least one sentence")
-        suffix = [(self.record.prompt_suffix, self.record.lang)] if self._answers(task) else []
-        prompts = [[(sentence, lang or self.lang) for sentence in sentences] + suffix for sentences in split]
-        flat, langs = zip(*(pair for prompt in prompts for pair in prompt), strict=True)
-        vectors = self.codec.encode(list(flat), lang=list(langs))
-        return list(torch.split(vectors, [len(prompt) for prompt in prompts]))
 
     def shorten(self, prompts: Prompts, stop: StopRules, task: Task | None) -> list[Float[Tensor, "_ D"]]:
         """Cut prompts that leave no room for `stop.max_sentences`, with one warning on stderr for all of them.
@@ -204,16 +160,18 @@ class LCM:
         A continuation needs the end of its prompt, so the oldest concepts are dropped. An answer needs the document's
         beginning and the suffix, so the concepts between them are dropped, as for long pairs in training.
         """
-        room = self.config.data.slots - stop.max_sentences
-        long = sum(len(prompt) > room for prompt in prompts)
-        answers = self._answers(task)
-        if long:
-            dropped = "concepts before the prompt's suffix" if answers else "oldest concepts"
+        pieces = self.pieces(prompts, stop, task)
+        if long := sum(map(bool, pieces.dropped)):
+            dropped = "concepts before the prompt's suffix" if self._answers(task) else "oldest concepts"
+            room = self.config.data.slots - stop.max_sentences
             warning = f"{long} of {len(prompts)} prompts are longer than {room} concepts; their {dropped} were dropped"
             print(warning, file=sys.stderr)
-        if answers:
-            return [p if len(p) <= room else torch.cat([p[: room - 1], p[-1:]]) for p in prompts]
-        return [prompt[-room:] for prompt in prompts]
+        return pieces.prompts
+
+    def pieces(self, prompts: Prompts, stop: StopRules, task: Task | None, long: Long | None = None) -> Pieces:
+        """The parts of prompts that leave room for `stop.max_sentences`; the noise is that of their last concepts."""
+        answers = self._answers(task)
+        return fit(prompts, lambda _: stop.max_sentences, self.config.data.slots, (0, int(answers)), long)
 
     def sampling(self, asked: Sampling) -> Sampling:
         """Complete settings by those of the model's folder. Raises UserError for one that the family does not have."""
@@ -225,27 +183,47 @@ class LCM:
         return (task or self.record.default_task) == "answer"
 
     def continue_concepts(self, prompts: Prompts, stop: StopRules, sampling: Sampling) -> list[Generated]:
-        """Run the generation loop in batches of ROWS prompts of similar length."""
-        sampling = self.sampling(sampling)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        """Continue prompts that leave room for `stop.max_sentences`."""
+        most = [stop.max_sentences] * len(prompts)
+        ones, none = [1] * len(prompts), [0] * len(prompts)
+        return self.continue_pieces(Pieces(list(prompts), most, None, ones, none), stop, sampling)
+
+    def continue_pieces(
+        self, pieces: Pieces, stop: StopRules, sampling: Sampling, budget: int | None = None
+    ) -> list[Generated]:
+        """Run the generation loop in batches of prompts of similar length, each within a budget of concepts.
+
+        A result does not depend on the batch, but for rounding: products of matrices of other sizes differ in their
+        last bits, and may so choose another sentence where two are equally near.
+        """
+        sampling, prompts, limits, keys = self.sampling(sampling), pieces.prompts, pieces.limits, pieces.keys
         results: dict[int, Generated] = {}
-        for start in range(0, len(order), ROWS):
-            chosen = order[start : start + ROWS]
-            results |= zip(chosen, generate(self.model, [prompts[i] for i in chosen], stop, sampling), strict=True)
+        sizes = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
+        for chosen in batches(sizes, budget or CONCEPTS):
+            found = generate(
+                self.model,
+                [prompts[i] for i in chosen],
+                stop,
+                sampling,
+                limits=[limits[i] for i in chosen],
+                keys=None if keys is None else [keys[i] for i in chosen],
+            )
+            results |= zip(chosen, found, strict=True)
         return [results[i] for i in range(len(prompts))]
 
     def best_of(
-        self, samples: int, prompts: Prompts, stop: StopRules, sampling: Sampling
+        self, options: GenerateOptions, pieces: Pieces, stop: StopRules
     ) -> tuple[list[Generated], list[float | None]]:
-        """Draw `samples` continuations of each prompt; return the best of each and its mean round-trip distance.
+        """Draw several continuations of each prompt; return the best of each, and its mean round-trip distance.
 
         The first is drawn with the seed of `sampling`, so more samples are never worse. The distance is None for a
         single sample, which is not measured, and for a continuation without a sentence.
         """
-        if samples == 1:
-            return self.continue_concepts(prompts, stop, sampling), [None] * len(prompts)
-        seeds = [sampling.seed, *(derive_seed(sampling.seed, number) for number in range(1, samples))]
-        drawn = [self.continue_concepts(prompts, stop, replace(sampling, seed=seed)) for seed in seeds]
+        sampling, budget = options.sampling, options.batch_concepts
+        if options.samples == 1:
+            return self.continue_pieces(pieces, stop, sampling, budget), [None] * len(pieces.prompts)
+        seeds = [sampling.seed, *(derive_seed(sampling.seed, number) for number in range(1, options.samples))]
+        drawn = [self.continue_pieces(pieces, stop, replace(sampling, seed=seed), budget) for seed in seeds]
         measured = [zip(results, self._round_trip_distances(results), strict=True) for results in drawn]
         best = [min(of_one, key=lambda pair: pair[1]) for of_one in zip(*measured, strict=True)]
         return [result for result, _ in best], [d if d < math.inf else None for _, d in best]
@@ -262,15 +240,18 @@ class LCM:
         return [float(part.mean()) if len(part) else math.inf for part in parts]
 
     def to_text(
-        self, results: Sequence[Generated], beam: int | None, bank: Bank | None, lang: str | None = None
+        self, results: Sequence[Generated], beam: int | None, bank: Bank | None, lang: Languages | None = None
     ) -> list[Generation]:
         """Decode all concepts of all results at once, and look up the nearest sentence of each if there is a bank.
 
         beam: beams of the codec's decoder; None takes the bank's sentences instead
+        lang: language of all results, or of each (default: the training data's)
         """
         vectors = torch.cat([result.vectors for result in results]).cpu()
         real, cosines = bank.nearest(vectors) if bank else ([], torch.zeros(0, 1))
         closest = [sentences[0] for sentences in real]
+        if not isinstance(lang, str | None):
+            lang = [code for code, result in zip(lang, results, strict=True) for _ in result.vectors]
         decoded = closest if beam is None else self.codec.decode(vectors, lang=lang or self.lang, beam=beam)
         generations, start = [], 0
         for result in results:

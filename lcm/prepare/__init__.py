@@ -6,7 +6,7 @@ shards), worker (shards → files, in processes), resume (an interrupted run). N
 
 from lcm.prepare.command import prepare
 from lcm.prepare.discovery import find_inputs
-from lcm.prepare.options import PrepareOptions
+from lcm.prepare.options import PrepareOptions, share_of
 from lcm.prepare.rows import Columns, Document, Refused, split_of
 from lcm.prepare.sources import Sources, read_rows
 
@@ -20,5 +20,6 @@ __all__ = [
     "find_inputs",
     "prepare",
     "read_rows",
+    "share_of",
     "split_of",
 ]

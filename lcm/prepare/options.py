@@ -129,10 +129,7 @@ class PrepareOptions:
     @property
     def share(self) -> tuple[int, int]:
         """(index of the part, from 0, number of parts)"""
-        number, _, parts = ("1/1" if self.part is None else self.part).partition("/")
-        if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-            raise UserError(f"--part={self.part}: expected I/N, for example 2/16, with I from 1 to N")
-        return int(number) - 1, int(parts)
+        return share_of(self.part)
 
     @property
     def recorded(self) -> dict[str, str | int | float | bool]:
@@ -163,6 +160,14 @@ class PrepareOptions:
                 *(bound(given, "below") for given in self.drop_below),
             ),
         )
+
+
+def share_of(part: str | None) -> tuple[int, int]:
+    """(index from 0, number of parts) of --part I/N; None is all. Raises UserError for anything else."""
+    number, _, parts = ("1/1" if part is None else part).partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--part={part}: expected I/N, for example 2/16, with I from 1 to N")
+    return int(number) - 1, int(parts)
 
 
 def devices_for(given: Sequence[str]) -> tuple[str, ...]:

@@ -16,12 +16,18 @@ from lcm.codec.text import PROMPT_SUFFIX
 from lcm.config import BaseLCMConfig, CodecRecord, Config, save_config
 from lcm.errors import UserError
 from lcm.inference.nearest import Bank
-from lcm.inference.pipeline import LCM, GenerateKeywords, GenerateOptions
+from lcm.inference.options import GenerateKeywords, GenerateOptions
+from lcm.inference.pipeline import LCM
+from lcm.inference.texts import encode
 from lcm.models import build_model, load_model, save_model
 from lcm.models.base import BaseSampling
 from lcm.models.interface import Sampling
 
 STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The boat came home.", "All were glad."]
+
+
+def encoded(model, *texts, answers=False):
+    return encode([model.read(text) for text in texts], model.codec, model.record, [], answers)
 
 
 def test_a_known_beginning_is_continued_to_its_end():
@@ -77,12 +83,12 @@ def test_texts_and_answers_may_have_other_languages_than_the_training_data():
     model.generate("A question.", task="answer")
     french, english = ["fra_Latn", "eng_Latn"], ["eng_Latn", "eng_Latn"]  # the second is "[MODEL]:"
     assert encoded == [french, french, english, english]
-    assert decoded == ["fra_Latn", "deu_Latn", "deu_Latn", "eng_Latn"]
+    assert decoded == [["fra_Latn"], ["deu_Latn"], ["deu_Latn"], ["eng_Latn"]]
 
 
 def test_a_long_text_keeps_its_end_when_continued(capsys):
     model = reciting(STORY, slots=6)
-    prompts = model.prompts(["One. Two. Three. Four. Five."], task=None)
+    prompts = encoded(model, "One. Two. Three. Four. Five.")
     (kept,) = model.shorten(prompts, model.stop_rules(3), task=None)
     assert model.codec.decode(kept) == ["Three.", "Four.", "Five."]
     assert capsys.readouterr().err.count("\n") == 1
@@ -90,7 +96,7 @@ def test_a_long_text_keeps_its_end_when_continued(capsys):
 
 def test_a_long_document_keeps_its_beginning_and_the_suffix_when_answered(capsys):
     model = reciting(STORY, slots=6)
-    prompts = model.prompts(["One. Two. Three. Four. Five.", "One. Two."], task="answer")
+    prompts = encoded(model, "One. Two. Three. Four. Five.", "One. Two.", answers=True)
     long, short = model.shorten(prompts, model.stop_rules(3), task="answer")
     assert model.codec.decode(long) == ["One.", "Two.", PROMPT_SUFFIX]
     assert model.codec.decode(short) == ["One.", "Two.", PROMPT_SUFFIX]
@@ -105,7 +111,7 @@ def test_a_prompt_that_fits_prints_no_warning(capsys):
 
 
 def test_prompts_are_split_to_fit_the_codec():
-    (prompt,) = reciting(STORY).prompts(["word " * 20], task=None)
+    (prompt,) = encoded(reciting(STORY), "word " * 20)
     assert len(prompt) == 2
 
 
@@ -198,7 +204,7 @@ def test_a_saved_model_is_loaded_with_its_codec_and_writes(saved):
     assert len(result.sentences) == 2
     assert result == lcm.load(saved[0]).generate(text, max_sentences=2, sampling=Sampling(temperature=0.5))
     assert result != model.generate(text, max_sentences=2, sampling=Sampling(temperature=0.5, seed=1))
-    assert model.codec.decode(model.prompts([text], task=None)[0]) == ["The sea was calm.", "A boat went out."]
+    assert model.codec.decode(encoded(model, text)[0]) == ["The sea was calm.", "A boat went out."]
 
 
 def test_a_model_without_a_codec_is_refused(saved):
@@ -231,7 +237,7 @@ def model_with(folder, *settings):
 def test_a_model_is_sampled_as_its_configuration_says_and_as_the_paper_does_if_asked(tmp_path):
     plain = model_with(tmp_path / "plain")
     own = model_with(tmp_path / "own", "sampling.guidance=1.5", "sampling.steps=7", "sampling.sampler=dpm")
-    prompts = plain.prompts(["The sea was calm."], None)
+    prompts = encoded(plain, "The sea was calm.")
     stop = plain.stop_rules(2, min_sentences=2)
 
     def drawn(model, **settings):

@@ -11,31 +11,42 @@ from test_generate import STORY
 
 import lcm.inference.command
 from lcm.errors import UserError
-from lcm.inference.command import add_arguments, read_prompts
-from lcm.inference.pipeline import LCM, GenerateOptions
+from lcm.inference.command import add_arguments
+from lcm.inference.options import GenerateOptions
+from lcm.inference.pipeline import LCM
+from lcm.inference.rows import read_input
 from lcm.models.interface import Sampling
 from lcm.options import option_name, options_from
 
 
 def test_lines_of_the_input_file_keep_their_ids(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "One."}\n\n{"text": "Two."}\n{"id": 7, "text": "Three."}\n')
-    assert read_prompts(tmp_path / "in.jsonl") == [("a", "One."), (3, "Two."), (7, "Three.")]
+    rows = read_input(tmp_path / "in.jsonl").rows
+    assert [(row.id, row.text) for row in rows] == [("a", "One."), (3, "Two."), (7, "Three.")]
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "kind"),
     [
-        ('{"text": "cut', "in.jsonl:2: .*: invalid JSON; expected {id, text}"),
-        ('["text"]', "in.jsonl:2: .*: not a JSON object; expected {id, text}"),
-        ('{"text": ""}', "in.jsonl:2: expected"),
-        ('{"text": 3}', "in.jsonl:2: expected"),
-        ('{"id": [1], "text": "One."}', "in.jsonl:2: id"),
+        ('{"text": "cut', "invalid JSON"),
+        ('["text"]', "not a JSON object"),
+        ('{"text": " "}', "empty"),
+        ('{"text": 3}', "not text"),
+        ('{"text": "\\ud800"}', "not UTF-8"),
+        ('{"other": "One."}', "no column 'text'"),
+        ('{"id": [1], "text": "One."}', "id neither text nor a number"),
+        ('{"text": "One.", "lang": 3}', "language not text"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(line, expected, tmp_path):
+def test_a_bad_line_is_counted_by_its_kind_with_its_number_and_the_others_are_used(line, kind, tmp_path):
     (tmp_path / "in.jsonl").write_text(f'{{"text": "One."}}\n{line}\n')
-    with pytest.raises(UserError, match=expected):
-        read_prompts(tmp_path / "in.jsonl")
+    given = read_input(tmp_path / "in.jsonl")
+    assert [row.text for row in given.rows] == ["One."]
+    assert given.refused.entries[kind].count == 1
+    assert "in.jsonl:2" in given.refused.entries[kind].first
+    (tmp_path / "in.jsonl").write_text(line)
+    with pytest.raises(UserError, match=f"in.jsonl: no text to continue: 1 refused: 1 {kind}"):
+        read_input(tmp_path / "in.jsonl")
 
 
 def run(monkeypatch, model: LCM, *words: str) -> int:
@@ -111,7 +122,7 @@ def test_every_option_of_generate_is_one_of_the_command_line():
     add_arguments(parser)
     given = {
         "max_sentences": 3, "min_sentences": 2, "samples": 4, "decode": "both", "beam": 5, "task": "answer",
-        "lang": "fra_Latn", "output_lang": "deu_Latn",
+        "lang": "fra_Latn", "output_lang": "deu_Latn", "length": 0.1, "long": "chunks", "batch_concepts": 100,
     }  # fmt: skip
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
     args = parser.parse_args(["--model", "x", "--text", "One.", *words])
@@ -150,6 +161,7 @@ def test_the_python_api_refuses_what_it_would_misread(call, line):
     [
         (["--text", "A.", "--text", "B."], "--text: given twice, as A. and as B.; give it once"),
         (["--text", "A.", "--bank", "a", "--bank", "b"], "--bank=a b: is read by --decode nearest and both"),
+        (["--input", "in.jsonl", "--part", "1/2"], "--part=1/2: goes with --output"),
         (["--input", "in.jsonl", "--json"], "--json: goes with --text"),
         (["--input", "in.jsonl", "--output", "."], "--output=.: is a folder; expected the name of a file"),
         (["--text", "A.", "--sampler", "dpm", "--eta", "1"], "--eta=1.0: means nothing to --sampler dpm"),
@@ -167,7 +179,7 @@ def test_a_setting_of_another_type_or_no_choice_is_one_line(tmp_path):
     """In a process where no type checker of the tests comes first."""
     program = """
 from lcm.errors import UserError
-from lcm.inference.pipeline import GenerateOptions
+from lcm.inference.options import GenerateOptions
 for given in ({"decode": "nearst"}, {"task": "answr"}, {"max_sentences": 2.5}, {"lang": ["eng_Latn"]}, {"sampling": 1}):
     try:
         GenerateOptions(**given)
