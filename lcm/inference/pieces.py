@@ -24,7 +24,7 @@ Long = Literal["head", "tail", "head+tail", "chunks"]
 
 @dataclass(frozen=True)
 class Pieces:
-    """What the model reads: of each text one prompt, or several chunks.
+    """Prompts that fit the model's slots: one for each text, or several chunks.
 
     limits:  most sentences to write after each prompt
     keys:    the seed of each prompt's noise; None leaves it to the prompt's last concept

@@ -3,6 +3,7 @@
     lcm submit --nodes=4 --ntasks-per-node=8 slurm/train.sbatch configs/two_tower_1.6b.yaml --run.dir=runs/first
     lcm submit --time=2:00:00 slurm/sweep.sbatch GRID.yaml          an array with a job a run; lcm/jobs/grid.py
     lcm submit --array=1-16 slurm/embed.sbatch --input F --output DIR      lcm prepare, with a copy in DIR.submitted/
+    lcm submit --array=1-16 slurm/generate.sbatch --model M --input F --output F      lcm generate, likewise
     runs/first/submitted/20261201-093000-1f3a/
         lcm/ slurm/ config.yaml      what the job runs, whatever changes in the checkout while it waits
         commit.txt changes.diff      where the code comes from, in a git checkout
@@ -79,13 +80,13 @@ def submit(options: Sequence[str], script: Path, words: Sequence[str]) -> int:
             folders = _copy_sweep(Path(grid), settings, root, name)
             order = [folders[0] / "slurm" / script.name, folders[0] / "runs"]
             options = [f"--array=1-{len(folders) - 1}", *options]  # a later --array=1-9%2 of the user's wins
-        case "embed.sbatch", _:
+        case "embed.sbatch" | "generate.sbatch", _:
             folders = [_copy_for_data(words, root, name)]
             order = [folders[0] / "slurm" / script.name, folders[0], *words]
         case _:
             raise UserError(
-                f"{script}: expected slurm/train.sbatch CONFIG, slurm/sweep.sbatch GRID.yaml or "
-                "slurm/embed.sbatch with options of lcm prepare"
+                f"{script}: expected slurm/train.sbatch CONFIG, slurm/sweep.sbatch GRID.yaml, or slurm/embed.sbatch or "
+                "slurm/generate.sbatch with options of lcm prepare or lcm generate"
             )
     try:
         done = subprocess.run(["sbatch", *options, *map(str, order)], stdout=subprocess.PIPE, text=True, check=False)
@@ -115,11 +116,11 @@ def _copy_sweep(grid: Path, settings: Sequence[str], root: Path, name: str) -> l
 
 
 def _copy_for_data(words: Sequence[str], root: Path, name: str) -> Path:
-    """Copy the code beside the data set that `lcm prepare` will write: in its folder nothing else may stand."""
+    """Copy the code beside what the job will write: in the folder of a data set nothing else may stand."""
     parser = argparse.ArgumentParser(prog="lcm submit", allow_abbrev=False)
     parser.add_argument("--output", default="")
     if not (output := parser.parse_known_args(words)[0].output):
-        raise UserError("--output: expected the folder of the data set among the options behind slurm/embed.sbatch")
+        raise UserError("--output: expected what the job will write, among the options behind the script")
     folder = Path(f"{Path(expanded(output, setting='--output')).absolute()}.{SUBMITTED}", name)
     folder.mkdir(parents=True)
     _copy_code(root, folder)
@@ -166,7 +167,8 @@ def main(argv: Sequence[str]) -> int:
         prog="lcm submit",
         usage="%(prog)s [options of sbatch] slurm/train.sbatch CONFIG [--SECTION.SETTING=VALUE …]\n"
         "       %(prog)s [options of sbatch] slurm/sweep.sbatch GRID.yaml [--SECTION.SETTING=VALUE …]\n"
-        "       %(prog)s [options of sbatch] slurm/embed.sbatch --input F --output DIR [options of lcm prepare]",
+        "       %(prog)s [options of sbatch] slurm/embed.sbatch --input F --output DIR [options of lcm prepare]\n"
+        "       %(prog)s [options of sbatch] slurm/generate.sbatch --input F --output F [options of lcm generate]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -180,6 +182,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     place = next((i for i, word in enumerate(argv) if word.endswith(".sbatch")), None)
     if place is None:
-        raise UserError(f"{' '.join(argv)}: no script; expected slurm/train.sbatch, sweep.sbatch or embed.sbatch")
+        raise UserError(f"{' '.join(argv)}: no script; expected slurm/train.sbatch, or another of the folder")
     with disk_errors(Path.cwd()):
         return submit(argv[:place], existing_file(argv[place], "SCRIPT"), argv[place + 1 :])

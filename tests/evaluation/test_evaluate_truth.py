@@ -132,7 +132,7 @@ def test_a_story_that_goes_on_behind_its_end_does_not_end_well(data, monkeypatch
 
 
 def test_a_seed_gives_the_same_scores_in_batches_of_any_size(data, truthful, monkeypatch):
-    monkeypatch.setattr("lcm.inference.pipeline.ROWS", 5)
+    monkeypatch.setattr("lcm.inference.pipeline.CONCEPTS", 100)
     assert results_of(data).results["truth"] == truthful.results["truth"]
     other = results_of(data, sampling=Sampling(seed=1)).results["truth"]
     assert other["model"]["points"] != truthful.results["truth"]["model"]["points"]

@@ -1,6 +1,7 @@
-"""slurm/embed.sbatch without Slurm: what it runs, and when it queues its task again. All it calls are stubs."""
+"""slurm/embed.sbatch and generate.sbatch without Slurm: what they run, and when it is queued again, with stubs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -31,9 +32,10 @@ def start(tmp_path):
     for root in ("checkout", "copy"):
         (tmp_path / root / "slurm").mkdir(parents=True)
         (tmp_path / root / "slurm/env.sh").touch()
+        shutil.copy(ROOT / "slurm/array.sh", tmp_path / root / "slurm")
     (tmp_path / "copy/root").write_text(f"{tmp_path}/checkout\n")
 
-    def run(status, restarted=0, copied=True, **more):
+    def run(status, restarted=0, copied=True, script="embed.sbatch", **more):
         (tmp_path / "status").write_text(str(status))
         environment = {
             "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
@@ -50,7 +52,7 @@ def start(tmp_path):
             **more,
         }
         words = [*([f"{tmp_path}/copy"] if copied else []), "--input", "a b", "--output", "d"]
-        command = ["bash", str(ROOT / "slurm/embed.sbatch"), *words]
+        command = ["bash", str(ROOT / "slurm" / script), *words]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     return run
@@ -65,11 +67,14 @@ def lines(path):
     return path.read_text().splitlines() if path.is_file() else []
 
 
+@pytest.mark.parametrize(("script", "command"), [("embed.sbatch", "prepare"), ("generate.sbatch", "generate")])
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_task_runs_its_part_with_the_code_of_submission_where_that_was_copied(copied, start, tmp_path):
-    assert ended(start(0, copied=copied)) == (0, "")
+def test_a_task_runs_its_part_with_the_code_of_submission_where_that_was_copied(
+    copied, script, command, start, tmp_path
+):
+    assert ended(start(0, copied=copied, script=script)) == (0, "")
     code = f"{tmp_path}/copy" if copied else ""
-    assert lines(tmp_path / "lcm") == [f"{code} prepare --input a b --output d --part 2/4"]
+    assert lines(tmp_path / "lcm") == [f"{code} {command} --input a b --output d --part 2/4"]
     assert not lines(tmp_path / "scontrol")
 
 

@@ -106,13 +106,13 @@ def test_a_job_that_is_not_queued_leaves_nothing(text, site):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--nodes=2", "c.yaml"], "no script; expected slurm/train.sbatch, sweep.sbatch or embed.sbatch"),
+        (["--nodes=2", "c.yaml"], "no script; expected slurm/train.sbatch, or another of the folder"),
         (["missing.sbatch"], "SCRIPT=missing.sbatch: no such file"),
         (
             [str(ROOT / "slurm/evaluate.sbatch"), "x"],
             "expected slurm/train.sbatch CONFIG, slurm/sweep.sbatch GRID.yaml",
         ),
-        ([str(ROOT / "slurm/embed.sbatch"), "--input", "x"], "--output: expected the folder of the data set"),
+        ([str(ROOT / "slurm/embed.sbatch"), "--input", "x"], "--output: expected what the job will write"),
         ([str(ROOT / "slurm/embed.sbatch"), "--output", "$D"], "--output=$D: $D is not replaced here"),
         ([str(ROOT / "slurm/train.sbatch"), "nothing.yaml"], "nothing.yaml: no such file"),
     ],
