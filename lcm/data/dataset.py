@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.codec.text import PROMPT_SUFFIX
 from lcm.config import CodecRecord
 from lcm.data.manifest import Manifest, is_url, open_dataset
 from lcm.data.remote import Unreachable
@@ -71,7 +72,15 @@ class PreparedData:
             **manifest.codec.model_dump(exclude={"end_of_text"}),
             splitter=manifest.splitter.model_dump(),
             default_task="answer" if only_pairs else "continue",
+            lengths=any(each.options.get("lengths") for each in self.manifests.values()),
+            **self._marks(),
         )
+
+    def _marks(self) -> dict[str, str]:
+        """Those sentences around a text that are not the usual ones: data sets of pairs agree about their suffix."""
+        manifests = self.manifests.values()
+        found = {name: [m.options.get(name) for m in manifests] for name in ("end_of_text", "prompt_suffix")}
+        return {name: str(next(filter(None, marks))) for name, marks in found.items() if any(marks)}
 
     def check_dim(self, dim: int) -> None:
         """Raises UserError where model.dim, which is `dim`, is not that of the concepts."""
@@ -124,5 +133,16 @@ def _check_that_they_agree(manifests: dict[Place, Manifest]) -> None:
         if one.codec.end_of_text != other.codec.end_of_text:
             raise UserError(
                 f"data.path: documents of {first} (lang {one.codec.lang}) and {folder} (lang {other.codec.lang}) end "
-                "with different vectors, and a model knows only one; prepare both with the same --lang"
+                "with different vectors, and a model knows only one; prepare both with the same --lang, --end-of-text"
             )
+    pairs = {place: m.options.get("prompt_suffix", PROMPT_SUFFIX) for place, m in manifests.items() if _has_pairs(m)}
+    (here, suffix), *rest = pairs.items() or [(first, PROMPT_SUFFIX)]
+    if different := [(place, mark) for place, mark in rest if mark != suffix]:
+        raise UserError(
+            f"data.path: prompts of {here} end with '{suffix}', those of {different[0][0]} with '{different[0][1]}', "
+            "and a model knows only one; prepare both with the same --prompt-suffix"
+        )
+
+
+def _has_pairs(manifest: Manifest) -> bool:
+    return bool(manifest.options.get("pairs"))

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lcm.codec.text import is_length_wish
 from lcm.data.shard_cache import RemoteShard, split_shards
 from lcm.data.shards import CONCEPTS, SOURCE, Shard, read_sample
 from lcm.errors import UserError
@@ -145,7 +146,10 @@ def from_folders(folders: Sequence[str], lcm: LCM, split: str | None, limit: int
             checked.add(shard.path)
         stored = read_sample(shard.fetch(), number)
         vectors = torch.from_numpy(stored.vectors.astype(np.float32))
-        drawn.append(Example(stored.id, stored.sentences, stored.source_length, vectors))
+        # A wish says how long the reference is, which no model may know.
+        first = int(stored.source_length > 0 and is_length_wish(stored.sentences[0]))
+        length = stored.source_length - first
+        drawn.append(Example(stored.id, stored.sentences[first:], length, vectors[first:]))
     return EvaluationSet(drawn, len(places), chosen)
 
 

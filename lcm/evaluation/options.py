@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from lcm.errors import UserError
+from lcm.inference import Long
 from lcm.models import Sampling
 from lcm.options import Option, check_fields
 
@@ -42,6 +43,13 @@ class EvaluateOptions(JudgingOptions):
     """Sentences to send through the codec and back, drawn at random: the slow part."""
     truth: bool = False
     """Judge continuations, next sentences and gists of stories whose truth is known (data_prep/make_tales.py)."""
+    max_sentences: Annotated[int | None, Option(least=1)] = None
+    """Sentences of a summary at most (default: as many as the longest of the training pairs has, up to 16)."""
+    length: Annotated[float | None, Option("R", least=0.01, most=10)] = None
+    """Length of summaries to ask for, as a share of the document's sentences; as in lcm generate."""
+    long: Long | None = None
+    """Part of a document longer than the model's slots that is read to be summarized: head (default), tail, head+tail
+    or chunks, as in lcm generate."""
     sampling: Sampling = field(default_factory=Sampling)
     """Settings for drawing concepts, with a seed of their own."""
 

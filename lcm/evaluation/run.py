@@ -14,7 +14,7 @@ from lcm.evaluation.tasks import Task, load_task
 from lcm.evaluation.teacher_forced import Forcing, teacher_forced
 from lcm.evaluation.truth import judge_truth
 from lcm.evaluation.truth_judge import TruthJudge
-from lcm.inference import LCM, Bank
+from lcm.inference import LCM, Bank, wishes_for
 from lcm.scores import CONVENTIONS, asked_for
 
 CONTINUATIONS = 4
@@ -29,7 +29,9 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
     weights are not there, and for a setting of `sampling` that the model's family does not have.
     """
     asked = asked_for(options.judge)
-    options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise
+    options = replace(options, sampling=lcm.sampling(options.sampling))  # first: it may raise, as those below
+    lcm.stop_rules(options.max_sentences)
+    wishes_for(options.length, lcm.record, answers=True)
     task, stages = load_task(options.task) if options.task else None, Stages()
     lcm = _speaking(lcm, task, options) if task and not task.made else lcm
     with stages.of("reading", " ".join(named(options)) or "new stories"):
@@ -50,7 +52,9 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         bank = Bank.from_shards(sorted({str(s.place) for s in train}), codec=lcm.record.fingerprint) if train else None
     with stages.of("writing", f"{len(examples.pairs)} summaries and {CONTINUATIONS} continuations"):
         lengths = _lengths(task, summaries.Lengths.of(answer_lengths(train), lcm.config.data.slots), lcm)
-        writer = summaries.Writer(lcm, bank, options.sampling)
+        most = options.max_sentences or (lcm.config.data.slots // 2 if options.length else lengths.most)
+        lengths = replace(lengths, most=most)
+        writer = summaries.Writer(lcm, bank, options.sampling, options.long, options.length)
         systems, written = summaries.summarize(writer, examples.pairs, lengths)
         panel = Panel(asked, lcm.lang, options.bootstrap, options.seed, CONVENTIONS[options.convention])
         found = judge_summaries(panel, systems, written, ledger)
@@ -60,7 +64,7 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         **({"truth": truth} if truth else {}),
         **found.results,
         **({"task": data.task} if data.task else {}),
-        "counts": _counts(examples),
+        "counts": {**_counts(examples), **summaries.long_counts(written)},
         "refused": ledger.stored,
         "settings": {**asdict(options), "data": named(options), "split": examples.split, **asdict(lengths)},
         "model": {"kind": lcm.config.model.kind, "parameters": sum(p.numel() for p in lcm.model.parameters())},

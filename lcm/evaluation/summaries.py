@@ -1,5 +1,6 @@
 """Texts that a model writes, to be judged beside those of people: summaries, their controls, continuations."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from lcm.evaluation.examples import Example
-from lcm.inference import LCM, Bank, Task
+from lcm.inference import LCM, Bank, Long, Task
 from lcm.models import Sampling
 from lcm.scores import Row
 
@@ -46,9 +47,13 @@ class Writer:
     lcm: LCM
     bank: Bank | None
     sampling: Sampling
+    long: Long | None = None
+    length: float | None = None
 
     def write(self, examples: Sequence[Example], prompts: Sequence[int], task: Task, most: int) -> list[dict[str, Any]]:
         """Continue each example after its first `prompts[i]` concepts, for at most `most` sentences.
+
+        Summaries have the length, and are of the part of a long document, that were asked for.
 
         Returns lines of examples.jsonl: the prompt without its suffix, a person's text for it, and the model's.
         """
@@ -56,8 +61,12 @@ class Writer:
             return []
         lcm, stop = self.lcm, self.lcm.stop_rules(most)
         read = [example.vectors[:n] for example, n in zip(examples, prompts, strict=True)]
-        results = lcm.continue_concepts(lcm.shorten(read, stop, task), stop, self.sampling)
+        asked = (self.long, self.length) if task == "answer" else (None, None)
+        pieces = lcm.pieces(read, stop, task, *asked)
+        results = pieces.joined(lcm.continue_pieces(pieces, stop, self.sampling))
         texts = lcm.to_text(results, beam=1, bank=self.bank)
+        if long := sum(map(bool, pieces.dropped)):
+            print(f"{long} of {len(read)} texts are longer than the model reads: see --long", file=sys.stderr)
         return [
             {
                 "kind": "summary" if task == "answer" else "continuation",
@@ -69,8 +78,12 @@ class Writer:
                 "nearest": text.nearest,
                 "similarity": text.similarity,
                 "stop": text.stop_reason,
+                "dropped": dropped,
+                "chunks": chunks,
             }
-            for example, n, text in zip(examples, prompts, texts, strict=True)
+            for example, n, text, dropped, chunks in zip(
+                examples, prompts, texts, pieces.dropped, pieces.counts, strict=True
+            )
         ]
 
 
@@ -86,6 +99,15 @@ def summarize(
     for i, line in enumerate(written):
         lines.append({**line, **{name: list(texts[name][i]) for name in ("lead", "roundtrip")}})
     return {name: rows_of(pairs, of_one) for name, of_one in texts.items()}, lines
+
+
+def long_counts(lines: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Numbers of documents longer than the model's slots, by what became of them."""
+    written = [line for line in lines if line["kind"] == "summary"]
+    return {
+        "read_in_part": sum(line["dropped"] > 0 for line in written),
+        "read_in_chunks": sum(line["chunks"] > 1 for line in written),
+    }
 
 
 def rows_of(pairs: Sequence[Example], texts: Texts) -> list[Row]:

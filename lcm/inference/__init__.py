@@ -9,6 +9,6 @@ from lcm.inference.nearest import Bank
 from lcm.inference.options import Task
 from lcm.inference.pieces import Long
 from lcm.inference.pipeline import LCM, load
-from lcm.inference.texts import Generation, Text
+from lcm.inference.texts import Generation, Text, wishes_for
 
-__all__ = ["LCM", "Bank", "Generation", "Long", "Task", "Text", "command", "load"]
+__all__ = ["LCM", "Bank", "Generation", "Long", "Task", "Text", "command", "load", "wishes_for"]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lcm.codec.text import END_OF_TEXT, PROMPT_SUFFIX
+from lcm.codec.text import is_length_wish
 from lcm.data.shard_cache import split_shards
 from lcm.data.shards import Encoded, Shard, read_shard
 from lcm.errors import UserError
@@ -60,8 +60,9 @@ class Bank:
         for folder in several(folders):
             shards = split_shards(folder, split, codec)
             for document in (document for shard in shards for document in _documents(shard)):
+                marks = (document.sentences[-1], document.sentences[document.source_length - 1])
                 for sentence, vector in zip(document.sentences, document.vectors, strict=True):
-                    if sentence not in found and sentence not in (END_OF_TEXT, PROMPT_SUFFIX):
+                    if sentence not in found and sentence not in marks and not is_length_wish(sentence):
                         found[sentence] = vector.copy()  # a view would keep the whole document in memory
                 if limit is not None and len(found) > limit:
                     print(f"bank: the first {limit:,} distinct sentences; there are more", file=sys.stderr)

@@ -121,20 +121,13 @@ class LCM:
         """Continue texts that have a sentence at least."""
         self.sampling(options.sampling)  # first, as the bank: either may raise
         bank = None if options.decode == "codec" else self.bank
-        answers = self._answers(options.task)
-        check_long(options.long, answers)
         stop = self.stop_rules(options.max_sentences, options.min_sentences, options.length)
+        keys = [key_of("\n".join(text.sentences)) for text in texts]
+        answers = self._answers(options.task)
+        prompts = encode(texts, self.codec, self.record, answers)
+        pieces = self.pieces(prompts, stop, options.task, options.long, options.length, keys)
         if not texts:
             return []
-        wishes = wishes_for(options.length, self.record, answers)
-        pieces = fit(
-            encode(texts, self.codec, self.record, wishes, answers),
-            partial(limit_of, stop=stop, length=options.length),
-            self.config.data.slots,
-            marks=(len(wishes), int(answers)),
-            long=options.long,
-            keys=[key_of("\n".join(text.sentences)) for text in texts],
-        )
         results, distances = self.best_of(options, pieces, stop)
         beam = None if options.decode == "nearest" else options.beam
         generations = self.to_text(pieces.joined(results), beam, bank, [text.output_lang for text in texts])
@@ -168,10 +161,30 @@ class LCM:
             print(warning, file=sys.stderr)
         return pieces.prompts
 
-    def pieces(self, prompts: Prompts, stop: StopRules, task: Task | None, long: Long | None = None) -> Pieces:
-        """The parts of prompts that leave room for `stop.max_sentences`; the noise is that of their last concepts."""
+    def pieces(
+        self,
+        prompts: Prompts,
+        stop: StopRules,
+        task: Task | None,
+        long: Long | None = None,
+        length: float | None = None,
+        keys: Sequence[int] | None = None,
+    ) -> Pieces:
+        """Make prompts leave room for what may be written.
+
+        long:   part that is read of those that are longer
+        length: share of the document's sentences that an answer is asked to have: a sentence before each prompt
+        keys:   seeds of their noise (default: that of their last concepts)
+        Raises UserError for what the model, or a continuation, would not heed.
+        """
         answers = self._answers(task)
-        return fit(prompts, lambda _: stop.max_sentences, self.config.data.slots, (0, int(answers)), long)
+        check_long(long, answers)
+        wishes = wishes_for(length, self.record, answers)
+        if wishes:
+            wish = self.codec.encode(wishes, lang=self.record.lang)
+            prompts = [torch.cat([wish.to(prompt), prompt]) for prompt in prompts]
+        most = partial(limit_of, stop=stop, length=length)
+        return fit(prompts, most, self.config.data.slots, (len(wishes), int(answers)), long, keys)
 
     def sampling(self, asked: Sampling) -> Sampling:
         """Complete settings by those of the model's folder. Raises UserError for one that the family does not have."""

@@ -65,17 +65,9 @@ def wishes_for(length: float | None, record: CodecRecord, answers: bool) -> list
     return [length_wish(length)]
 
 
-def encode(
-    texts: Sequence[Text], codec: Codec, record: CodecRecord, before: Sequence[str], answers: bool
-) -> list[Float[Tensor, "_ D"]]:
-    """Encode texts with the marks around them, which are in the language of the training data.
-
-    before:  sentences before each text, such as a wish
-    answers: end each prompt with the suffix that asks for an answer
-    """
+def encode(texts: Sequence[Text], codec: Codec, record: CodecRecord, answers: bool) -> list[Float[Tensor, "_ D"]]:
+    """Encode texts. answers: each ends with the suffix that asks for one, in the language of the training data"""
     after = [record.prompt_suffix] * answers
-    flat = [sentence for text in texts for sentence in (*before, *text.sentences, *after)]
-    own = ([record.lang] * len(before), [record.lang] * len(after))
-    langs = [lang for text in texts for lang in (*own[0], *[text.lang] * len(text.sentences), *own[1])]
-    sizes = [len(before) + len(text.sentences) + len(after) for text in texts]
-    return list(torch.split(codec.encode(flat, lang=langs), sizes))
+    flat = [sentence for text in texts for sentence in (*text.sentences, *after)]
+    langs = [lang for text in texts for lang in (*[text.lang] * len(text.sentences), *[record.lang] * len(after))]
+    return list(torch.split(codec.encode(flat, lang=langs), [len(text.sentences) + len(after) for text in texts]))

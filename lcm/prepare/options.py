@@ -13,8 +13,9 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 import torch
 
+from lcm.codec.text import is_length_wish
 from lcm.errors import UserError
-from lcm.options import Option, check_fields, refuse_idle
+from lcm.options import Option, check_fields, option_name, refuse_idle
 from lcm.prepare.rows import Columns, bound
 
 
@@ -65,6 +66,13 @@ class PrepareOptions:
     """Column with the document of a pair."""
     summary_column: Annotated[str, Column] = "summary"
     """Column with the summary of a pair."""
+    lengths: bool | None = None  # None, not False: a manifest without the option stays as it is
+    """Begin the prompts of half of the pairs, chosen by their ids, with the length of their answer, for lcm generate
+    --length."""
+    prompt_suffix: Annotated[str | None, Option("TEXT")] = None
+    """Sentence that ends the prompt of a pair (default: "[MODEL]:")."""
+    end_of_text: Annotated[str | None, Option("TEXT")] = None
+    """Sentence that ends every document (default: "End of text.")."""
     lang_column: Annotated[str | None, Column] = None
     """Column with the FLORES code of each row's language, instead of --lang."""
     summary_lang_column: Annotated[str | None, Column] = None
@@ -108,6 +116,9 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         self._refuse_idle()
+        for name in ("prompt_suffix", "end_of_text"):
+            if (mark := getattr(self, name)) is not None and (not mark.strip() or is_length_wish(mark)):
+                raise UserError(f"{option_name(name)}={mark}: expected a sentence that no prompt begins with")
         if self.input and self.dataset:
             raise UserError(f"--dataset={self.dataset}: expected either files (--input) or a data set, not both")
         self.columns  # noqa: B018 (raises for a bound that is none)
@@ -124,7 +135,8 @@ class PrepareOptions:
         if self.pairs:
             refuse_idle(self, ("text_column",), "--pairs have --document-column and --summary-column")
         else:
-            refuse_idle(self, ("document_column", "summary_column", "summary_lang_column"), "only --pairs have them")
+            pairs = ("document_column", "summary_column", "summary_lang_column", "lengths", "prompt_suffix")
+            refuse_idle(self, pairs, "only --pairs have them")
 
     @property
     def share(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
+from lcm.codec.text import length_wish
 from lcm.data.manifest import SPLITS
 from lcm.errors import UserError
 from lcm.ledger import printable
@@ -160,6 +161,12 @@ def split_of(id: str) -> str:
     """The split of a document that names none, by a hash of its id: a sixteenth each for validation and test."""
     sixteenth = hashlib.sha1(id.encode("utf-8")).hexdigest()[-1]
     return {"0": "validation", "1": "test"}.get(sixteenth, "train")
+
+
+def wish_for(document: Document, sentences: int, answered: int) -> list[str]:
+    """The sentence that asks for an answer as long as the pair's is, for half of the pairs, chosen by their ids."""
+    chosen = hashlib.sha1(document.id.encode("utf-8")).digest()[0] % 2  # the last digit decides the split
+    return [length_wish(answered / sentences)] if chosen and sentences and answered else []
 
 
 def add_names(columns_seen: dict[str, None], columns: Iterable[str]) -> None:

@@ -35,7 +35,7 @@ from lcm.files import disk_errors
 from lcm.ledger import Ledger
 from lcm.prepare.options import PrepareOptions
 from lcm.prepare.resume import Finished, ShardTask
-from lcm.prepare.rows import Document, Refused
+from lcm.prepare.rows import Document, Refused, wish_for
 from lcm.prepare.script import IMPORTS_SCRIPT, script_hidden
 from lcm.prepare.speech import MAX_SECONDS, Listener, Segment
 
@@ -75,10 +75,10 @@ class Embedder:
         load = partial(load, compile_encoder=True) if options.compile else load
         self.codec: Codec = load(options.codec, device=device)
         self.splitter = Splitter(splitter, lambda sentence: self.codec.fits(sentence, options.lang), device)
+        self.marks = (options.end_of_text or END_OF_TEXT, options.prompt_suffix or PROMPT_SUFFIX)
+        self._encoded_alone = cache(lambda sentence: self.codec.encode([sentence], lang=options.lang).half())
         # Each is encoded in a batch of its own, so that its bits are equal in all documents of all shards.
-        self.end_of_text, self.prompt_suffix = (
-            self.codec.encode([sentence], lang=options.lang).half() for sentence in (END_OF_TEXT, PROMPT_SUFFIX)
-        )
+        self.end_of_text, self.prompt_suffix = (self._encoded_alone(mark) for mark in self.marks)
 
     @property
     def info(self) -> str:
@@ -123,9 +123,14 @@ class Embedder:
             summary = _Part(self.splitter.split(document.summary or ""), langs[1])
             cut.append((number, document, _Part(sentences, langs[0], segments), summary))
         self._encode([part for _, _, *parts in cut for part in parts], progress)
+        end, suffix = self.marks
         for number, document, text, summary in cut:
             is_pair = document.summary is not None
-            vectors = torch.cat([text.vectors, self.prompt_suffix[:is_pair], summary.vectors, self.end_of_text])
+            wish = wish_for(document, len(text.sentences), len(summary.sentences)) if self.options.lengths else []
+            before = [self._encoded_alone(sentence) for sentence in wish]
+            vectors = torch.cat(
+                [*before, text.vectors, self.prompt_suffix[:is_pair], summary.vectors, self.end_of_text]
+            )
             if not text.sentences or (is_pair and not summary.sentences):
                 refused.add("no sentences", document.id)
             elif not vectors.isfinite().all():
@@ -137,8 +142,8 @@ class Embedder:
                     title=document.title,
                     source=document.source,
                     lang=document.lang,
-                    sentences=[*text.sentences, *[PROMPT_SUFFIX] * is_pair, *summary.sentences, END_OF_TEXT],
-                    source_length=len(text.sentences) + 1 if is_pair else 0,
+                    sentences=[*wish, *text.sentences, *[suffix] * is_pair, *summary.sentences, end],
+                    source_length=len(wish) + len(text.sentences) + 1 if is_pair else 0,
                     vectors=vectors.numpy(),
                 )
 

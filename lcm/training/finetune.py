@@ -38,7 +38,7 @@ class Trained(NamedTuple):
     start: str
 
     def record(self, data: CodecRecord) -> CodecRecord:
-        """The model's codec record, with the language and the task of the new data.
+        """The model's codec record, with the language, the task and the marks of the new data.
 
         Raises UserError where the data was encoded by another codec.
         """
@@ -49,7 +49,8 @@ class Trained(NamedTuple):
                 f"trainer.start={self.start}: was trained with {before}, but the data was encoded with '{data.name}' "
                 f"({data.fingerprint}); prepare the data with the model's codec"
             )
-        return own.model_copy(update={"lang": data.lang, "default_task": data.default_task})
+        news = ("lang", "default_task", "end_of_text", "prompt_suffix", "lengths")
+        return own.model_copy(update={name: getattr(data, name) for name in news})
 
     def fill_buffers(self, model: ConceptModel, fingerprint: str) -> None:
         """Copy normalizer, codebooks and the like; read from the files of the configuration what is not there."""

@@ -27,7 +27,7 @@ STORY = ["The sea was calm.", "A boat went out.", "Then the wind rose.", "The bo
 
 
 def encoded(model, *texts, answers=False):
-    return encode([model.read(text) for text in texts], model.codec, model.record, [], answers)
+    return encode([model.read(text) for text in texts], model.codec, model.record, answers)
 
 
 def test_a_known_beginning_is_continued_to_its_end():
