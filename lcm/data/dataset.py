@@ -77,7 +77,7 @@ class PreparedData:
         )
 
     def _marks(self) -> dict[str, str]:
-        """Those sentences around a text that are not the usual ones: data sets of pairs agree about their suffix."""
+        """The sentences around a text that are not the usual ones; data sets of pairs agree about their suffix."""
         manifests = self.manifests.values()
         found = {name: [m.options.get(name) for m in manifests] for name in ("end_of_text", "prompt_suffix")}
         return {name: str(next(filter(None, marks))) for name, marks in found.items() if any(marks)}

@@ -102,6 +102,7 @@ def killed_at(step, monkeypatch, source, output, *words):
 def test_killed_before_any_change_of_the_disk_and_run_again_no_line_is_lost_or_doubled(
     monkeypatch, source, tmp_path, expected
 ):
+    monkeypatch.setattr(rows, "UNIT", (6, 6))
     step = 1
     while killed_at(step, monkeypatch, source, tmp_path / f"{step}.jsonl"):
         run(monkeypatch, source, tmp_path / f"{step}.jsonl")
