@@ -129,27 +129,6 @@ def test_sampling_settings_reach_the_predictions_and_the_texts(folder):
     assert set(seen) == {("next", sampling), ("predict", sampling)}
 
 
-@pytest.mark.parametrize(("long", "sentences", "counts"), [(None, ANSWER, (1, 0)), ("chunks", ANSWER * 2, (0, 1))])
-def test_a_document_longer_than_the_slots_is_summarized_in_part_or_in_chunks(long, sentences, counts, tmp_path, capsys):
-    document = [f"Sentence {i}." for i in range(20)]
-    write_dataset(tmp_path, FakeCodec(), {"train": TRAIN, "test": [(document, ANSWER)]})
-    evaluation = evaluate(knowing(), EvaluateOptions(data=(str(tmp_path),), long=long))
-    assert ("1 of 1 texts are longer than the model reads" in capsys.readouterr().err) == (long is None)
-    assert evaluation.rows[0]["model"] == sentences
-    found = evaluation.results["counts"]
-    assert (found["read_in_part"], found["read_in_chunks"]) == counts
-
-
-def test_summaries_have_the_length_that_is_asked_for_or_the_model_is_not_tuned_to_it(folder):
-    lengths = EvaluateOptions(data=(folder,), length=0.34)
-    with pytest.raises(UserError, match="--length=0.34: the model was not tuned to lengths"):
-        evaluate(knowing(), lengths)
-    summaries = [row["model"] for row in evaluate(knowing(lengths=True), lengths).rows if row["kind"] == "summary"]
-    assert sorted(map(len, summaries)) == [1, 2], "a third of two sentences, and of three"
-    cut = evaluate(knowing(), EvaluateOptions(data=(folder,), max_sentences=1))
-    assert {len(row["model"]) for row in cut.rows if row["kind"] == "summary"} == {1}
-
-
 def test_every_row_is_scored_or_counted_with_its_reason(tmp_path):
     path = write_rows(
         tmp_path / "f.jsonl",
