@@ -6,4 +6,4 @@ remote, shard_cache, prefetch. Beside these: verify. Nothing here knows text, a 
 alone needs Lightning.
 """
 
-__all__ = ["datamodule", "dataset", "manifest", "remote", "shard_cache", "shards", "verify"]
+__all__ = ["datamodule", "dataset", "manifest", "mixture", "remote", "shard_cache", "shards", "verify"]

@@ -15,7 +15,8 @@ from lightning.fabric.utilities.throughput import _CUDA_FLOPS
 
 from lcm.config import Config
 from lcm.data.dataset import PreparedData
-from lcm.errors import UserError
+from lcm.data.mixture import THOUSAND, rows_in_thousand
+from lcm.errors import UserError, without_secrets
 from lcm.models import build_model
 from lcm.options import Option, add_options, options_from
 from lcm.plan.memory import RESERVED, STRATEGIES, Job, Usage, first_that_fits
@@ -144,7 +145,14 @@ def _data(config: Config, concepts: int) -> str:
     prepared = PreparedData(config.data.folders)
     prepared.check_dim(config.model.dim)
     size = sum(shard.record.concepts for shard in prepared.shards("train"))
-    return f"{readable(vector * size)}: {size:,} concepts, each seen {concepts / size:,.2f} times"
+    whole, mix = f"{readable(vector * size)}: {size:,} concepts", config.data.mix
+    if not mix:
+        return f"{whole}, each seen {concepts / size:,.2f} times"
+    shares = rows_in_thousand([one.weight for one in mix], [one.path for one in mix]) / THOUSAND
+    sizes = [sum(shard.record.concepts for shard in prepared.shards("train", one.path)) for one in mix]
+    seen = (concepts * share / max(own, 1) for share, own in zip(shares.tolist(), sizes, strict=True))
+    parts = (f"those of {one.path} {times:,.2f} times" for one, times in zip(mix, seen, strict=True))
+    return without_secrets(f"{whole}; seen: {', '.join(parts)}")
 
 
 def readable(size: int | float) -> str:

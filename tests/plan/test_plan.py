@@ -154,6 +154,18 @@ def test_the_epochs_of_prepared_data_are_counted(tmp_path, capsys):
     assert "model.dim=16, but" in message(["--config", str(tmp_path / "run.yaml"), "--model.dim", "16"], capsys)
 
 
+def test_the_epochs_of_each_set_of_a_mixture_are_counted(tmp_path, capsys):
+    sets = [write_data(tmp_path / "one"), write_data(tmp_path / "two", 90)]
+    mix = f"[{{path: {sets[0]}, weight: 3}}, {{path: {sets[1]}, weight: 1}}]"
+    save_config(tiny_config("", tmp_path / "run", "--data.path", "[]", "--data.mix", mix), tmp_path / "run.yaml")
+    assert main(["plan", "--config", str(tmp_path / "run.yaml")]) == 0
+    sizes = [sum(shard.concepts for shard in open_dataset(data).shards("train")) for data in sets]
+    trained = 12 * 2 * 12 * 8
+    times = [share * trained / size for share, size in zip((0.75, 0.25), sizes, strict=True)]
+    said = ", ".join(f"those of {data} {seen:.2f} times" for data, seen in zip(sets, times, strict=True))
+    assert f"{sum(sizes):,} concepts; seen: {said}" in capsys.readouterr().out
+
+
 def test_checkpoint_sizes_are_those_checked_before_training():
     assert checkpoint_bytes(1000, keep=1) == 36_000 + 8_000
     assert checkpoint_bytes(1000, keep=3) == 60_000 + 8_000
