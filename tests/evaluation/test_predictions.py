@@ -77,6 +77,7 @@ def test_results_are_those_of_a_model_with_the_lead_control_and_people():
     assert [row["rouge"]["model"]["rougeL"] for row in lines()] == [pytest.approx(8 / 11), 1.0, 0.0]
     assert [row["id"] for row in lines()] == ["a", "b", "f.jsonl:3"]
     assert lines()[0]["lead"] == STORY[:3]
+    assert lines()[0]["scores"]["lead"]["word_ratio"] == 3 / 4, "it is judged as three of four sentences"
     # A person is compared with the other references of her row; where there is one alone, with nobody.
     assert [row["rouge"]["people"]["rouge1"] is None for row in lines()] == [True, False, True]
 
