@@ -26,6 +26,7 @@ COMMANDS = {
     "runs": "a table of training runs: state, step, time left",
     "generate": "continue a text, or answer it",
     "evaluate": "score a model; writes results.json and report.html",
+    "compare": "two evaluations of one test set, example by example",
     "encode": "one sentence a line → .npy of vectors",
     "decode": ".npy of vectors → one sentence a line",
     "export": "a training checkpoint → model.safetensors and config.yaml",
@@ -185,6 +186,8 @@ def _run(name: str, rest: list[str]) -> int:
             return submit(rest)
         case "runs":
             from lcm.jobs.runs import add_arguments, run
+        case "compare":
+            from lcm.evaluation.compare_report import add_arguments, run
         case "doctor":
             from lcm.doctor import add_arguments, run
         case "prepare":

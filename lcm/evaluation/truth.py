@@ -43,7 +43,8 @@ def judge_truth(
             results[name] |= _scores(judge, judged)
         for name, spreads in _spreads(judge, tales).items():
             results[name] |= _spread_scores(judge, spreads)
-        rows = [_row(tale, judged) for tale, judged in zip(tales[:SHOWN], whole["model"], strict=False)]
+        pairs_of = zip(tales, whole["model"], strict=True)
+        rows = [_row(tale, judged, explained=i < SHOWN) for i, (tale, judged) in enumerate(pairs_of)]
     for kind, written in judge_gists(judge, pairs, PROMPTS).items():
         results["model"][kind] = written
     if not results:
@@ -171,24 +172,28 @@ def _spread_scores(judge: TruthJudge, spreads: Sequence[Spread]) -> dict[str, An
     }
 
 
-def _row(tale: Tale, judged: Judged) -> dict[str, Any]:
-    """A line of examples.jsonl: each sentence with its wrong words marked, and what would have been right."""
+def _row(tale: Tale, judged: Judged, explained: bool) -> dict[str, Any]:
+    """A line of examples.jsonl. explained: each sentence with its wrong words marked, and what would have been right"""
     sentences = [verdict.sentence for verdict in judged.verdicts]
-    explained = judge_tale(tale.sentences[:PROMPT], sentences, False, explain=tale.language)
-    return {
+    scores: dict[str, float] = {what: judged.share(what) for what in ("grammatical", "consistent")}
+    row = {
         "kind": "tale",
         "id": tale.example.id,
         "prompt": tale.sentences[:PROMPT],
         "reference": tale.sentences[PROMPT:],
         "model": sentences,
-        "verdicts": [
+        "scores": {**scores, "sentences": max(1, len(sentences))},
+        "ends_well": judged.ends_well,
+    }
+    if explained:
+        told = judge_tale(tale.sentences[:PROMPT], sentences, False, explain=tale.language)
+        row["verdicts"] = [
             {
                 "consistent": verdict.consistent,
                 "grammatical": verdict.event is not None,
                 "words": marked(verdict.sentence, verdict.sentence if verdict.consistent else verdict.instead),
                 "instead": verdict.instead,
             }
-            for verdict in explained.verdicts
-        ],
-        "ends_well": judged.ends_well,
-    }
+            for verdict in told.verdicts
+        ]
+    return row

@@ -7,7 +7,7 @@ knows a concept model.
 
 from lcm.scores import mauve, perplexity
 from lcm.scores.conventions import CONVENTIONS, ROUGE, Convention
-from lcm.scores.intervals import Interval, bootstrap, mean_of_texts
+from lcm.scores.intervals import Interval, bootstrap, mean_of_texts, paired_bootstrap
 from lcm.scores.judges import JUDGES, Asked, asked_for, judge
 from lcm.scores.overlap import HUMAN_REP4, OVERLAP, overlap_scores
 from lcm.scores.rouge import length_ratio, rouge_line, rouge_record, rouge_scores
@@ -34,6 +34,7 @@ __all__ = [
     "mauve",
     "mean_of_texts",
     "overlap_scores",
+    "paired_bootstrap",
     "perplexity",
     "rouge_line",
     "rouge_record",
