@@ -141,7 +141,8 @@ def test_a_seed_gives_the_same_scores_in_batches_of_any_size(data, truthful, mon
 def test_rows_mark_wrong_words_and_say_what_would_have_been_right(data):
     every = [row for row in results_of(data, forgets).rows if row["kind"] == "tale"]
     assert all(0 <= row["scores"]["consistent"] <= row["scores"]["grammatical"] <= 1 for row in every)
-    assert len(rows := [row for row in every if "verdicts" in row]) == module.SHOWN < len(every)
+    rows = [row for row in every if "verdicts" in row]
+    assert len(rows) == module.SHOWN < len(every)
     wrong = [v for row in rows for v in row["verdicts"] if not v["grammatical"]]
     assert wrong
     for verdict in wrong:
