@@ -1,4 +1,4 @@
-"""What `lcm compare` shows: the command with its table, and the page with the texts of both runs side by side."""
+"""Output of `lcm compare`: the command with its table, and the page with the texts of both runs side by side."""
 
 import argparse
 import json
@@ -72,7 +72,7 @@ def lines(found: Comparison) -> Iterator[str]:
 
 
 def notes(found: Comparison) -> Iterator[str]:
-    """What a reader must know: examples of one run alone, and scores that are left out."""
+    """Notes for a reader: examples of one run alone, and scores that are left out."""
     if found.only_a or found.only_b:
         yield f"left out: {found.only_a:,} examples of A alone, {found.only_b:,} of B alone"
     for name, why in found.left_out.items():
