@@ -93,7 +93,7 @@ def test_pairs_are_surer_than_two_intervals():
 
 
 def test_chance_is_not_taken_for_a_difference():
-    """Of equal systems one in twenty comparisons is below 0.05."""
+    """Equal systems have a p-value below 0.05 in one of twenty comparisons."""
     random = np.random.default_rng(5)
     found = [
         paired_bootstrap(random.normal(0, 1, 50), np.ones(50), random.normal(0, 1, 50), np.ones(50), 1000, seed).p
