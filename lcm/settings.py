@@ -235,12 +235,17 @@ def _example(annotation: Any) -> str:
 
 
 def _as_json(name: str, value: str, example: str) -> str:
-    """A value in YAML's short form, such as [{path: DIR, weight: 3}], as the JSON that pydantic reads."""
+    """A value in YAML's short form, such as [{path: DIR, weight: 3}], as the JSON that pydantic reads.
+
+    A list may also be a plain word: a codec's data.text is one file, or several.
+    """
     reason = ""
     try:
         read = yaml.load(value, StrictLoader)
         if isinstance(read, list | dict):
             return json.dumps(read)
+        if isinstance(read, str) and example.startswith("["):
+            return value
     except yaml.YAMLError as error:
         reason = f"; {' '.join(str(error).split())}"
     raise UserError(f"{name}={value}: expected YAML or JSON, as in {name} '{example}'{reason}")

@@ -97,7 +97,6 @@ def test_tensorboard_holds_every_step_once_after_resuming(tmp_path):
     assert [each.step for each in found.Scalars("val/loss")] == [4, 8]
 
 
-@pytest.mark.needs("wandb")
 def test_a_full_disk_is_told_by_tensorboard_too_with_its_folder(tmp_path, monkeypatch):
     """Its thread meets the disk; Lightning then says that a number cannot be logged."""
 
@@ -113,6 +112,7 @@ def test_a_full_disk_is_told_by_tensorboard_too_with_its_folder(tmp_path, monkey
             logger.log_metrics({"train/loss": 1.0}, step)
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_has_one_run_with_every_step_once(tmp_path, monkeypatch):
     """The steps that are trained again are in it already, bit for bit."""
     sent, inits = [], []

@@ -15,6 +15,7 @@ from lcm.config import TrainerConfig
 from lcm.errors import MachineError
 from lcm.training.callbacks import Checkpoints
 from lcm.training.checkpoint import latest
+from lcm.training.writing import Writing
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_an_index_that_one_rank_cannot_read_ends_all_with_one_line(tmp_path):
 @pytest.mark.parametrize(("hook", "last"), [("teardown", "fit"), ("on_exception", Exception())])
 def test_nobody_watches_when_training_has_ended(hook, last, tmp_path):
     """Or the watchdog would end a process that goes on with something else."""
-    stopped, callback = [], Checkpoints(tmp_path, TrainerConfig())
+    stopped, callback = [], Checkpoints(tmp_path, TrainerConfig(), Writing(0))
     callback.watchdog = SimpleNamespace(stop=lambda: stopped.append(True))
     getattr(callback, hook)(L.Trainer(logger=False, accelerator="cpu"), L.LightningModule(), last)
     assert stopped == [True]
