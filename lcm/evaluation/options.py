@@ -50,6 +50,8 @@ class EvaluateOptions(JudgingOptions):
     long: Long | None = None
     """Part of a document longer than the model's slots that is read to be summarized: head (default), tail, head+tail
     or chunks, as in lcm generate."""
+    best_of: Annotated[int, Option("N", least=1)] = 1
+    """Summaries to draw of each document: with several, the table also has what a perfect choice among them scores."""
     sampling: Sampling = field(default_factory=Sampling)
     """Settings for drawing concepts, with a seed of their own."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lcm.errors import UserError, in_one_line
 from lcm.evaluation import summaries
+from lcm.evaluation.best_of import draw
 from lcm.evaluation.examples import EvaluationSet, answer_lengths
 from lcm.evaluation.judging import MI, Panel, judge_summaries
 from lcm.evaluation.options import EvaluateOptions
@@ -57,12 +58,20 @@ def evaluate(lcm: LCM, options: EvaluateOptions) -> Evaluation:
         writer = summaries.Writer(lcm, bank, options.sampling, options.long, options.length)
         systems, written = summaries.summarize(writer, examples.pairs, lengths)
         panel = Panel(asked, lcm.lang, options.bootstrap, options.seed, CONVENTIONS[options.convention])
+        drawn: dict[str, Any] = {}
+        if options.best_of > 1 and examples.pairs:
+            first = [line["model"] for line in written]
+            best = draw(writer, examples.pairs, lengths, first, options.best_of, panel.convention)
+            systems["oracle"] = summaries.rows_of(examples.pairs, best.oracle)
+            written = [{**line, "oracle": list(text)} for line, text in zip(written, best.oracle, strict=True)]
+            drawn = {"best_of": best.record(options.bootstrap, options.seed)}
         found = judge_summaries(panel, systems, written, ledger)
         written += summaries.continuations(writer, examples.documents[:CONTINUATIONS])
     results = {
         **forced,
         **({"truth": truth} if truth else {}),
         **found.results,
+        **drawn,
         **({"task": data.task} if data.task else {}),
         "counts": {**_counts(examples), **summaries.long_counts(written)},
         "refused": ledger.stored,

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from lcm.evaluation.examples import Example
 from lcm.inference import LCM, Bank, Long, Task
@@ -65,6 +68,8 @@ class Writer:
         pieces = lcm.pieces(read, stop, task, *asked)
         results = pieces.joined(lcm.continue_pieces(pieces, stop, self.sampling))
         texts = lcm.to_text(results, beam=1, bank=self.bank)
+        answers = zip(examples, results, strict=True)
+        sources = [_extracted(one, new.vectors) if task == "answer" else None for one, new in answers]
         if long := sum(map(bool, pieces.dropped)):
             print(f"{long} of {len(read)} texts are longer than the model reads: see --long", file=sys.stderr)
         return [
@@ -76,15 +81,24 @@ class Writer:
                 "others": list(example.others),
                 "model": text.sentences,
                 "nearest": text.nearest,
+                "source": source,
                 "similarity": text.similarity,
                 "stop": text.stop_reason,
                 "dropped": dropped,
                 "chunks": chunks,
             }
-            for example, n, text, dropped, chunks in zip(
-                examples, prompts, texts, pieces.dropped, pieces.counts, strict=True
+            for example, n, text, source, dropped, chunks in zip(
+                examples, prompts, texts, sources, pieces.dropped, pieces.counts, strict=True
             )
         ]
+
+
+def _extracted(example: Example, concepts: Float[Tensor, "m D"]) -> list[str]:
+    """The sentence of the document that is nearest to each concept, by cosine."""
+    if not example.document:
+        return []
+    own = normalize(example.vectors[: len(example.document)])
+    return [example.document[i] for i in (normalize(concepts.cpu()) @ own.T).argmax(dim=1).tolist()]
 
 
 def summarize(
@@ -128,7 +142,8 @@ def continuations(writer: Writer, documents: Sequence[Example]) -> list[dict[str
 def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[dict[str, Any]], lead: int) -> dict[str, Texts]:
     """The summaries of the model and of its controls.
 
-    nearest:   the model's, each sentence replaced by the closest real one; absent without a bank
+    nearest:   the model's, each sentence replaced by the closest one of the training data; absent without a bank
+    source:    the model's, each sentence replaced by the closest one of the document: what it would extract
     lead:      the document's first sentences
     roundtrip: the reference, encoded and decoded: an upper bound for anything that passes through the codec
     """
@@ -137,6 +152,7 @@ def systems(lcm: LCM, pairs: Sequence[Example], written: Sequence[dict[str, Any]
     texts: dict[str, Texts] = {"model": [row["model"] for row in written]}
     if all(row["nearest"] is not None for row in written):
         texts["nearest"] = [row["nearest"] for row in written]
+    texts["source"] = [row["source"] for row in written]
     texts["lead"] = [pair.document[:lead] for pair in pairs]
     texts["roundtrip"] = [[next(decoded) for _ in pair.answer] for pair in pairs]
     return texts

@@ -11,7 +11,9 @@ EXAMPLES = 5
 """Examples shown on the page: the first of examples.jsonl, so that nobody has chosen them."""
 WRITERS = {
     "model": "the model, decoded",
-    "nearest": "the model, as nearest real sentences",
+    "oracle": "the best of the draws (oracle)",
+    "nearest": "the model, by training sentences",
+    "source": "the model, by the document's sentences",
     "lead": "the document's beginning",
     "roundtrip": "the reference through the codec",
     "people": "people: the references",
@@ -24,6 +26,7 @@ def summary_values(results: Results, rows: Sequence[Mapping[str, Any]]) -> dict[
     return {
         "rouge": rouge_of(results),
         "rouge_line": rouge_line(results.get("rouge", {})),
+        "best_of_line": best_of_line(results),
         "percent": percent,
         "writers": writers(results),
         "summaries": [row for row in rows if row["kind"] == "summary"][:EXAMPLES],
@@ -41,9 +44,21 @@ def summary_lines(results: Results) -> list[str]:
         for system, scores in results["summaries"].items():
             cells = "".join(f"{percent(scores[name]['value']):>12}" for name in names)
             lines.append(f"{writers(results)[system]:40}" + cells)
-    if line := rouge_line(results.get("rouge", {})):
-        lines += ["", line]
+    notes = [rouge_line(results.get("rouge", {})), best_of_line(results)]
+    lines += [part for note in notes if note for part in ("", note)]
     return lines + judged_lines(results, writers(results))
+
+
+def best_of_line(results: Results) -> str | None:
+    """Say what a perfect choice among several draws would gain; None where there was one."""
+    if not (found := results.get("best_of")):
+        return None
+    first, mean, oracle = (f"{percent(found[name]['value'])}" for name in ("first", "mean", "oracle"))
+    low, high = percent(found["oracle"]["low"]), percent(found["oracle"]["high"])
+    return (
+        f"Best of {found['draws']}: ROUGE-L of the first draw {first}, of all on average {mean}, of the best, chosen "
+        f"by the reference, {oracle} ({low} to {high})"
+    )
 
 
 def writers(results: Results) -> dict[str, str]:

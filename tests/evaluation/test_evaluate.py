@@ -55,7 +55,7 @@ def test_results_hold_every_documented_score(folder):
     results = evaluate(knowing(), EvaluateOptions(data=(folder,))).results
     assert set(results["teacher_forced"]) == set(METRICS)
     assert set(results["controls"]) == {"mean", "previous"}
-    assert set(results["summaries"]) == {"model", "nearest", "lead", "roundtrip"}
+    assert set(results["summaries"]) == {"model", "nearest", "source", "lead", "roundtrip"}
     for scores in results["summaries"].values():
         assert set(scores) == {"rouge1", "rouge2", "rougeL", "rougeLsum", "length_ratio", *OVERLAP}
         assert scores["rougeL"]["low"] <= scores["rougeL"]["value"] <= scores["rougeL"]["high"]
