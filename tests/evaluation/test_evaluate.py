@@ -231,7 +231,7 @@ def test_every_option_of_the_command_line_reaches_the_evaluation(monkeypatch, fo
     monkeypatch.setattr(lcm.evaluation.command, "evaluate", lambda lcm, options: seen.append(options) or 1 / 0)
     monkeypatch.setattr("lcm.evaluation.command.asked_for", seen.append)
     given = {"split": "validation", "limit": 5, "roundtrip": 6, "seed": 7, "bootstrap": 8, "convention": "helm"}
-    given |= {"max_sentences": 3, "length": 0.5, "long": "chunks"}
+    given |= {"max_sentences": 3, "length": 0.5, "long": "chunks", "best_of": 2}
     words = [word for name, value in given.items() for word in (option_name(name), str(value))]
     with pytest.raises(ZeroDivisionError):
         command(monkeypatch, "--data", folder, *words, "--judge", "cola", "mi=gpt2", "--truth", "--temperature", "0.5")
