@@ -68,12 +68,15 @@ def run_of(data, folder, processes, *more, dropout=0.2):
 
 
 @pytest.mark.parametrize(("nodes", "tasks"), LAYOUTS)
-def test_nodes_times_tasks_train_what_one_process_does(nodes, tasks, cluster, site, data, tmp_path):
+def test_nodes_times_tasks_train_what_one_process_does(nodes, tasks, cluster, site, data, tmp_path, monkeypatch):
     settings = ["trainer.max_steps=20", "trainer.devices=1"]
     alone = run_of(data, tmp_path / "alone", 1, *settings, dropout=0.0)
     Run(alone).here()
     together = run_of(data, tmp_path / "run", nodes * tasks, *settings, dropout=0.0)
-    layout = (f"--nodes={nodes}", f"--ntasks-per-node={tasks}")
+    layout = [f"--nodes={nodes}", f"--ntasks-per-node={tasks}"]
+    if tasks == 1:  # a job without the variables of the shell that submits it, and so without LCM_ROOT
+        layout.append("--export=NONE")
+        monkeypatch.chdir(site)
     job = Job(cluster, site, together, tmp_path / "run.yaml", *layout).until("COMPLETED")
     for one, other in zip(losses(tmp_path / "alone"), losses(tmp_path / "run"), strict=True):
         for name in ("train/loss", "val/loss"):
