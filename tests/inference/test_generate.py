@@ -265,3 +265,18 @@ def test_a_packaged_model_has_a_name_and_a_folder_of_this_name_comes_first(tmp_p
     assert load_model("tiny")[1].run.seed == 6
     with pytest.raises(UserError, match=r"none: no model.safetensors there; expected .* or one of tiny"):
         load_model("none")
+
+
+def test_a_misspelt_choice_is_refused_in_a_line_with_its_way_out():
+    """In a process of its own: here jaxtyping would refuse it before the options do."""
+    code = (
+        "from lcm.errors import UserError; from lcm.inference.options import GenerateOptions\n"
+        "for wrong in ({'decode': 'codek'}, {'task': 'anser'}):\n"
+        "    try: GenerateOptions(**wrong)\n"
+        "    except UserError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "--decode=codek: expected codec, nearest, both; did you mean 'codec'?",
+        "--task=anser: expected continue, answer; did you mean 'answer'?",
+    ]
